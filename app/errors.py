@@ -1,0 +1,79 @@
+"""Every cause for which a request, or the start of the service, fails: one type each, with its HTTP status and code.
+
+ServiceError                     500 generation
+|- InvalidRequest                422 validation
+|  |- BodyTooLarge               413
+|- NotFound                      404 not_found
+|- QueueFull                     429 overloaded, Retry-After
+|- NotReady                      503 not_ready, Retry-After
+|- ClientLeft                    499, seen by nobody but the metrics
+|- GenerationFailed              500 generation
+StartupError                     exit code 78 (EX_CONFIG of sysexits.h)
+"""
+
+
+class ServiceError(Exception):
+    """A cause that a client is told about: `status` over HTTP, `code` as TGI's error_type, the message as text."""
+
+    status = 500
+    code = "generation"
+    retry_after: int | None = None  # whole seconds
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class InvalidRequest(ServiceError):
+    """The request is at fault: `param` names the field where one is to blame. Under /v1 the status is 400."""
+
+    status, code = 422, "validation"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class BodyTooLarge(InvalidRequest):
+    status = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is larger than {limit} bytes, the most that is accepted")
+
+
+class NotFound(ServiceError):
+    status, code = 404, "not_found"
+
+
+class QueueFull(ServiceError):
+    status, code = 429, "overloaded"
+
+    def __init__(self, num_waiting: int, limit: int, retry_after: int) -> None:
+        super().__init__(f"{num_waiting} requests wait already, the limit is {limit}; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class NotReady(ServiceError):
+    """Starting, draining, or the engine has stopped."""
+
+    status, code = 503, "not_ready"
+
+    def __init__(self, message: str, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ClientLeft(ServiceError):
+    """The client closed its connection; nobody reads the answer, and 499 is nginx's name for that."""
+
+    status, code = 499, "client_left"
+
+
+class GenerationFailed(ServiceError):
+    """The engine failed on this request."""
+
+
+class StartupError(Exception):
+    """The service cannot start as configured; the message says what to mend."""
+
+    exit_code = 78

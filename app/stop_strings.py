@@ -1,0 +1,38 @@
+"""Stop strings in a stream of text: found anywhere, across and inside tokens, and cut off exactly."""
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Releases text as it comes, holding back what may be the beginning of a stop string.
+
+    Of several stop strings the one that is complete first counts (the longest, if two end together), so that the cut does not depend
+    on how the text was divided into pieces.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+
+    def feed(self, text: str) -> tuple[str, bool]:
+        """The text that may be shown now, and whether a stop string has been found (nothing is to be fed after that)."""
+        if not self._stops:
+            return text, False
+        text = self._held + text
+        matches = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+        if matches:
+            self._held = ""
+            return text[: min(matches)[1]], True
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep], False
+
+    def flush(self) -> str:
+        """What was held back, once no more text can follow."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `stop`, but not all of it."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

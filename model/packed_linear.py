@@ -1,0 +1,40 @@
+"""Linear layers in oneDNN's own weight layout: faster on a CPU, and each row's bits do not depend on the other rows.
+
+Measured (see docs/architecture.md): plain F.linear changes a row's bits with the number of rows, this does not for two rows or more.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model.gpt2 import GPT2, MLP
+
+MIN_ROWS = 2  # A single row takes oneDNN's matrix-vector path, which rounds otherwise.
+
+
+class PackedLinear(nn.Module):
+    """y = x Wᵀ + b, then the tanh-GELU if `gelu`: x (R, in) to (R, out) for R of at least MIN_ROWS.
+
+    The fused GELU is also the exact one here: torch's own rounds differently in a vector's body and in its scalar tail, whose place
+    depends on the number of rows.
+    """
+
+    def __init__(self, linear: nn.Linear, gelu: bool = False) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.activation, self.algorithm = ("gelu", "tanh") if gelu else ("none", "")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], self.algorithm)
+        return y
+
+
+def pack_linears(model: GPT2) -> None:
+    """Replace every linear layer of the network in place; it can only infer from then on."""
+    for block in model.h:
+        attention, mlp = block.attn, block.mlp
+        assert isinstance(mlp, MLP)
+        attention.c_attn, attention.c_proj = PackedLinear(attention.c_attn), PackedLinear(attention.c_proj)
+        mlp.c_fc, mlp.c_proj = PackedLinear(mlp.c_fc, gelu=True), PackedLinear(mlp.c_proj)
+        mlp.act = nn.Identity()
+    model.lm_head = PackedLinear(model.lm_head)  # type: ignore[assignment]

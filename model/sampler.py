@@ -1,0 +1,139 @@
+"""Logits to tokens, row by row: penalties, temperature, filters and one draw. Knows rows and their parameters, not sequences.
+
+Every operation here works along a row alone and leaves the bits of a row that does not ask for it as they are, so that a token never
+depends on what else is in the batch. Shapes: B rows, S of them sampled (the others are greedy), V vocabulary, N values.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.batch import Draw, SampledToken
+from model.filters import min_p, top_k, top_p, typical_p
+from model.philox import uniform
+from model.upload import Handle, Upload
+
+
+class Entries(NamedTuple):
+    """Values of places (row, token id) in the logits: three handles of (N,)."""
+
+    rows: Handle
+    ids: Handle
+    values: Handle
+
+
+class RowFilter(NamedTuple):
+    """A filter and the sampled rows that ask for it, with its parameter for each: handles of (N,)."""
+
+    apply: Callable[[Tensor, Tensor], Tensor]
+    rows: Handle
+    values: Handle
+
+
+class SamplingPlan:
+    """What a step's draws ask for, staged in the step's upload."""
+
+    def __init__(self, draws: Sequence[Draw], upload: Upload) -> None:
+        params = [draw.params for draw in draws]
+        sampled = [row for row, p in enumerate(params) if not p.greedy]
+        # At least two rows: on a GPU torch scans a single row by another algorithm, which adds in no fixed order.
+        sampled = sampled * 2 if len(sampled) == 1 else sampled
+        self.sampled = upload.ints(sampled)
+        self.temperatures = upload.floats(params[row].temperature for row in sampled)
+        self.uniforms = upload.floats(uniform(params[row].seed, draws[row].position) for row in sampled)
+        self.bias = _entries(upload, [(row, i, value) for row, p in enumerate(params) for i, value in p.logit_bias])
+        self.banned = _entries(upload, [(row, i, 0.0) for row, draw in enumerate(draws) for i in draw.banned_ids])
+        self.prompt = _entries(upload, [(row, i, 1.0) for row, draw in enumerate(draws) for i in draw.prompt_ids])
+        self.generated = _entries(upload, [(row, i, 1.0) for row, draw in enumerate(draws) for i in draw.generated_ids])
+        penalised = params if any(p.needs_history for p in params) else []
+        self.repetition = upload.floats(p.repetition_penalty for p in penalised)
+        self.frequency = upload.floats(p.frequency_penalty for p in penalised)
+        self.presence = upload.floats(p.presence_penalty for p in penalised)
+        rows = [params[row] for row in sampled]
+        largest = max((p.top_k for p in rows), default=0)
+        self.filters = [
+            RowFilter(apply, upload.ints(i for i, _ in asking), upload.floats(value for _, value in asking))
+            for apply, asking in (
+                (partial(top_k, largest=largest), [(i, float(p.top_k)) for i, p in enumerate(rows) if p.top_k > 0]),
+                (top_p, [(i, p.top_p) for i, p in enumerate(rows) if p.top_p < 1]),
+                (min_p, [(i, p.min_p) for i, p in enumerate(rows) if p.min_p > 0]),
+                (typical_p, [(i, p.typical_p) for i, p in enumerate(rows) if p.typical_p < 1]),
+            )
+            if asking
+        ]
+
+
+class Sampler:
+    """Draws one token a row."""
+
+    def draw(self, logits: Tensor, plan: SamplingPlan, upload: Upload) -> Tensor:
+        """Token ids and log-probabilities of float32 logits (B, V), as float64 (2, B); the plan's upload has been sent."""
+        adjusted = self.adjust(logits, plan, upload)
+        token_ids = adjusted.argmax(dim=-1)  # (B,)
+        if plan.sampled:
+            probabilities = self.probabilities(adjusted, plan, upload)  # (S, V)
+            token_ids[upload[plan.sampled]] = _inverse_cdf(probabilities, upload[plan.uniforms])
+        logprobs = logits.gather(-1, token_ids[:, None])[:, 0] - logits.logsumexp(dim=-1)
+        return torch.stack([token_ids.double(), logprobs.double()])
+
+    def adjust(self, logits: Tensor, plan: SamplingPlan, upload: Upload) -> Tensor:
+        """Logit bias, then the penalties, then the ban on tokens that may not come yet: (B, V)."""
+        if not (plan.bias.rows or plan.repetition or plan.banned.rows):
+            return logits
+        logits = logits.clone()
+        if plan.bias.rows:
+            rows, ids, values = (upload[handle] for handle in plan.bias)
+            logits.index_put_((rows, ids), values.float(), accumulate=True)
+        if plan.repetition:
+            logits = _penalise(logits, plan, upload)
+        if plan.banned.rows:
+            logits[upload[plan.banned.rows], upload[plan.banned.ids]] = -torch.inf
+        return logits
+
+    def probabilities(self, adjusted: Tensor, plan: SamplingPlan, upload: Upload) -> Tensor:
+        """What the sampled rows of the adjusted logits (B, V) are drawn from, after temperature and filters: float64 (S, V)."""
+        logits = adjusted[upload[plan.sampled]].double() / upload[plan.temperatures][:, None]
+        for apply, rows, values in plan.filters:
+            logits[upload[rows]] = apply(logits[upload[rows]], upload[values][:, None])
+        return logits.softmax(dim=-1)
+
+
+def to_tokens(drawn: Tensor) -> tuple[SampledToken, ...]:
+    """What `Sampler.draw` returned, on the host: the step's one wait for the device."""
+    token_ids, logprobs = drawn.tolist()
+    return tuple(SampledToken(int(token_id), logprob) for token_id, logprob in zip(token_ids, logprobs, strict=True))
+
+
+def _entries(upload: Upload, entries: Iterable[tuple[int, int, float]]) -> Entries:
+    rows, ids, values = zip(*entries, strict=True) if entries else ((), (), ())
+    return Entries(upload.ints(rows), upload.ints(ids), upload.floats(values))
+
+
+def _penalise(logits: Tensor, plan: SamplingPlan, upload: Upload) -> Tensor:
+    """Repetition penalty on all seen tokens (Keskar et al. 2019, section 4.1), frequency and presence on generated ones alone."""
+    prompt, generated = (_counts(logits, entries, upload) for entries in (plan.prompt, plan.generated))
+    repetition, frequency, presence = (
+        upload[handle].float()[:, None] for handle in (plan.repetition, plan.frequency, plan.presence)
+    )
+    repeated = torch.where(logits > 0, logits / repetition, logits * repetition)
+    logits = torch.where(prompt + generated > 0, repeated, logits)
+    return logits - frequency * generated - presence * (generated > 0)
+
+
+def _counts(logits: Tensor, entries: Entries, upload: Upload) -> Tensor:
+    """How often each token id stands in the entries of each row: (B, V)."""
+    counts = torch.zeros_like(logits)
+    rows, ids, ones = (upload[handle] for handle in entries)
+    return counts.index_put_((rows, ids), ones.float(), accumulate=True)
+
+
+def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """The first token whose cumulative probability exceeds u times the total: rows (S, V) and u (S,) to ids (S,)."""
+    cumulative = probabilities.cumsum(dim=-1)
+    total = cumulative[:, -1:].contiguous()
+    # Rounding must not carry the target up to the total, beyond which there is no token.
+    target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target, right=True)[:, 0]
