@@ -34,6 +34,11 @@ class InvalidRequest(ServiceError):
         self.param = param
 
 
+class PromptTooLong(InvalidRequest):
+    def __init__(self, num_tokens: str, limit: int) -> None:
+        super().__init__(f"the prompt has {num_tokens} tokens; the model takes at most {limit}", param="prompt")
+
+
 class BodyTooLarge(InvalidRequest):
     status = 413
 
@@ -77,3 +82,15 @@ class StartupError(Exception):
     """The service cannot start as configured; the message says what to mend."""
 
     exit_code = 78
+
+
+def native_error(error: ServiceError) -> dict[str, str]:
+    """The body of an error as text-generation-inference has it."""
+    return {"error": error.message, "error_type": error.code}
+
+
+def openai_error(error: ServiceError) -> dict[str, dict[str, str | None]]:
+    """The body of an error as OpenAI has it."""
+    kind = "invalid_request_error" if error.status < 429 else "server_error"
+    param = error.param if isinstance(error, InvalidRequest) else None
+    return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 class StopStrings:
     """Releases text as it comes, holding back what may be the beginning of a stop string.
 
-    Of several stop strings the one that is complete first counts (the longest, if two end together), so that the cut does not depend
-    on how the text was divided into pieces.
+    Of several stop strings the one that is complete first counts (the longest, if two end together), so that the cut does not
+    depend on how the text was divided into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:

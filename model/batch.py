@@ -35,8 +35,8 @@ class SamplingParams:
 class Draw:
     """One token to be sampled: the parameters and all of a sequence's past that they look at.
 
-    `prompt_ids` and `generated_ids` are filled for rows whose penalties need them; `banned_ids` cannot be drawn (the end token, while
-    fewer than the minimum of new tokens exist).
+    `prompt_ids` and `generated_ids` are filled for rows whose penalties need them; `banned_ids` cannot be drawn (the end token,
+    while fewer than the minimum of new tokens exist).
     """
 
     params: SamplingParams

@@ -25,7 +25,7 @@ def min_p(logits: Tensor, p: Tensor) -> Tensor:
 
 
 def typical_p(logits: Tensor, p: Tensor) -> Tensor:
-    """Keep the tokens whose surprise is nearest to the entropy, until their probability reaches p (Meister et al. 2023, section 4)."""
+    """Keep the tokens whose surprise is nearest to the entropy, until they make up p (Meister et al. 2023, section 4)."""
     logprobs = logits.log_softmax(dim=-1)
     entropy = -(logprobs.exp() * logprobs).nan_to_num().sum(dim=-1, keepdim=True)
     return _keep_mass(logits, (-logprobs - entropy).abs(), p)

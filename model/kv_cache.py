@@ -83,7 +83,7 @@ class GridAttention:
         self.cache.write(layer, self.write_slots, self.positions, k, v)
         num_groups = self.mask.shape[0]
         keys, values = (self._read(layer, which, num_groups) for which in (0, 1))  # 2 x (G, H, P, D)
-        queries = q.unflatten(0, (num_groups, self.num_rows)).transpose(1, 2)  # (G, H, T, D)
+        queries = q.view(num_groups, self.num_rows, *q.shape[1:]).transpose(1, 2)  # (G, H, T, D)
         y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask)
         return y.transpose(1, 2).flatten(0, 1)  # (G * T, H, D)
 

@@ -1,7 +1,7 @@
 """TorchRunner: integers in, integers out. Owns the device, the network, the cache and the sampler; knows no text and no requests.
 
-The reference among runners. Two layouts of a step's rows, each of which gives a row the same bits whatever else is in the step: on a
-CPU all chunks' tokens stand one after another, on a GPU every forward pass has one of two fixed shapes.
+The reference among runners. Two layouts of a step's rows, each of which gives a row the same bits whatever else is in the step:
+on a CPU all chunks' tokens stand one after another, on a GPU every forward pass has one of two fixed shapes.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,8 +29,8 @@ class Rows:
 class TorchRunner:
     """A Runner in plain PyTorch for `cpu` and `cuda`.
 
-    `chunk_size` is the most tokens that one chunk may have. On a CPU the network's linear layers are repacked in place: whoever needs
-    the plain network runs it before.
+    `chunk_size` is the most tokens that one chunk may have. On a CPU the network's linear layers are repacked in place: whoever
+    needs the plain network runs it before.
     """
 
     def __init__(self, model: GPT2, num_slots: int, chunk_size: int, device: torch.device, dtype: torch.dtype) -> None:

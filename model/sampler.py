@@ -1,7 +1,7 @@
 """Logits to tokens, row by row: penalties, temperature, filters and one draw. Knows rows and their parameters, not sequences.
 
-Every operation here works along a row alone and leaves the bits of a row that does not ask for it as they are, so that a token never
-depends on what else is in the batch. Shapes: B rows, S of them sampled (the others are greedy), V vocabulary, N values.
+Every operation works along a row alone and leaves the bits of a row that does not ask for it as they are, so that a token
+never depends on what else is in the batch. Shapes: B rows, S of them sampled (the others are greedy), V vocabulary, N values.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +15,8 @@ from model.batch import Draw, SampledToken
 from model.filters import min_p, top_k, top_p, typical_p
 from model.philox import uniform
 from model.upload import Handle, Upload
+
+MAX_TOP_K = 2**31  # more than any vocabulary; a client may send any number
 
 
 class Entries(NamedTuple):
@@ -57,7 +59,7 @@ class SamplingPlan:
         self.filters = [
             RowFilter(apply, upload.ints(i for i, _ in asking), upload.floats(value for _, value in asking))
             for apply, asking in (
-                (partial(top_k, largest=largest), [(i, float(p.top_k)) for i, p in enumerate(rows) if p.top_k > 0]),
+                (partial(top_k, largest=largest), [(i, float(min(p.top_k, MAX_TOP_K))) for i, p in enumerate(rows) if p.top_k > 0]),
                 (top_p, [(i, p.top_p) for i, p in enumerate(rows) if p.top_p < 1]),
                 (min_p, [(i, p.min_p) for i, p in enumerate(rows) if p.min_p > 0]),
                 (typical_p, [(i, p.typical_p) for i, p in enumerate(rows) if p.typical_p < 1]),
@@ -88,7 +90,8 @@ class Sampler:
             rows, ids, values = (upload[handle] for handle in plan.bias)
             logits.index_put_((rows, ids), values.float(), accumulate=True)
         if plan.repetition:
-            logits = _penalise(logits, plan, upload)
+            # Extreme penalties overflow; an infinite logit has no log-probability.
+            logits = _penalise(logits, plan, upload).clamp(-1e30, 1e30)
         if plan.banned.rows:
             logits[upload[plan.banned.rows], upload[plan.banned.ids]] = -torch.inf
         return logits

@@ -38,10 +38,10 @@ class TokenSpan:
 
 
 class Tokenizer:
-    """Encodes ordinary text (`<|endoftext|>` in it is plain text) and decodes ids; ids without bytes, as the end token's, are special.
+    """Encodes ordinary text (`<|endoftext|>` in it is plain text) and decodes ids; ids without bytes are special, as the end token.
 
-    `vocab` and `merges` are the contents of a checkpoint's two files. Byte-pair merging is that of Sennrich et al. 2016, on bytes as
-    in Radford et al. 2019, section 2.2.
+    `vocab` and `merges` are the contents of a checkpoint's two files. Byte-pair merging is that of Sennrich et al. 2016, on bytes
+    as in Radford et al. 2019, section 2.2.
     """
 
     def __init__(self, vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> None:

@@ -1,10 +1,20 @@
-"""What all tests share: devices, a small real vocabulary, and a tiny real checkpoint."""
+"""What all tests share: devices, a small real vocabulary, a tiny real checkpoint, and a real server on it."""
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
+from app.bootstrap import Service, build_service
+from app.main import create_app
+from app.server import Server
+from app.settings import Settings
+from model.batch import Runner
 from model.checkpoint import save_checkpoint
 from model.config import GPT2Config
 from model.gpt2 import GPT2
@@ -49,3 +59,65 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: GPT2C
         parameter.data.mul_(4 if parameter.ndim == 2 else 1)
     save_checkpoint(directory, model, small_tokenizer, torch.float32)
     return directory
+
+
+@dataclass
+class RunningServer:
+    """A real uvicorn on loopback in a thread of its own, with the parts of its service at hand."""
+
+    url: str
+    service: Service
+    server: Server
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A sample's value by its full name, as in `gpt2_batch_size_bucket`; 0 if there is none yet."""
+        return self.service.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+StartServer = Callable[..., RunningServer]
+
+
+@contextmanager
+def running_server(settings: Settings, runner: Callable[[Runner], Runner] = lambda runner: runner) -> Iterator[RunningServer]:
+    """Serve until the block ends; `runner` may wrap the real runner, to slow it down or make it fail."""
+    service = build_service(settings, report=lambda line: None)
+    service.generator.engine.engine.runner = runner(service.generator.engine.engine.runner)
+    app = create_app(settings, service.generator, service.info, service.metrics)
+    ready, addresses = threading.Event(), []
+    server = Server(
+        app, settings.host, settings.port, settings.drain_seconds, lambda address: (addresses.append(address), ready.set())
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        assert ready.wait(60), "the server did not come up"
+        yield RunningServer(addresses[0], service, server)
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive(), "the server did not go down"
+
+
+@pytest.fixture
+def start_server(tiny_checkpoint: Path) -> Iterator[StartServer]:
+    """Start a server on the tiny checkpoint with the settings given; it stops with the test."""
+    with ExitStack() as servers:
+
+        def start(runner: Callable[[Runner], Runner] = lambda runner: runner, **settings: object) -> RunningServer:
+            values = {"model": str(tiny_checkpoint), "port": 0, "device": "cpu", "_env_file": None} | settings
+            return servers.enter_context(running_server(Settings(**values), runner))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
+    """One server on the tiny checkpoint with default settings for all tests of a module."""
+    with running_server(Settings(model=str(tiny_checkpoint), port=0, device="cpu", max_running=8, _env_file=None)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client

@@ -4,6 +4,7 @@ The event loop owns the mailboxes, the thread owns the engine; nothing is shared
 """
 
 import asyncio
+import contextlib
 import itertools
 import math
 import queue
@@ -46,27 +47,41 @@ class Mailbox:
         self.sequence_id = sequence_id
         self._outputs: list[TokenOutput] = []
         self._error: ServiceError | None = None
-        self._arrival = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
 
     def put(self, output: TokenOutput) -> None:
         self._outputs.append(output)
-        self._arrival.set()
+        self._wake()
 
     def fail(self, error: ServiceError) -> None:
         """Let the reader's next `get` raise, once it has read what came before."""
         self._error = error
-        self._arrival.set()
+        self._wake()
 
-    async def get(self) -> list[TokenOutput]:
-        """All outputs since the last call, at least one; raises what `fail` was given."""
-        await self._arrival.wait()
+    async def get(self, patience: float | None = None) -> list[TokenOutput]:
+        """All outputs since the last call, none if `patience` seconds pass without any; raises what `fail` was given."""
+        if not self._outputs and self._error is None:
+            await self._wait(patience)
         outputs, self._outputs = self._outputs, []
-        if not outputs:
-            assert self._error is not None
+        if not outputs and self._error is not None:
             raise self._error
-        if self._error is None:
-            self._arrival.clear()
         return outputs
+
+    async def _wait(self, patience: float | None) -> None:
+        # A future and a timer by hand: asyncio.wait_for would make a task a token.
+        loop = asyncio.get_running_loop()
+        self._reader = loop.create_future()
+        timer = None if patience is None else loop.call_later(patience, self._wake)
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class AsyncEngine:
@@ -76,7 +91,7 @@ class AsyncEngine:
     with the statistics of every step.
     """
 
-    def __init__(self, engine: Engine, max_waiting: int, on_step: Callable[[StepResult], None] = lambda result: None) -> None:
+    def __init__(self, engine: Engine, max_waiting: int, on_step: Callable[[StepResult], None] | None = None) -> None:
         self.engine, self.max_waiting, self.on_step = engine, max_waiting, on_step
         self.max_running = engine.runner.num_slots
         self.heartbeat = time.time()
@@ -106,10 +121,8 @@ class AsyncEngine:
     async def drain(self, seconds: float) -> int:
         """Take nothing new and wait for what runs; returns how many sequences had to be cut off at the limit."""
         self._draining = True
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._empty.wait(), seconds)
-        except TimeoutError:
-            pass
         num_left = len(self._mailboxes)
         self._fail_all(NotReady("the service is shutting down and the time limit for running requests has passed"))
         return num_left
@@ -170,7 +183,8 @@ class AsyncEngine:
         self.heartbeat, self._beat = time.time(), time.monotonic()
         for output in result.outputs:
             self._deliver_output(output)
-        self.on_step(result)
+        if self.on_step is not None:
+            self.on_step(result)
 
     def _deliver_output(self, output: TokenOutput | FailureOutput) -> None:
         mailbox = self._mailboxes.get(output.sequence_id)

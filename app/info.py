@@ -1,0 +1,26 @@
+"""What is served, for /info, /v1/models and the metrics."""
+
+from dataclasses import dataclass
+
+from app.version import VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceInfo:
+    """Sizes in tokens and requests; `created` in seconds of the epoch."""
+
+    model_id: str
+    dtype: str
+    device: str
+    max_total_tokens: int
+    vocab_size: int
+    num_parameters: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    max_running: int
+    max_waiting: int
+    max_batch_tokens: int
+    prefill_chunk: int
+    created: int
+    version: str = VERSION

@@ -1,0 +1,72 @@
+"""Every Prometheus series of the service, in one table. Observes; decides nothing."""
+
+import platform
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from app.engine.engine import StepStats
+from app.version import VERSION
+
+SECONDS = (
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60,
+)  # fmt: skip
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """One registry an app, so that two in one process do not meet."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+            return Histogram(name, text, registry=self.registry, buckets=buckets)
+
+        self.requests = counter("gpt2_requests_total", "Requests for text by route and outcome.", "route", "outcome")
+        self.waiting = gauge("gpt2_requests_waiting", "Requests that wait for a cache slot.")
+        self.running = gauge("gpt2_requests_running", "Requests that are being prefilled or decoded.")
+        self.slots = gauge("gpt2_slots", "Cache slots there are.")
+        self.slots_used = gauge("gpt2_slots_used", "Cache slots in use.")
+        self.prompt_tokens = counter("gpt2_prompt_tokens_total", "Prompt tokens computed, those from the prefix cache apart.")
+        self.generated_tokens = counter("gpt2_generated_tokens_total", "Tokens generated.")
+        self.reused_tokens = counter("gpt2_prefix_cache_hit_tokens_total", "Prompt tokens taken from an earlier request's slot.")
+        self.prefill_chunks = counter("gpt2_prefill_chunks_total", "Chunks of prompts computed.")
+        self.batch_size = histogram("gpt2_batch_size", "Requests in a step's batch.", COUNTS)
+        self.step = histogram("gpt2_step_seconds", "Time of a step of the engine.")
+        self.queue = histogram("gpt2_queue_seconds", "Time from arrival to the start of the prompt's computation.")
+        self.first_token = histogram("gpt2_time_to_first_token_seconds", "Time from arrival to the first token.")
+        self.inter_token = histogram("gpt2_inter_token_seconds", "Time between two tokens of a request.")
+        self.request = histogram("gpt2_request_seconds", "Time from arrival to the last token of completed requests.")
+        self.heartbeat = gauge("gpt2_engine_heartbeat_timestamp_seconds", "When the engine last gave a sign of life.")
+        self.build = gauge("gpt2_build_info", "What is running; always 1.", "version", "python", "torch")
+        self.model = gauge("gpt2_model_info", "What is served; always 1.", "model", "dtype", "device")
+        self.build.labels(VERSION, platform.python_version(), version("torch")).set(1)
+
+    def describe_model(self, model_id: str, dtype: str, device: str, num_slots: int) -> None:
+        self.model.labels(model_id, dtype, device).set(1)
+        self.slots.set(num_slots)
+
+    def observe_step(self, stats: StepStats, now: float) -> None:
+        self.heartbeat.set(now)
+        self.waiting.set(stats.num_waiting)
+        self.running.set(stats.num_running)
+        self.slots_used.set(stats.num_slots_used)
+        if not stats.num_sequences:
+            return  # an idle engine's sign of life
+        self.prompt_tokens.inc(stats.num_prompt_tokens)
+        self.generated_tokens.inc(stats.num_generated_tokens)
+        self.reused_tokens.inc(stats.num_reused_tokens)
+        self.prefill_chunks.inc(stats.num_prefill_chunks)
+        self.batch_size.observe(stats.num_sequences)
+        self.step.observe(stats.step_seconds)
+
+    def exposition(self) -> bytes:
+        """All series in Prometheus' text format."""
+        return generate_latest(self.registry)

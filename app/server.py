@@ -1,0 +1,60 @@
+"""uvicorn with a drain of its own: at SIGTERM ready turns 503 while the listener stays open, running requests finish, exit 0."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.engine.async_engine import AsyncEngine
+
+log = logging.getLogger("gpt2.server")
+
+
+class Server(uvicorn.Server):
+    """Drains at the first SIGTERM or SIGINT, leaves at once at the second; `on_ready` is told the address."""
+
+    def __init__(self, app: FastAPI, host: str, port: int, drain_seconds: float, on_ready: Callable[[str], None]) -> None:
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
+        super().__init__(config)
+        self._app, self._drain_seconds, self._on_ready = app, drain_seconds, on_ready
+        self._drain_task: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._loop = asyncio.get_running_loop()
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self._on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._drain_task is not None or not self.started:
+            super().handle_exit(sig, frame)
+            return
+        # uvicorn would close the listener now, and nobody could see ready turn 503.
+        self._loop.call_soon_threadsafe(self._start_drain, signal.Signals(sig).name)
+
+    def _start_drain(self, cause: str) -> None:
+        if self._drain_task is None:
+            self._drain_task = asyncio.create_task(self._drain(cause))
+
+    async def _drain(self, cause: str) -> None:
+        engine: AsyncEngine = self._app.state.generator.engine
+        log.info("%s: %d requests may finish within %g s", cause, engine.num_unfinished, self._drain_seconds)
+        if num_cut := await engine.drain(self._drain_seconds):
+            log.warning("the time is up: %d requests were cut off", num_cut)
+        self.should_exit = True

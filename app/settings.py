@@ -1,0 +1,46 @@
+"""Every setting of the service, once: as `GPT2_...` in the environment or `.env`, and as an option of `gpt2 serve`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PAGE = Path(__file__).parent / "web" / "index.html"
+DEFAULT_MODEL = Path(__file__).parent.parent / "model" / "default"
+
+
+class Settings(BaseSettings):
+    """Frozen; a wrong value is refused with its name and limit before anything is loaded."""
+
+    model_config = SettingsConfigDict(env_prefix="GPT2_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    model: str = Field(str(DEFAULT_MODEL), description="Checkpoint: a Hugging Face GPT-2 directory, or a name on the hub.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all of the machine's.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto is cuda if there is one, else cpu.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Precision of weights and cache; auto is bfloat16 on cuda, float32 on cpu."
+    )
+    threads: int = Field(0, ge=0, le=1024, description="Threads for computing on a CPU; 0 is one a core.")
+    max_running: int = Field(32, ge=1, le=1024, description="Requests that run at once, each in a cache slot of its own.")
+    max_waiting: int = Field(1024, ge=0, description="Requests that may wait for a slot; beyond it the answer is 429.")
+    max_batch_tokens: int = Field(
+        256, ge=1, description="Tokens in one step: less keeps those that are decoding smooth, more prefills long prompts sooner."
+    )
+    prefill_chunk: int = Field(
+        128, ge=1, description="Prompts are cut at its multiples; another value gives other last bits, the same for every request."
+    )
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body that is read.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins, parted by commas, whose web pages may call the service; * for all."
+    )
+    drain_seconds: float = Field(30.0, ge=0, description="How long running requests may finish after SIGTERM.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="Log lines: auto is console on a terminal, else json."
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        return tuple(origin.strip() for origin in value.split(",") if origin.strip()) if isinstance(value, str) else value

@@ -1,0 +1,3 @@
+"""The service's version."""
+
+VERSION = "0.1.0"

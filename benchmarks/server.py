@@ -1,0 +1,57 @@
+"""`gpt2 serve` as a process, and what the kernel says of it."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.machine import ROOT
+
+
+class ServerProcess:
+    """Runs the server for the length of a `with` block; `ready_seconds` counts from its start."""
+
+    def __init__(self, model: Path | None = None, **settings: object) -> None:
+        self._options = [f"--{name.replace('_', '-')}={value}" for name, value in ({"port": 0} | settings).items()]
+        if model is not None:
+            self._options.append(f"--model={model}")
+
+    def __enter__(self) -> "ServerProcess":
+        started = time.monotonic()
+        command = [str(Path(sys.executable).with_name("gpt2")), "serve", *self._options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if match := re.search(r"ready at (http://[\d.:]+)", line):
+                self.url, self.ready_seconds = match[1], time.monotonic() - started
+                break
+        else:
+            raise RuntimeError("the server did not come up")
+        # Its log goes on; unread, it would fill the pipe and stop the server.
+        subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the process so far."""
+        return _cpu_seconds(Path(f"/proc/{self.process.pid}/stat"))
+
+    def event_loop_seconds(self) -> float:
+        """The same of its main thread alone, which runs the event loop; others compute the model."""
+        return _cpu_seconds(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/stat"))
+
+    def rss_anon_bytes(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        match = re.search(r"RssAnon:\s+(\d+) kB", status)
+        assert match
+        return int(match[1]) * 1024
+
+
+def _cpu_seconds(stat: Path) -> float:
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
