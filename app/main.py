@@ -69,4 +69,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:  # the server logs it with its traceback
-    return await _service_error(request, ServiceError(f"something broke here; the log has it under {request.state.request_id}"))
+    request_id: str = request.state.request_id
+    response = await _service_error(request, ServiceError(f"something broke here; the log has it under {request_id}"))
+    response.headers["x-request-id"] = request_id  # Starlette answers these outside of all middleware
+    return response

@@ -11,6 +11,8 @@ from app.version import VERSION
 SECONDS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60,
 )  # fmt: skip
+ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions")
+OUTCOMES = ("completed", "aborted", "rejected", "invalid", "failed")
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -47,6 +49,9 @@ class Metrics:
         self.heartbeat = gauge("gpt2_engine_heartbeat_timestamp_seconds", "When the engine last gave a sign of life.")
         self.build = gauge("gpt2_build_info", "What is running; always 1.", "version", "python", "torch")
         self.model = gauge("gpt2_model_info", "What is served; always 1.", "model", "dtype", "device")
+        for route in ROUTES:  # from zero on, so that a rate sees the first failure
+            for outcome in OUTCOMES:
+                self.requests.labels(route, outcome)
         self.build.labels(VERSION, platform.python_version(), version("torch")).set(1)
 
     def describe_model(self, model_id: str, dtype: str, device: str, num_slots: int) -> None:

@@ -8,10 +8,9 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.metrics import Metrics
+from app.metrics import ROUTES, Metrics
 
 SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-COUNTED_ROUTES = frozenset({"/generate", "/generate_stream", "/", "/v1/completions"})
 QUIET_ROUTES = ("/health", "/metrics")  # asked for every few seconds; their answers are seen elsewhere
 log = structlog.stdlib.get_logger("gpt2.requests")
 
@@ -54,7 +53,7 @@ class RequestMiddleware:
 
     def _record(self, scope: Scope, request_id: str, status: int, outcome: str, seconds: float) -> None:
         path = scope["path"]
-        if scope["method"] == "POST" and path in COUNTED_ROUTES:
+        if scope["method"] == "POST" and path in ROUTES:
             self.metrics.requests.labels(path, outcome).inc()
         if not path.startswith(QUIET_ROUTES):
             log.info(

@@ -16,7 +16,7 @@ log = logging.getLogger("gpt2.server")
 
 
 class Server(uvicorn.Server):
-    """Drains at the first SIGTERM or SIGINT, leaves at once at the second; `on_ready` is told the address."""
+    """Drains at the first SIGTERM or SIGINT, cuts off what still runs at the second; `on_ready` is told the address."""
 
     def __init__(self, app: FastAPI, host: str, port: int, drain_seconds: float, on_ready: Callable[[str], None]) -> None:
         config = uvicorn.Config(
@@ -32,7 +32,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._app, self._drain_seconds, self._on_ready = app, drain_seconds, on_ready
-        self._drain_task: asyncio.Task[None] | None = None
+        self._drains: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -42,19 +42,19 @@ class Server(uvicorn.Server):
             self._on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._drain_task is not None or not self.started:
+        if not self.started or len(self._drains) > 1:
             super().handle_exit(sig, frame)
             return
         # uvicorn would close the listener now, and nobody could see ready turn 503.
         self._loop.call_soon_threadsafe(self._start_drain, signal.Signals(sig).name)
 
     def _start_drain(self, cause: str) -> None:
-        if self._drain_task is None:
-            self._drain_task = asyncio.create_task(self._drain(cause))
+        seconds = 0.0 if self._drains else self._drain_seconds  # who asks twice does not want to wait
+        self._drains.append(asyncio.create_task(self._drain(cause, seconds)))
 
-    async def _drain(self, cause: str) -> None:
+    async def _drain(self, cause: str, seconds: float) -> None:
         engine: AsyncEngine = self._app.state.generator.engine
-        log.info("%s: %d requests may finish within %g s", cause, engine.num_unfinished, self._drain_seconds)
-        if num_cut := await engine.drain(self._drain_seconds):
+        log.info("%s: %d requests may finish within %g s", cause, engine.num_unfinished, seconds)
+        if num_cut := await engine.drain(seconds):
             log.warning("the time is up: %d requests were cut off", num_cut)
         self.should_exit = True

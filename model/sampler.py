@@ -6,7 +6,7 @@ never depends on what else is in the batch. Shapes: B rows, S of them sampled (t
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from model.philox import uniform
 from model.upload import Handle, Upload
 
 MAX_TOP_K = 2**31  # more than any vocabulary; a client may send any number
+
+Value = TypeVar("Value")
 
 
 class Entries(NamedTuple):
@@ -40,9 +42,7 @@ class SamplingPlan:
 
     def __init__(self, draws: Sequence[Draw], upload: Upload) -> None:
         params = [draw.params for draw in draws]
-        sampled = [row for row, p in enumerate(params) if not p.greedy]
-        # At least two rows: on a GPU torch scans a single row by another algorithm, which adds in no fixed order.
-        sampled = sampled * 2 if len(sampled) == 1 else sampled
+        sampled = _at_least_two([row for row, p in enumerate(params) if not p.greedy])
         self.sampled = upload.ints(sampled)
         self.temperatures = upload.floats(params[row].temperature for row in sampled)
         self.uniforms = upload.floats(uniform(params[row].seed, draws[row].position) for row in sampled)
@@ -57,14 +57,14 @@ class SamplingPlan:
         rows = [params[row] for row in sampled]
         largest = max((p.top_k for p in rows), default=0)
         self.filters = [
-            RowFilter(apply, upload.ints(i for i, _ in asking), upload.floats(value for _, value in asking))
+            RowFilter(apply, upload.ints(i for i, _ in pairs), upload.floats(value for _, value in pairs))
             for apply, asking in (
                 (partial(top_k, largest=largest), [(i, float(min(p.top_k, MAX_TOP_K))) for i, p in enumerate(rows) if p.top_k > 0]),
                 (top_p, [(i, p.top_p) for i, p in enumerate(rows) if p.top_p < 1]),
                 (min_p, [(i, p.min_p) for i, p in enumerate(rows) if p.min_p > 0]),
                 (typical_p, [(i, p.typical_p) for i, p in enumerate(rows) if p.typical_p < 1]),
             )
-            if asking
+            if (pairs := _at_least_two(asking))
         ]
 
 
@@ -75,11 +75,14 @@ class Sampler:
         """Token ids and log-probabilities of float32 logits (B, V), as float64 (2, B); the plan's upload has been sent."""
         adjusted = self.adjust(logits, plan, upload)
         token_ids = adjusted.argmax(dim=-1)  # (B,)
+        nothing_to_draw = torch.zeros_like(token_ids, dtype=torch.bool)  # (B,)
         if plan.sampled:
             probabilities = self.probabilities(adjusted, plan, upload)  # (S, V)
             token_ids[upload[plan.sampled]] = _inverse_cdf(probabilities, upload[plan.uniforms])
-        logprobs = logits.gather(-1, token_ids[:, None])[:, 0] - logits.logsumexp(dim=-1)
-        return torch.stack([token_ids.double(), logprobs.double()])
+            nothing_to_draw[upload[plan.sampled]] = probabilities[:, 0].isnan()  # a row of the softmax is NaN all over or nowhere
+        # Not logits - logsumexp: on several threads torch adds up a single row of 32,768 values or more in pieces.
+        logprobs = logits.log_softmax(dim=-1).gather(-1, token_ids[:, None])[:, 0]
+        return torch.stack([token_ids.double(), logprobs.masked_fill(nothing_to_draw, torch.nan).double()])
 
     def adjust(self, logits: Tensor, plan: SamplingPlan, upload: Upload) -> Tensor:
         """Logit bias, then the penalties, then the ban on tokens that may not come yet: (B, V)."""
@@ -110,6 +113,11 @@ def to_tokens(drawn: Tensor) -> tuple[SampledToken, ...]:
     return tuple(SampledToken(int(token_id), logprob) for token_id, logprob in zip(token_ids, logprobs, strict=True))
 
 
+def _at_least_two(values: list[Value]) -> list[Value]:
+    """A single value twice: torch sums and scans a lone row in another order, which on a GPU is not even a fixed one."""
+    return values * 2 if len(values) == 1 else values
+
+
 def _entries(upload: Upload, entries: Iterable[tuple[int, int, float]]) -> Entries:
     rows, ids, values = zip(*entries, strict=True) if entries else ((), (), ())
     return Entries(upload.ints(rows), upload.ints(ids), upload.floats(values))
@@ -134,9 +142,12 @@ def _counts(logits: Tensor, entries: Entries, upload: Upload) -> Tensor:
 
 
 def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """The first token whose cumulative probability exceeds u times the total: rows (S, V) and u (S,) to ids (S,)."""
+    """The first token whose cumulative probability exceeds u times the total: rows (S, V) and u (S,) to ids (S,).
+
+    A row of NaN gives the last token, as any id has to be one that the vocabulary holds.
+    """
     cumulative = probabilities.cumsum(dim=-1)
     total = cumulative[:, -1:].contiguous()
     # Rounding must not carry the target up to the total, beyond which there is no token.
     target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=cumulative.shape[-1] - 1)

@@ -68,17 +68,15 @@ class Tokenizer:
         """Read `vocab.json` and `merges.txt`; raises TokenizerError naming the file that is unusable."""
         try:
             vocab = json.loads(vocab_file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TokenizerError(f"{vocab_file} is not JSON: {error}") from error
-        if not isinstance(vocab, dict) or not all(type(i) is int and i >= 0 for i in vocab.values()):
-            raise TokenizerError(f"{vocab_file} must be one object that maps tokens to ids")
         try:
             lines = merges_file.read_text(encoding="utf-8").split("\n")
         except ValueError as error:
             raise TokenizerError(f"{merges_file} is not UTF-8 text: {error}") from error
         if lines[0].startswith("#version"):
             lines = lines[1:]
-        return cls(vocab, [_merge(line) for line in lines if line])
+        return cls(_checked_vocab(vocab, vocab_file), [_checked_merge(line.split(" "), merges_file) for line in lines if line])
 
     @classmethod
     def from_tokenizer_json(cls, file: Path) -> "Tokenizer":
@@ -88,11 +86,13 @@ class Tokenizer:
             model = contents["model"]
             if model["type"] != "BPE":
                 raise TokenizerError(f"{file} holds a {model['type']} model; GPT-2's is BPE")
-            added = {token["content"]: token["id"] for token in contents.get("added_tokens", [])}
-            merges = [tuple(pair) if isinstance(pair, list) else _merge(pair) for pair in model["merges"]]
-            return cls(model["vocab"] | added, merges)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            vocab = model["vocab"] | {token["content"]: token["id"] for token in contents.get("added_tokens", [])}
+            merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+        except TokenizerError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise TokenizerError(f"{file} is not a tokenizer of the `tokenizers` library: {error!r}") from error
+        return cls(_checked_vocab(vocab, file), [_checked_merge(pair, file) for pair in merges])
 
     @property
     def vocab_size(self) -> int:
@@ -146,11 +146,18 @@ class IncrementalDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-def _merge(line: str) -> tuple[str, str]:
-    left, separator, right = line.partition(" ")
-    if not (left and separator and right) or " " in right:
-        raise TokenizerError(f"a merge is two tokens parted by one space, not {line!r}")
-    return left, right
+def _checked_vocab(vocab: object, file: Path) -> dict[str, int]:
+    if not isinstance(vocab, dict) or not all(type(i) is int and i >= 0 for i in vocab.values()):
+        raise TokenizerError(f"{file} must have one object that maps tokens to ids")
+    if len(set(vocab.values())) < len(vocab):
+        raise TokenizerError(f"{file} gives several tokens the same id")
+    return vocab
+
+
+def _checked_merge(parts: object, file: Path) -> tuple[str, str]:
+    if isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) and part for part in parts):
+        return parts[0], parts[1]
+    raise TokenizerError(f"{file}: a merge is two tokens parted by one space, not {parts!r}")
 
 
 def _tokens_by_rank(merges: Sequence[tuple[str, str]]) -> list[str]:

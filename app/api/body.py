@@ -19,6 +19,8 @@ def json_body(schema: type[Body]) -> Callable[[Request], Awaitable[Body]]:
 
     async def parse(request: Request) -> Body:
         body = parse_json(await read_body(request, request.app.state.settings.max_body_bytes))
+        if not isinstance(body, dict):
+            raise InvalidRequest(f"the body must be a JSON object, not {_shown(body)}")
         try:
             return schema.model_validate(body)
         except ValidationError as error:
@@ -29,7 +31,20 @@ def json_body(schema: type[Body]) -> Callable[[Request], Awaitable[Body]]:
 
 def documented(schema: type[BaseModel]) -> dict[str, Any]:
     """The same body for the OpenAPI page, which cannot see it in a dependency."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema.model_json_schema()}}}}
+    body = schema.model_json_schema()
+    inlined = _inlined(body, body.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:  # noqa: ANN401  # any JSON value
+    """A JSON schema with its definitions where they are referred to: inside an OpenAPI document such references lead nowhere."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inlined(item, definitions) for name, item in schema.items()}
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -98,17 +113,21 @@ def _invalid(error: ValidationError) -> InvalidRequest:
     faults = error.errors(include_url=False)
     lines = []
     for fault in faults[:5]:
-        field = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("function-", "constrained-", "list[")))
+        field = _field(fault["loc"])
         reason = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{_printable(field)}: there is no such field")
+            lines.append(f"{field}: there is no such field")
         elif fault["type"] == "missing" or not field:
             lines.append(f"{field}: {reason}" if field else reason)
         else:
-            lines.append(f"{_printable(field)}: {_shown(fault['input'])} is refused: {reason[0].lower()}{reason[1:]}")
+            lines.append(f"{field}: {_shown(fault['input'])} is refused: {reason[0].lower()}{reason[1:]}")
     more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-    param = ".".join(str(part) for part in faults[0]["loc"]) or lines[0].partition(":")[0]
-    return InvalidRequest("; ".join(lines) + more, param=_printable(param))
+    return InvalidRequest("; ".join(lines) + more, param=_field(faults[0]["loc"]) or lines[0].partition(":")[0])
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """A fault's place as `parameters.stop.0`, without the types that pydantic had tried there, and fit to be printed."""
+    return _printable(".".join(str(part) for part in location if not str(part).startswith(("function-", "constrained-", "list["))))
 
 
 def _shown(value: object) -> str:
@@ -121,4 +140,5 @@ def _shown(value: object) -> str:
 
 
 def _printable(text: str) -> str:
-    return text.encode("utf-8", errors="replace").decode()[:SHOWN_CHARS]
+    text = text[:SHOWN_CHARS]
+    return text if text.isprintable() else json.dumps(text)[1:-1]

@@ -1,0 +1,36 @@
+"""Checkpoints from the Hugging Face hub, by name. The one place that reaches the network, when a hub model is asked for."""
+
+from pathlib import Path
+
+# A snapshot's other files, pickles and other frameworks' weights, are many times larger and never used.
+FILES = ["config.json", "model*.safetensors", "model.safetensors.index.json", "vocab.json", "merges.txt", "tokenizer.json"]
+
+
+class HubError(Exception):
+    """The hub did not give the model; the message says why and what to do."""
+
+
+def download(name: str) -> Path:
+    """The directory with the model's files; those in the hub's cache are not fetched again. A progress bar shows on a terminal."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    except ImportError as error:
+        raise HubError(
+            f"{name} is no directory here, and to look for it on the hub huggingface_hub is needed: pip install huggingface_hub"
+        ) from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=FILES))
+    except GatedRepoError as error:
+        raise HubError(f"the hub gives {name} to approved users alone; ask for access there and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"{name} is neither a directory here nor a model on the hub; if it is a private one, set HF_TOKEN"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise HubError(
+            f"{name} is no directory here and not in the hub's cache, and the hub cannot be reached: "
+            "check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give a directory"
+        ) from error
+    except Exception as error:  # Which other types there are depends on the HTTP client of the installed version.
+        raise HubError(f"{name} could not be downloaded from the hub: {error}; try again or give a directory") from error

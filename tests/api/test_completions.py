@@ -1,0 +1,194 @@
+"""OpenAI's dialect: /v1/completions, its stream and its errors, and /v1/models."""
+
+import httpx
+import pytest
+
+NOT_YET = {
+    "n": 2,
+    "best_of": 2,
+    "echo": True,
+    "logprobs": 1,
+    "prompt_logprobs": 0,
+    "include_stop_str_in_output": True,
+    "suffix": "the end",
+    "max_tokens": 0,
+}
+NEUTRAL = {
+    "n": 1,
+    "best_of": 1,
+    "echo": False,
+    "logprobs": None,
+    "prompt_logprobs": None,
+    "include_stop_str_in_output": False,
+    "suffix": None,
+    "stop": None,
+    "stop_token_ids": [],
+    "top_p": 1,
+    "top_k": -1,
+    "min_p": 0,
+    "repetition_penalty": 1,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logit_bias": None,
+    "min_tokens": 0,
+    "ignore_eos": False,
+    "stream": False,
+    "stream_options": None,
+    "user": "somebody",
+    "model": "whatever",
+}
+
+
+@pytest.fixture
+def complete(client):
+    def post(prompt="The old man", **fields):
+        response = client.post("/v1/completions", json={"prompt": prompt, "seed": 1, **fields})
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    return post
+
+
+@pytest.fixture
+def chunks(client, sse):
+    def post(prompt="The old man", **fields):
+        response = client.post("/v1/completions", json={"prompt": prompt, "seed": 1, "stream": True, **fields})
+        assert response.status_code == 200, response.text
+        return sse(response)
+
+    return post
+
+
+def test_an_answer_has_openais_shape(complete, generate):
+    answer = complete()
+    assert answer["id"].startswith("cmpl-")
+    assert answer["object"] == "text_completion"
+    assert answer["model"] == "tiny-gpt2"
+    (choice,) = answer["choices"]
+    assert choice == {"index": 0, "text": choice["text"], "logprobs": None, "finish_reason": "length"}
+    assert choice["text"] == generate(max_new_tokens=16, do_sample=True, seed=1)["generated_text"]
+    num_prompt = generate()["details"]["input_length"]
+    assert answer["usage"] == {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": 16,
+        "total_tokens": num_prompt + 16,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
+
+
+def test_usage_tells_what_came_from_the_prefix_cache(complete):
+    prompt = "once upon a time " * 40
+    first, second = complete(prompt), complete(prompt)
+    num_cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert num_cached == (second["usage"]["prompt_tokens"] - 1) // 128 * 128 > 0
+    assert first["choices"] == second["choices"]
+
+
+def test_sampling_is_the_default_and_temperature_zero_is_greedy(complete):
+    assert complete(seed=1)["choices"] != complete(seed=2)["choices"]
+    assert complete(seed=1, temperature=0)["choices"] == complete(seed=2, temperature=0)["choices"]
+
+
+def test_a_negative_seed_counts_modulo_two_to_the_64(complete):
+    assert complete(seed=-1)["choices"] == complete(seed=2**64 - 1)["choices"] != complete(seed=1)["choices"]
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_stop_is_a_string_or_a_list(complete, as_list):
+    text = complete()["choices"][0]["text"]
+    stop = text[4:6]
+    (choice,) = complete(stop=[stop] if as_list else stop)["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (text[: text.index(stop)], "stop")
+
+
+def test_the_end_token_is_a_stop(complete):
+    (choice,) = complete(logit_bias={"499": 100})["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("", "stop")
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"temperature": 2.0, "max_tokens": 60}, {"stop": "e", "temperature": 2.0, "max_tokens": 60}]
+)
+def test_a_stream_adds_up_to_the_unstreamed_answer(complete, chunks, fields):
+    answer, events = complete(**fields), chunks(**fields)
+    assert events.pop() == "[DONE]"
+    assert all(event["object"] == "text_completion" and event["model"] == "tiny-gpt2" for event in events)
+    assert len({(event["id"], event["created"]) for event in events}) == 1
+    choices = [choice for event in events for choice in event["choices"]]
+    assert len(choices) == len(events) == answer["usage"]["completion_tokens"]
+    assert "".join(choice["text"] for choice in choices) == answer["choices"][0]["text"]
+    assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + [answer["choices"][0]["finish_reason"]]
+
+
+def test_usage_is_one_more_chunk_if_asked_for(complete, chunks):
+    events = chunks(max_tokens=3, stream_options={"include_usage": True})
+    assert len(events) == 5
+    assert events[-2]["choices"] == []
+    assert events[-2]["usage"] == complete(max_tokens=3)["usage"]
+    assert all("usage" not in event for event in chunks(max_tokens=3, stream_options={"include_usage": False})[:-1])
+
+
+def test_a_later_failure_is_an_error_event_before_done(stepped_server, sse):
+    server, runner = stepped_server()
+    runner.let_through(2)
+    with httpx.stream("POST", server.url + "/v1/completions", json={"prompt": "a", "stream": True}, timeout=60) as response:
+        assert response.status_code == 200
+        runner.failures.append(RuntimeError("the third step breaks"))
+        runner.open()
+        *_, error, done = sse(response)
+    assert set(error["error"]) == {"message", "type", "param", "code"}
+    assert error["error"]["type"] == "server_error"
+    assert "the third step breaks" in error["error"]["message"]
+    assert done == "[DONE]"
+
+
+def test_a_failure_before_the_first_token_is_a_500(stepped_server):
+    server, runner = stepped_server()
+    runner.failures.append(RuntimeError("broken"))
+    runner.open()
+    response = httpx.post(server.url + "/v1/completions", json={"prompt": "a", "stream": True})
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+
+
+@pytest.mark.parametrize("name", NOT_YET)
+def test_what_is_not_there_yet_is_refused_by_name(client, name):
+    response = client.post("/v1/completions", json={"prompt": "a", name: NOT_YET[name]})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert name in error["message"]
+    assert error["param"] == name
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("prompt", [["one"], ["one", "two"], [1, 2], [[1], [2]], []])
+def test_lists_of_prompts_are_not_there_yet(client, prompt):
+    response = client.post("/v1/completions", json={"prompt": prompt})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "prompt"
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_neutral_values_and_null_change_nothing(complete, name):
+    plain = complete(max_tokens=4)["choices"]
+    assert complete(max_tokens=4, **{name: NEUTRAL[name]})["choices"] == plain
+    assert complete(max_tokens=4, **{name: None})["choices"] == plain
+
+
+def test_unknown_fields_are_ignored(complete):
+    assert complete(max_tokens=2, service_tier="auto", whatever={"a": [1]}) | {"id": 0} == complete(max_tokens=2) | {"id": 0}
+
+
+def test_models_lists_the_one_that_is_served(client):
+    (model,) = client.get("/v1/models").json()["data"]
+    assert model["id"] == "tiny-gpt2"
+    assert model["object"] == "model"
+    assert client.get("/v1/models/tiny-gpt2").json() == model
+
+
+def test_an_unknown_model_or_route_is_a_404_in_openais_shape(client):
+    for path in ("/v1/models/gpt-5", "/v1/chat/completions"):
+        response = client.get(path)
+        assert response.status_code == 404
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+        assert response.json()["error"]["code"] == "not_found"

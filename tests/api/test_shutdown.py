@@ -1,0 +1,161 @@
+"""SIGTERM to a real `gpt2 serve`: what runs finishes, what is new is sent away, and the process ends with 0."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+
+
+class Process:
+    """`gpt2 serve` on a port of its own; its log is read as it comes."""
+
+    def __init__(self, checkpoint, *options):
+        command = [sys.executable, "-m", "app", "serve", "--model", str(checkpoint), "--port", "0", "--device", "cpu", *options]
+        self.process = subprocess.Popen([*command, "--log-format", "json"], stderr=subprocess.PIPE, text=True)
+        self.log, self._ready = [], threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._ready.wait(120)
+        addresses = re.findall(r"ready at (http://[\d.:]+)", "".join(self.log))
+        assert addresses, "".join(self.log)
+        self.url = addresses[0]
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            if "ready at" in line:
+                self._ready.set()
+        self._ready.set()
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def exit_code(self):
+        code = self.process.wait(120)
+        self._reader.join(60)
+        return code
+
+    def end(self):
+        self.process.kill()
+        self.process.wait(60)
+        self._reader.join(60)
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def serve(tiny_checkpoint):
+    processes = []
+
+    def start(*options):
+        processes.append(Process(tiny_checkpoint, *options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.end()
+
+
+def events_of(lines):
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+
+
+def long_stream(client):
+    body = {"inputs": "a", "parameters": {"max_new_tokens": 1000, "ignore_eos": True}}
+    return client.stream("POST", "/generate_stream", json=body)
+
+
+def test_a_running_stream_finishes_while_new_requests_are_sent_away(serve, eventually):
+    server = serve()
+    with httpx.Client(base_url=server.url, timeout=60) as client, httpx.Client(base_url=server.url, timeout=60) as other:
+        assert other.get("/health/ready").status_code == 200
+        with long_stream(client) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.terminate()
+            eventually(lambda: other.get("/health/ready").status_code == 503)
+            refused = [other.post("/generate", json={"inputs": "a"}), other.post("/v1/completions", json={"prompt": "a"})]
+            events = events_of(lines)
+    assert [response.status_code for response in refused] == [503, 503]
+    assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
+    assert refused[0].json()["error_type"] == "not_ready"
+    assert "shutting down" in refused[1].json()["error"]["message"]
+    assert len(events) == 999, "the first was read before"
+    assert events[-1]["details"]["finish_reason"] == "length"
+    assert server.exit_code() == 0
+
+
+def test_past_the_limit_the_stream_ends_with_an_error(serve):
+    server = serve("--drain-seconds", "0")
+    with httpx.Client(base_url=server.url, timeout=60) as client, long_stream(client) as response:
+        lines = response.iter_lines()
+        next(lines)
+        server.terminate()
+        events = events_of(lines)
+    assert events[-1]["error_type"] == "not_ready"
+    assert "shutting down" in events[-1]["error"]
+    assert len(events) < 1000
+    assert server.exit_code() == 0
+    assert any("cut off" in line for line in server.log)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_leaves_at_once(serve, sent):
+    server = serve()
+    with httpx.Client(base_url=server.url) as client:  # its connection stays open
+        client.get("/health")
+        server.process.send_signal(sent)
+        assert server.exit_code() == 0
+
+
+def test_a_second_signal_cuts_off_what_still_runs(serve, call, eventually):
+    server = serve()
+    for _ in range(30):  # work for longer than the signals take
+        call(server, "/generate_stream", {"inputs": "b", "parameters": {"max_new_tokens": 1000, "ignore_eos": True}})
+    with (
+        httpx.Client(base_url=server.url, timeout=60) as client,
+        httpx.Client(base_url=server.url) as other,
+        long_stream(client) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        server.terminate()
+        eventually(lambda: other.get("/health/ready").status_code == 503)
+        server.terminate()
+        events = events_of(lines)
+    assert events[-1]["error_type"] == "not_ready"
+    assert server.exit_code() == 0
+
+
+def test_a_reader_that_has_stopped_reading_does_not_hold_it_up(serve, call):
+    server = serve("--drain-seconds", "0")
+    body = {"inputs": "a", "parameters": {"max_new_tokens": 1000, "ignore_eos": True}}
+    for _ in range(3):
+        call(server, "/generate_stream", body)
+    with httpx.Client(base_url=server.url) as client:
+        client.post("/generate", json={"inputs": "a"})
+    server.terminate()
+    assert server.exit_code() == 0
+
+
+def test_the_log_is_json_and_holds_no_text(serve):
+    server = serve()
+    canary = "canary sings"
+    httpx.post(server.url + "/generate", json={"inputs": canary, "parameters": {"return_full_text": True}})
+    httpx.post(server.url + "/generate", json={"inputs": canary, "parameters": {canary: 1}})
+    httpx.post(server.url + "/v1/completions", json={"prompt": [canary]})
+    server.terminate()
+    assert server.exit_code() == 0
+    lines = [json.loads(line) for line in server.log]
+    assert canary not in "".join(server.log)
+    requests = [line for line in lines if line["event"] == "request"]
+    assert [(line["path"], line["status"], line["outcome"]) for line in requests] == [
+        ("/generate", 200, "completed"),
+        ("/generate", 422, "invalid"),
+        ("/v1/completions", 400, "invalid"),
+    ]
+    assert all(line["id"] and line["timestamp"] and line["level"] == "info" for line in requests)

@@ -1,0 +1,94 @@
+"""A runner in plain Python that remembers, position by position, how each slot's contents came about."""
+
+import math
+import threading
+import zlib
+from collections.abc import Callable
+
+import pytest
+
+from model.batch import Chunk, ForwardBatch, SampledToken, StepOutput
+
+# What a position's keys and values depend on in a real runner: the chunks (start, token ids) up to the one that computed it.
+History = tuple[tuple[int, tuple[int, ...]], ...]
+
+
+class FakeRunner:
+    """Draws tokens that depend on the exact history of a slot, so that any wrong reuse shows in the text.
+
+    `fail_next` makes the next call of that name raise, after it has spoilt what it would have written; `nan_slots` are those whose
+    next draw comes with a log-probability that is not a number. `may_run` holds steps back while it is not set.
+    """
+
+    def __init__(self, num_slots: int = 4, max_positions: int = 256, vocab_size: int = 50) -> None:
+        self.num_slots, self.max_positions, self.vocab_size = num_slots, max_positions, vocab_size
+        self.contents: list[list[History | None]] = [[None] * max_positions for _ in range(num_slots)]
+        self.batches: list[ForwardBatch] = []
+        self.copies: list[tuple[int, int, int]] = []
+        self.fail_next: str | None = None
+        self.nan_slots: set[int] = set()
+        self.may_run = threading.Event()
+        self.may_run.set()
+        self.is_held = threading.Event()
+
+    def hold(self) -> None:
+        self.may_run.clear()
+        self.is_held.clear()
+
+    def execute(self, batch: ForwardBatch) -> StepOutput:
+        if not self.may_run.is_set():
+            self.is_held.set()
+            assert self.may_run.wait(60), "the test holds the runner back for ever"
+        slots = [chunk.slot for chunk in batch.chunks]
+        assert len(set(slots)) == len(slots), "two chunks for one slot"
+        self.batches.append(batch)
+        failing = self._fails("execute")
+        tokens = [self._run(chunk, failing) for chunk in batch.chunks]
+        if failing:
+            raise RuntimeError("out of memory")
+        return StepOutput(tuple(token for token in tokens if token is not None))
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        assert source != target
+        self.copies.append((source, target, length))
+        self.history(source, length)
+        failing = self._fails("copy_prefix")
+        self.contents[target][:length] = [None] * length if failing else self.contents[source][:length]
+        if failing:
+            raise RuntimeError("the copy failed")
+
+    def history(self, slot: int, length: int) -> History:
+        """How positions [0, length) of a slot were computed; they must be whole chunks, each computed upon the one before."""
+        contents = self.contents[slot][:length]
+        history = contents[-1] if contents else ()
+        assert history is not None, "a position is read that nobody has written"
+        for i, (start, token_ids) in enumerate(history, 1):
+            end = start + len(token_ids)
+            assert contents[start:end] == [history[:i]] * len(token_ids), "a position was computed from another prefix"
+        assert not history or end == length, "a chunk is read in part"
+        return history
+
+    def _run(self, chunk: Chunk, failing: bool) -> SampledToken | None:
+        assert chunk.token_ids
+        assert chunk.end <= self.max_positions
+        history = (*self.history(chunk.slot, chunk.start), (chunk.start, chunk.token_ids))
+        spoilt = failing or chunk.slot in self.nan_slots
+        self.contents[chunk.slot][chunk.start : chunk.end] = [None if spoilt else history] * len(chunk.token_ids)
+        if chunk.draw is None:
+            return None
+        is_nan = chunk.slot in self.nan_slots
+        self.nan_slots.discard(chunk.slot)
+        allowed = [i for i in range(self.vocab_size) if i not in chunk.draw.banned_ids]
+        token_id = allowed[zlib.crc32(repr((history, chunk.draw)).encode()) % len(allowed)]
+        return SampledToken(token_id, math.nan if is_nan else -1.0)
+
+    def _fails(self, name: str) -> bool:
+        if self.fail_next != name:
+            return False
+        self.fail_next = None
+        return True
+
+
+@pytest.fixture(scope="session")
+def make_runner() -> Callable[..., FakeRunner]:
+    return FakeRunner

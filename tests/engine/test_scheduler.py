@@ -1,0 +1,264 @@
+"""Continuous batching as a state machine: whatever is submitted, aborted or fails, these rules hold after every step."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from app.engine.engine import Engine, StepResult
+from app.engine.scheduler import Plan, Scheduler
+from app.engine.sequence import EngineRequest, FailureOutput, Sequence
+from model.batch import SamplingParams
+
+BLOCK = st.sampled_from([(0, 0, 0), (0, 1, 2), (1, 1, 1), (2,), (0, 0)])  # so that prompts often begin alike
+PROMPTS = st.lists(BLOCK, min_size=1, max_size=6).map(lambda blocks: tuple(itertools.chain(*blocks)))
+
+
+class RecordingScheduler(Scheduler):
+    plan: Plan
+
+    def schedule(self, now: float) -> Plan:
+        self.plan = super().schedule(now)
+        return self.plan
+
+
+def cut(token_ids: list[int], num_prompt: int, chunk_size: int, length: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """The chunks (start, token ids) in which a sequence's first `length` positions are run when it has the engine to itself."""
+    borders = [*range(0, num_prompt, chunk_size), *range(num_prompt, len(token_ids) + 1)]
+    return tuple((a, tuple(token_ids[a:b])) for a, b in itertools.pairwise(borders) if b <= length)
+
+
+class Engines(RuleBasedStateMachine):
+    """Drives a scheduler through its engine, over a runner that remembers how every position was computed."""
+
+    make_runner: Callable
+
+    @initialize(num_slots=st.integers(1, 4), chunk_size=st.integers(1, 5), max_batch_tokens=st.integers(1, 16))
+    def start(self, num_slots: int, chunk_size: int, max_batch_tokens: int) -> None:
+        self.runner = self.make_runner(num_slots, vocab_size=3)
+        self.scheduler = RecordingScheduler(num_slots, chunk_size, max_batch_tokens)
+        self.engine = Engine(self.runner, self.scheduler, clock=lambda: 0.0)
+        self.requests: dict[int, EngineRequest] = {}
+        self.tokens: dict[int, list[int]] = {}
+        self.ends: dict[int, list[str]] = {}
+
+    @rule(
+        prompt=PROMPTS, max_new=st.integers(1, 5), min_new=st.integers(0, 2), eos=st.sampled_from([None, 0]), penalty=st.booleans()
+    )
+    def submit(self, prompt, max_new, min_new, eos, penalty) -> None:
+        sampling = SamplingParams(repetition_penalty=1.5 if penalty else 1.0, seed=len(self.requests) % 2)
+        request = EngineRequest(len(self.requests), prompt, sampling, max_new, min_new, eos)
+        self.requests[request.sequence_id], self.tokens[request.sequence_id], self.ends[request.sequence_id] = request, [], []
+        self.engine.submit(request)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def abort(self, data) -> None:
+        sequence_id = data.draw(st.sampled_from([*self.requests]))
+        if not self.ends[sequence_id]:
+            self.ends[sequence_id].append("aborted")
+        self.engine.abort(sequence_id)
+
+    @rule()
+    def step(self) -> None:
+        self.take(self.engine.step())
+
+    @rule(name=st.sampled_from(["execute", "copy_prefix"]))
+    def step_that_fails(self, name: str) -> None:
+        self.runner.fail_next = name
+        result = self.engine.step()
+        plan = self.scheduler.plan
+        failed = self.runner.fail_next is None
+        assert failed == bool(plan.copies if name == "copy_prefix" else plan.sequences)
+        self.runner.fail_next = None
+        if failed:
+            assert [type(output) for output in result.outputs] == [FailureOutput] * len(plan.sequences)
+            assert [output.sequence_id for output in result.outputs] == [s.request.sequence_id for s in plan.sequences]
+        self.take(result)
+
+    @rule(slot=st.integers(0, 3))
+    def step_that_computes_a_nan(self, slot: int) -> None:
+        self.runner.nan_slots = {slot}
+        result = self.engine.step()
+        self.runner.nan_slots = set()
+        drawn = {chunk.slot: s for s, chunk in zip(*self.planned(), strict=True) if chunk.draw is not None}
+        failed = [output.sequence_id for output in result.outputs if isinstance(output, FailureOutput)]
+        assert failed == ([drawn[slot].request.sequence_id] if slot in drawn else [])
+        # Values that are no numbers spoil the cache even where nothing was drawn from them yet; such a sequence ends at its draw.
+        for sequence in self.scheduler.running:
+            if sequence.slot == slot:
+                self.abort_by_id(sequence.request.sequence_id)
+                self.scheduler.slots.forget(slot)
+        self.take(result)
+
+    def abort_by_id(self, sequence_id: int) -> None:
+        self.ends[sequence_id].append("aborted")
+        self.engine.abort(sequence_id)
+
+    def planned(self) -> tuple[tuple[Sequence, ...], tuple]:
+        return self.scheduler.plan.sequences, self.scheduler.plan.batch.chunks
+
+    def take(self, result: StepResult) -> None:
+        self.check_plan(self.scheduler.plan)
+        for output in result.outputs:
+            ends = self.ends[output.sequence_id]
+            assert ends in ([], ["aborted"]), "an output after the end"
+            if isinstance(output, FailureOutput):
+                ends.append("failed")
+                continue
+            self.tokens[output.sequence_id].append(output.token_id)
+            if output.finish_reason is not None:
+                ends.append(output.finish_reason)
+
+    def check_plan(self, plan: Plan) -> None:
+        size, budget = self.scheduler.chunk_size, self.scheduler.max_batch_tokens
+        prefills = [(s, c) for s, c in zip(plan.sequences, plan.batch.chunks, strict=True) if c.start < s.num_prompt]
+        num_decoding = len(plan.sequences) - len(prefills)
+        guaranteed = num_decoding + (len(prefills[0][1].token_ids) if prefills else 0)
+        assert plan.batch.num_tokens <= max(budget, guaranteed)
+        for sequence, chunk in prefills:
+            assert chunk.start % size == 0
+            assert chunk.end == min(chunk.start + size, sequence.num_prompt), "a chunk is cut for another reason than its position"
+        order = [s.request.sequence_id for s, _ in prefills]
+        assert order == sorted(order), "a later prompt goes first"
+        for sequence, chunk in zip(plan.sequences, plan.batch.chunks, strict=True):
+            if plan.copies or chunk.start == sequence.num_reused:
+                assert sequence.num_reused % size == 0
+                assert sequence.num_reused < sequence.num_prompt, "the chunk with the last prompt token has to run"
+
+    @invariant()
+    def each_slot_has_one_owner_and_none_is_lost(self) -> None:
+        slots = [s.slot for s in self.scheduler.running]
+        assert len({*slots}) == len(slots)
+        assert None not in slots
+        assert self.scheduler.slots.num_used == len(slots)
+        assert self.scheduler.slots.num_free == self.scheduler.slots.num_slots - len(slots)
+
+    @invariant()
+    def who_has_not_ended_runs_or_waits_in_order_of_arrival(self) -> None:
+        running, waiting = ([s.request.sequence_id for s in group] for group in (self.scheduler.running, self.scheduler.waiting))
+        assert running + waiting == [i for i, ends in self.ends.items() if not ends]
+
+    @invariant()
+    def every_cached_position_was_computed_as_if_its_sequence_were_alone(self) -> None:
+        for s in self.scheduler.running:
+            if s.num_cached > s.num_reused:  # that is, all copies that it starts from have been made
+                expected = cut(s.token_ids, s.num_prompt, self.scheduler.chunk_size, s.num_cached)
+                assert self.runner.history(s.slot, s.num_cached) == expected
+
+    @invariant()
+    def a_free_slot_offers_only_what_it_holds(self) -> None:
+        for slot, prefix in enumerate(self.scheduler.slots._prefixes):
+            assert len(prefix) % self.scheduler.chunk_size == 0
+            expected = cut(list(prefix), len(prefix), self.scheduler.chunk_size, len(prefix))
+            assert self.runner.history(slot, len(prefix)) == expected
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        for _ in range(1000):
+            if not self.engine.has_work:
+                break
+            self.step()
+            assert self.scheduler.plan.batch.chunks, "a step with work does something"
+        assert all(len(ends) == 1 for ends in self.ends.values()), "every sequence ends exactly once"
+        assert self.scheduler.slots.num_used == 0
+        for sequence_id, ends in self.ends.items():
+            if ends[0] not in ("aborted", "failed"):
+                assert self.tokens[sequence_id] == self.alone(self.requests[sequence_id])
+
+    def alone(self, request: EngineRequest) -> list[int]:
+        engine = Engine(self.make_runner(1, vocab_size=3), Scheduler(1, self.scheduler.chunk_size, 1), clock=lambda: 0.0)
+        engine.submit(request)
+        tokens = []
+        while engine.has_work:
+            tokens += [output.token_id for output in engine.step().outputs]
+        return tokens
+
+
+def test_the_rules_hold_whatever_happens(make_runner):
+    class Machine(Engines):
+        pass
+
+    Machine.make_runner = staticmethod(make_runner)
+    quick = settings(
+        max_examples=120,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    run_state_machine_as_test(Machine, settings=quick)
+
+
+# Policies by example.
+
+
+def waiting(scheduler: Scheduler, *lengths: int, max_new_tokens: int = 3) -> list[Sequence]:
+    sequences = []
+    for i, length in enumerate(lengths):
+        request = EngineRequest(i, tuple(range(100 * i, 100 * i + length)), SamplingParams(), max_new_tokens)
+        sequences.append(Sequence(request, arrived_at=0.0))
+        scheduler.submit(sequences[-1])
+    return sequences
+
+
+def carry_out(scheduler: Scheduler) -> list[tuple[int, int, int]]:
+    """Plan a step and note it as done: (sequence id, start, end) of each chunk."""
+    plan = scheduler.schedule(0.0)
+    for sequence, chunk in zip(plan.sequences, plan.batch.chunks, strict=True):
+        scheduler.advance(sequence, chunk)
+        if chunk.draw is not None:
+            sequence.append(7)
+    return [(s.request.sequence_id, c.start, c.end) for s, c in zip(plan.sequences, plan.batch.chunks, strict=True)]
+
+
+def test_a_long_prompt_does_not_stall_those_that_decode():
+    scheduler = Scheduler(num_slots=4, chunk_size=8, max_batch_tokens=8)
+    waiting(scheduler, 3, 24)
+    steps = [carry_out(scheduler) for _ in range(4)]
+    assert steps == [[(0, 0, 3)], [(0, 3, 4), (1, 0, 8)], [(0, 4, 5), (1, 8, 16)], [(0, 5, 6), (1, 16, 24)]]
+
+
+def test_a_step_takes_as_many_prompts_as_its_budget_allows():
+    scheduler = Scheduler(num_slots=4, chunk_size=8, max_batch_tokens=20)
+    waiting(scheduler, 8, 5, 8, 8)
+    assert carry_out(scheduler) == [(0, 0, 8), (1, 0, 5)]
+
+
+def test_one_chunk_runs_however_many_decode():
+    scheduler = Scheduler(num_slots=4, chunk_size=8, max_batch_tokens=2)
+    waiting(scheduler, 1, 1, 1, 20, max_new_tokens=30)
+    for _ in range(3):
+        carry_out(scheduler)
+    assert [carry_out(scheduler) for _ in range(3)] == [
+        [(0, 3, 4), (1, 2, 3), (2, 1, 2), (3, 0, 8)],
+        [(0, 4, 5), (1, 3, 4), (2, 2, 3), (3, 8, 16)],
+        [(0, 5, 6), (1, 4, 5), (2, 3, 4), (3, 16, 20)],
+    ]
+
+
+def test_without_a_free_slot_the_next_prompt_waits():
+    scheduler = Scheduler(num_slots=1, chunk_size=8, max_batch_tokens=64)
+    first, second = waiting(scheduler, 4, 4)
+    assert carry_out(scheduler) == [(0, 0, 4)]
+    assert carry_out(scheduler) == [(0, 4, 5)]
+    scheduler.finish(first)
+    assert carry_out(scheduler) == [(1, 0, 4)]
+    assert second.slot == 0
+
+
+def test_an_idle_scheduler_plans_nothing():
+    scheduler = Scheduler(num_slots=1, chunk_size=8, max_batch_tokens=64)
+    assert not scheduler.has_work
+    assert scheduler.schedule(0.0).batch.chunks == ()
+
+
+@pytest.mark.parametrize("module", ["app.engine.scheduler", "app.engine.async_engine"])
+def test_the_engine_needs_no_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0

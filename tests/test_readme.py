@@ -1,0 +1,124 @@
+"""README.md and docs/architecture.md are true: their commands run, their tables match the code, their links lead somewhere."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.schemas import NOT_YET
+from app.settings import DEFAULT_MODEL, Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+ADDRESS = "http://127.0.0.1:8000"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+CURLS = [block for block in blocks("bash") if block.startswith("curl")]
+PYTHONS = blocks("python")
+
+
+def run(*command: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GPT2_")}
+    result = subprocess.run(command, env=clean, capture_output=True, encoding="utf-8", timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def text_of(answer: dict[str, Any]) -> str:
+    """The text of a complete answer in either dialect."""
+    text = answer["choices"][0]["text"] if "choices" in answer else answer["generated_text"]
+    assert isinstance(text, str)
+    return text
+
+
+def test_there_are_commands_to_run() -> None:
+    assert len(CURLS) == 3
+    assert len(PYTHONS) == 1
+    assert all(ADDRESS in block for block in CURLS + PYTHONS)
+
+
+@pytest.mark.parametrize("command", CURLS, ids=lambda command: re.findall(r"8000(\S+)", command)[0])
+def test_a_curl_command_answers_with_text(command: str, server: Any) -> None:
+    output = run("bash", "-euc", command.replace("curl", "curl --silent --show-error --fail", 1).replace(ADDRESS, server.url))
+    if '"stream": true' not in command:
+        assert text_of(json.loads(output))
+        return
+    events = [json.loads(line.removeprefix("data: ")) for line in output.splitlines() if line]
+    assert [event["index"] for event in events] == list(range(1, len(events) + 1))
+    assert "".join(event["token"]["text"] for event in events) == text_of(events[-1]) != ""
+
+
+@pytest.mark.parametrize("program", PYTHONS)
+def test_a_python_program_prints_text(program: str, server: Any) -> None:
+    assert run(sys.executable, "-X", "utf8", "-W", "error", "-c", program.replace(ADDRESS, server.url)).strip()
+
+
+def settings_table() -> str:
+    """What the README says of the settings: one row a field."""
+    rows = ["| variable | default | what |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = (
+            "the default checkpoint"
+            if field.default == str(DEFAULT_MODEL)
+            else f"`{field.default}`"
+            if field.default != ()
+            else "none"
+        )
+        rows.append(f"| `GPT2_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def test_the_settings_are_those_of_the_code() -> None:
+    (table,) = re.findall(r"<!-- settings: .*? -->\n(.*?)<!-- /settings -->", README, flags=re.DOTALL)
+    assert table == settings_table()
+
+
+def test_the_routes_are_those_of_the_service(server: Any) -> None:
+    served = {
+        f"{method.upper()} {path}"
+        for path, methods in httpx.get(f"{server.url}/openapi.json").json()["paths"].items()
+        for method in methods
+    }
+    assert set(re.findall(r"`((?:GET|POST) /\S*)`", README)) == served | {"GET /", "GET /docs"}
+
+
+def test_the_fields_that_are_not_there_yet_are_named() -> None:
+    (sentence,) = re.findall(r"^Known by name, but refused.*?;", README, flags=re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", sentence)) == NOT_YET.keys()
+
+
+def test_every_target_of_make_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", README + ARCHITECTURE)) - {"lint"} == {"serve", "test", "check"} < targets
+
+
+def test_every_module_has_its_line_in_the_architecture() -> None:
+    """One row a module, in the tables; no row for a module that is not there."""
+    modules = {
+        str(path.relative_to(ROOT))
+        for package in ("app", "model")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    named = re.findall(r"^\| `(\S+\.py)` \|", ARCHITECTURE, flags=re.MULTILINE)
+    assert sorted(named) == sorted(modules)
+    assert set(re.findall(r"\b(?:app|model)/[\w/]+\.py", README + ARCHITECTURE)) <= modules
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md"])
+def test_every_link_inside_the_repository_leads_somewhere(document: str) -> None:
+    path = ROOT / document
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()) if "://" not in link]
+    assert links
+    assert [link for link in links if not (path.parent / link).exists()] == []
