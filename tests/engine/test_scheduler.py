@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
@@ -38,7 +38,7 @@ class Engines(RuleBasedStateMachine):
 
     make_runner: Callable
 
-    @initialize(num_slots=st.integers(1, 4), chunk_size=st.integers(1, 5), max_batch_tokens=st.integers(1, 16))
+    @initialize(num_slots=st.integers(1, 4), chunk_size=st.integers(1, 5), max_batch_tokens=st.integers(1, 40))
     def start(self, num_slots: int, chunk_size: int, max_batch_tokens: int) -> None:
         self.runner = self.make_runner(num_slots, vocab_size=3)
         self.scheduler = RecordingScheduler(num_slots, chunk_size, max_batch_tokens)
@@ -48,13 +48,19 @@ class Engines(RuleBasedStateMachine):
         self.ends: dict[int, list[str]] = {}
 
     @rule(
-        prompt=PROMPTS, max_new=st.integers(1, 5), min_new=st.integers(0, 2), eos=st.sampled_from([None, 0]), penalty=st.booleans()
+        prompts=st.lists(PROMPTS, min_size=1, max_size=4),
+        max_new=st.integers(1, 5),
+        min_new=st.integers(0, 2),
+        eos=st.sampled_from([None, 0]),
+        penalty=st.sampled_from([1.0, 1.5]),
     )
-    def submit(self, prompt, max_new, min_new, eos, penalty) -> None:
-        sampling = SamplingParams(repetition_penalty=1.5 if penalty else 1.0, seed=len(self.requests) % 2)
-        request = EngineRequest(len(self.requests), prompt, sampling, max_new, min_new, eos)
-        self.requests[request.sequence_id], self.tokens[request.sequence_id], self.ends[request.sequence_id] = request, [], []
-        self.engine.submit(request)
+    def submit(self, prompts, max_new, min_new, eos, penalty) -> None:
+        for prompt in prompts:
+            sampling = SamplingParams(repetition_penalty=penalty, seed=len(self.requests) % 2)
+            request = EngineRequest(len(self.requests), prompt, sampling, max_new, min_new, eos)
+            self.requests[request.sequence_id] = request
+            self.tokens[request.sequence_id], self.ends[request.sequence_id] = [], []
+            self.engine.submit(request)
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
@@ -187,9 +193,9 @@ def test_the_rules_hold_whatever_happens(make_runner):
 
     Machine.make_runner = staticmethod(make_runner)
     quick = settings(
-        max_examples=120,
+        max_examples=150,
         stateful_step_count=40,
-        deadline=None,
+        deadline=None, phases=(Phase.generate,),
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     run_state_machine_as_test(Machine, settings=quick)
