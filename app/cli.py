@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, InvalidRequest) else 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes at exit
+        return 141
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,7 +136,7 @@ def _generate(options: argparse.Namespace) -> int:
         )
     except ValidationError as error:
         fault = error.errors()[0]
-        name = "--" + str(fault["loc"][-1]).replace("_", "-") if fault["loc"] else ""
+        name = "--" + str(fault["loc"][0]).replace("_", "-") if fault["loc"] else ""
         raise InvalidRequest(f"{name} {fault['input']!r}: {fault['msg']}".strip()) from None
     settings = _settings(options).model_copy(update={"max_running": 1})
     _before_torch()

@@ -1,5 +1,6 @@
 """The bodies of requests, checked strictly: wrong types, unknown fields and values out of range are refused, never mended."""
 
+import json
 import secrets
 from typing import Annotated, Any, Self
 
@@ -91,7 +92,7 @@ class GenerateParameters(StrictModel):
         for name, neutral in NOT_YET.items():
             if (value := getattr(self, name)) not in (None, neutral):
                 raise ValueError(
-                    f"{name}: this server does not support it yet; leave it out or send {neutral!r:.5}, not {value!r:.40}"
+                    f"{name}: this server does not support it yet; leave it out or send {json.dumps(neutral)}, not {value!r:.40}"
                 )
         if self.do_sample is False and self._asks_for_sampling:
             raise ValueError("do_sample: false contradicts a field that asks for sampling; leave out one of them")

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins, parted by commas, whose web pages may call the service; * for all."
     )
-    drain_seconds: float = Field(30.0, ge=0, description="How long running requests may finish after SIGTERM.")
+    drain_seconds: float = Field(30.0, ge=0, allow_inf_nan=False, description="How long running requests may finish after SIGTERM.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Log lines: auto is console on a terminal, else json."
     )

@@ -36,7 +36,7 @@ def documented(schema: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
 
 
-def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:  # noqa: ANN401  # any JSON value
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:  # any JSON value
     """A JSON schema with its definitions where they are referred to: inside an OpenAPI document such references lead nowhere."""
     if isinstance(schema, list):
         return [_inlined(item, definitions) for item in schema]

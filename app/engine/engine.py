@@ -64,7 +64,8 @@ class Engine:
         except Exception as error:
             return StepResult(self._fail(plan, error), self._stats(plan, started, num_generated=0))
         outputs = self._publish(plan, output)
-        return StepResult(outputs, self._stats(plan, started, num_generated=len(outputs)))
+        num_generated = sum(isinstance(published, TokenOutput) for published in outputs)
+        return StepResult(outputs, self._stats(plan, started, num_generated))
 
     def _execute(self, plan: Plan) -> StepOutput:
         for copy in plan.copies:

@@ -1,7 +1,7 @@
 """The promise at the heart of the service: a request's bytes do not depend on what else is in the batch.
 
-Real requests over HTTP, alone and among neighbours that come, go and leave half-way; token ids and float32 log-probabilities must be
-identical. The tiny checkpoint is 100 wide, which no vector length divides.
+Real requests over HTTP, alone and among neighbours that come, go and leave half-way; token ids and float32 log-probabilities must
+be identical. The tiny checkpoint is 100 wide, which no vector length divides.
 """
 
 import asyncio

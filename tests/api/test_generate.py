@@ -1,6 +1,7 @@
 """POST /generate and POST /: what a request gets, and what each parameter does."""
 
 import math
+import re
 
 import pytest
 
@@ -230,6 +231,7 @@ def test_what_is_not_there_yet_is_refused_by_name(client, name):
     assert response.json()["error_type"] == "validation"
     assert name in response.json()["error"]
     assert "not support" in response.json()["error"]
+    assert re.search(r"send (null|false|0|1), not", response.json()["error"]), "the neutral value, as JSON has it"
 
 
 def test_the_prompt_is_plain_text_even_if_it_spells_a_special_token(generate):

@@ -69,8 +69,10 @@ def long_stream(client):
     return client.stream("POST", "/generate_stream", json=body)
 
 
-def test_a_running_stream_finishes_while_new_requests_are_sent_away(serve, eventually):
+def test_a_running_stream_finishes_while_new_requests_are_sent_away(serve, call, eventually):
     server = serve()
+    for _ in range(4):  # company, so that it runs for longer than the requests below take
+        call(server, "/generate_stream", {"inputs": "b", "parameters": {"max_new_tokens": 1000, "ignore_eos": True}})
     with httpx.Client(base_url=server.url, timeout=60) as client, httpx.Client(base_url=server.url, timeout=60) as other:
         assert other.get("/health/ready").status_code == 200
         with long_stream(client) as response:

@@ -13,6 +13,15 @@ from model.batch import Chunk, ForwardBatch, SampledToken, StepOutput
 History = tuple[tuple[int, tuple[int, ...]], ...]
 
 
+class MisuseError(BaseException):
+    """The engine asked for what no runner could do right. Not an Exception, which would count as a failed step and no more."""
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise MisuseError(message)
+
+
 class FakeRunner:
     """Draws tokens that depend on the exact history of a slot, so that any wrong reuse shows in the text.
 
@@ -38,9 +47,9 @@ class FakeRunner:
     def execute(self, batch: ForwardBatch) -> StepOutput:
         if not self.may_run.is_set():
             self.is_held.set()
-            assert self.may_run.wait(60), "the test holds the runner back for ever"
+            require(self.may_run.wait(60), "the test holds the runner back for ever")
         slots = [chunk.slot for chunk in batch.chunks]
-        assert len(set(slots)) == len(slots), "two chunks for one slot"
+        require(len(set(slots)) == len(slots), "two chunks for one slot")
         self.batches.append(batch)
         failing = self._fails("execute")
         tokens = [self._run(chunk, failing) for chunk in batch.chunks]
@@ -49,7 +58,7 @@ class FakeRunner:
         return StepOutput(tuple(token for token in tokens if token is not None))
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
-        assert source != target
+        require(source != target, "a slot is copied to itself")
         self.copies.append((source, target, length))
         self.history(source, length)
         failing = self._fails("copy_prefix")
@@ -61,16 +70,16 @@ class FakeRunner:
         """How positions [0, length) of a slot were computed; they must be whole chunks, each computed upon the one before."""
         contents = self.contents[slot][:length]
         history = contents[-1] if contents else ()
-        assert history is not None, "a position is read that nobody has written"
+        if history is None:
+            raise MisuseError("a position is read that nobody has written")
         for i, (start, token_ids) in enumerate(history, 1):
             end = start + len(token_ids)
-            assert contents[start:end] == [history[:i]] * len(token_ids), "a position was computed from another prefix"
-        assert not history or end == length, "a chunk is read in part"
+            require(contents[start:end] == [history[:i]] * len(token_ids), "a position was computed from another prefix")
+        require(not history or end == length, "a chunk is read in part")
         return history
 
     def _run(self, chunk: Chunk, failing: bool) -> SampledToken | None:
-        assert chunk.token_ids
-        assert chunk.end <= self.max_positions
+        require(0 < len(chunk.token_ids) <= self.max_positions - chunk.start, "a chunk is empty or too long")
         history = (*self.history(chunk.slot, chunk.start), (chunk.start, chunk.token_ids))
         spoilt = failing or chunk.slot in self.nan_slots
         self.contents[chunk.slot][chunk.start : chunk.end] = [None if spoilt else history] * len(chunk.token_ids)

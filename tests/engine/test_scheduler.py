@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
@@ -38,7 +38,7 @@ class Engines(RuleBasedStateMachine):
 
     make_runner: Callable
 
-    @initialize(num_slots=st.integers(1, 4), chunk_size=st.integers(1, 5), max_batch_tokens=st.integers(1, 40))
+    @initialize(num_slots=st.integers(1, 4), chunk_size=st.integers(1, 4), max_batch_tokens=st.integers(1, 24))
     def start(self, num_slots: int, chunk_size: int, max_batch_tokens: int) -> None:
         self.runner = self.make_runner(num_slots, vocab_size=3)
         self.scheduler = RecordingScheduler(num_slots, chunk_size, max_batch_tokens)
@@ -70,9 +70,12 @@ class Engines(RuleBasedStateMachine):
             self.ends[sequence_id].append("aborted")
         self.engine.abort(sequence_id)
 
-    @rule()
-    def step(self) -> None:
-        self.take(self.engine.step())
+    @rule(num_steps=st.integers(1, 4))
+    def steps(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            result = self.engine.step()
+            assert not any(isinstance(output, FailureOutput) for output in result.outputs)
+            self.take(result)
 
     @rule(name=st.sampled_from(["execute", "copy_prefix"]))
     def step_that_fails(self, name: str) -> None:
@@ -170,7 +173,7 @@ class Engines(RuleBasedStateMachine):
         for _ in range(1000):
             if not self.engine.has_work:
                 break
-            self.step()
+            self.steps(1)
             assert self.scheduler.plan.batch.chunks, "a step with work does something"
         assert all(len(ends) == 1 for ends in self.ends.values()), "every sequence ends exactly once"
         assert self.scheduler.slots.num_used == 0
@@ -193,9 +196,9 @@ def test_the_rules_hold_whatever_happens(make_runner):
 
     Machine.make_runner = staticmethod(make_runner)
     quick = settings(
-        max_examples=150,
+        max_examples=250,
         stateful_step_count=40,
-        deadline=None, phases=(Phase.generate,),
+        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     run_state_machine_as_test(Machine, settings=quick)

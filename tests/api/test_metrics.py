@@ -1,0 +1,127 @@
+"""What Prometheus is told: every request under its route and outcome, exact counts of tokens, gauges that come back to 0."""
+
+import shutil
+import subprocess
+
+import httpx
+import pytest
+
+OUTCOMES = ("completed", "invalid", "rejected", "aborted", "failed")
+ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions")
+
+
+def outcomes(server, route):
+    return {o: int(n) for o in OUTCOMES if (n := server.metric("gpt2_requests_total", route=route, outcome=o))}
+
+
+def is_idle(server):
+    return not any(server.metric(f"gpt2_{name}") for name in ("requests_running", "requests_waiting", "slots_used"))
+
+
+def test_requests_are_counted_by_route_and_outcome(stepped_server, call, in_background, eventually):
+    server, runner = stepped_server(max_running=1, max_waiting=1)
+    one = {"inputs": "a", "prompt": None, "parameters": {"max_new_tokens": 2}}
+    running = in_background(server, "/generate", one)
+    eventually(lambda: runner.arrived)
+    leaver = call(server, "/v1/completions", {"prompt": "a"})
+    eventually(lambda: server.service.generator.engine.num_unfinished == 2)
+    assert httpx.post(server.url + "/generate", json=one).status_code == 429
+    leaver.leave()
+    eventually(lambda: server.service.generator.engine.num_unfinished == 1)
+    runner.open()
+    assert running.response.status_code == 200
+    runner.failures.append(RuntimeError("broken"))
+    assert httpx.post(server.url + "/generate", json=one).status_code == 500
+    for route in ROUTES:
+        body = {"prompt": "a", "max_tokens": 2} if route.startswith("/v1") else one
+        assert httpx.post(server.url + route, json=body).status_code == 200
+        assert httpx.post(server.url + route, content=b"{").status_code in (400, 422)
+        assert httpx.post(server.url + route, content=b" " * 2_000_000).status_code == 413
+    eventually(lambda: outcomes(server, "/v1/completions") == {"completed": 1, "invalid": 2, "aborted": 1})
+    assert outcomes(server, "/generate") == {"completed": 2, "invalid": 2, "rejected": 1, "failed": 1}
+    assert outcomes(server, "/generate_stream") == outcomes(server, "/") == {"completed": 1, "invalid": 2}
+    eventually(lambda: is_idle(server))
+
+
+def test_a_stream_that_fails_half_way_is_not_completed(stepped_server, eventually):
+    server, runner = stepped_server()
+    for route, body in (("/generate_stream", {"inputs": "a"}), ("/v1/completions", {"prompt": "a", "stream": True})):
+        runner.let_through(2)
+        with httpx.stream("POST", server.url + route, json=body, timeout=60) as response:
+            runner.failures.append(RuntimeError("broken"))
+            runner.let_through(1)
+            response.read()
+        eventually(lambda route=route: outcomes(server, route) == {"failed": 1})
+
+
+def test_other_routes_are_not_requests_for_text(start_server):
+    server = start_server()
+    for path in ("/", "/info", "/metrics", "/health", "/nowhere", "/v1/models"):
+        httpx.get(server.url + path)
+    httpx.post(server.url + "/tokenize", json={"inputs": "a"})
+    httpx.post(server.url + "/nowhere", json={})
+    samples = [sample for metric in server.service.metrics.registry.collect() for sample in metric.samples]
+    assert sum(sample.value for sample in samples if sample.name == "gpt2_requests_total") == 0
+
+
+def test_tokens_are_counted_exactly(start_server):
+    server = start_server()
+    prompt = "one two three " * 50
+    num_prompt = len(httpx.post(server.url + "/tokenize", json={"inputs": prompt}).json())
+    num_reusable = (num_prompt - 1) // 128 * 128
+    for _ in range(3):
+        httpx.post(server.url + "/generate", json={"inputs": prompt, "parameters": {"max_new_tokens": 7, "ignore_eos": True}})
+    assert server.metric("gpt2_generated_tokens_total") == 3 * 7
+    assert server.metric("gpt2_prefix_cache_hit_tokens_total") == 2 * num_reusable > 0
+    assert server.metric("gpt2_prompt_tokens_total") == 3 * num_prompt - 2 * num_reusable
+    assert server.metric("gpt2_prefill_chunks_total") == -(-num_prompt // 128) + 2
+    assert server.metric("gpt2_time_to_first_token_seconds_count") == server.metric("gpt2_request_seconds_count") == 3
+    assert server.metric("gpt2_inter_token_seconds_count") == 3 * 6
+    assert server.metric("gpt2_queue_seconds_count") == 3
+    assert server.metric("gpt2_batch_size_sum") == server.metric("gpt2_step_seconds_count") == -(-num_prompt // 128) + 2 + 3 * 6
+
+
+def test_tokens_that_could_not_be_computed_are_not_counted(stepped_server):
+    server, runner = stepped_server()
+    runner.open()
+    (runner.poisoned_token,) = (token.id for token in server.service.generator.tokenizer.spans("!"))
+    assert httpx.post(server.url + "/generate", json={"inputs": "!"}).status_code == 500
+    assert server.metric("gpt2_generated_tokens_total") == 0
+
+
+def test_gauges_show_what_is_in_flight(stepped_server, in_background, eventually):
+    server, runner = stepped_server(max_running=2)
+    requests = [in_background(server, "/generate", {"inputs": "a", "parameters": {"max_new_tokens": 5}}) for _ in range(5)]
+    eventually(lambda: server.service.generator.engine.num_unfinished == 5)
+    runner.let_through(2)
+    eventually(lambda: server.metric("gpt2_requests_waiting") == 3)
+    assert server.metric("gpt2_requests_running") == server.metric("gpt2_slots_used") == server.metric("gpt2_slots") == 2
+    runner.open()
+    assert all(request.response.status_code == 200 for request in requests)
+    eventually(lambda: is_idle(server))
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian's package prometheus) is not installed")
+def test_promtool_finds_nothing_to_complain_about(client):
+    client.post("/generate", json={"inputs": "a"})
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    checked = subprocess.run(["promtool", "check", "metrics"], input=response.content, capture_output=True, timeout=60, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_what_is_served_is_described(client):
+    text = client.get("/metrics").text
+    assert 'gpt2_model_info{device="cpu",dtype="float32",model="tiny-gpt2"} 1.0' in text
+    assert "gpt2_build_info{" in text
+    assert "gpt2_engine_heartbeat_timestamp_seconds" in text
+
+
+def test_no_text_of_a_request_appears_in_the_metrics_or_the_log(client, capfd, caplog):
+    canary = "canary-sings"
+    client.post("/generate", json={"inputs": canary, "parameters": {"return_full_text": True, "stop": [canary]}})
+    client.post("/generate", json={"inputs": canary, canary: canary, "parameters": {canary: 1}})
+    client.post("/v1/completions", json={"prompt": canary, "user": canary, "model": canary})
+    client.post("/tokenize", json={"inputs": canary})
+    assert canary not in client.get("/metrics").text
+    assert canary not in "".join(capfd.readouterr()) + caplog.text

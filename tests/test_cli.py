@@ -1,0 +1,286 @@
+"""The command line, as a process of its own: what it says, what it prints, and how it exits."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from app.cli import main
+from app.settings import Settings
+
+
+@pytest.fixture
+def gpt2(tmp_path, tiny_checkpoint):
+    """Run `gpt2` with a clean environment in an empty directory."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GPT2_")}
+    path = os.pathsep.join(filter(None, [os.getcwd(), environment.get("PYTHONPATH")]))  # noqa: PTH109  # the repository
+
+    def run(*arguments, model=str(tiny_checkpoint), **variables):
+        given = {"GPT2_MODEL": model, "GPT2_DEVICE": "cpu", **variables}
+        command = [sys.executable, "-m", "app", *arguments]
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment | {"PYTHONPATH": path} | given,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+def test_help_lists_the_commands(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    output = capsys.readouterr().out
+    assert "serve" in output
+    assert "generate" in output
+
+
+def test_help_of_serve_names_every_setting_with_its_description_and_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    output = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in output
+        assert re.sub(r"\s+", " ", field.description) in output
+    assert "(default: 8000)" in output
+    assert "GPT2_" in output
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from app.cli import _parser; _parser().format_help(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert re.fullmatch(r"gpt2 \d+\.\d+.*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["sing"], ["serve", "--no-such-option", "1"], ["generate"], ["generate", "a", "--top-k", "many"]]
+)
+def test_a_wrong_call_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    """No variables but those that a test sets, and no .env but its own."""
+    for name in [name for name in os.environ if name.startswith("GPT2_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
+
+
+@pytest.fixture
+def complaint(environment, capsys):
+    """The one line with which a command refuses to start."""
+
+    def run(*arguments):
+        assert main(arguments) == 78
+        output = capsys.readouterr().err
+        assert output.startswith("gpt2: ")
+        assert output.count("\n") == 1, output
+        return output
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--port", "70000"), ("--max-running", "0"), ("--device", "tpu"), ("--threads", "x")]
+)
+def test_a_wrong_option_is_named_with_its_value(complaint, option, value):
+    assert f"{option}: '{value}' is refused" in complaint("serve", option, value)
+
+
+def test_a_wrong_variable_is_named_as_a_variable(complaint, environment):
+    environment.setenv("GPT2_PORT", "seventy")
+    assert "GPT2_PORT: 'seventy' is refused" in complaint("serve")
+
+
+def test_a_wrong_line_in_the_file_is_named_too(complaint, tmp_path):
+    (tmp_path / ".env").write_text("GPT2_MAX_WAITING=-3\n")
+    assert "GPT2_MAX_WAITING: '-3' is refused" in complaint("serve")
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_refused(complaint):
+    assert "cuda" in complaint("generate", "a", "--device", "cuda")
+
+
+def test_a_model_that_is_not_there_is_named(complaint, tmp_path):
+    assert "nowhere" in complaint("generate", "a", "--device", "cpu", "--model", str(tmp_path / "nowhere"))
+
+
+BROKEN = [
+    (file, damage) for file in ("config.json", "model.safetensors", "vocab.json") for damage in ("missing", "empty", "garbage")
+]
+
+
+def damaged(checkpoint, directory, file, damage):
+    """A copy of a checkpoint, one of whose files is missing, empty or garbage."""
+    shutil.copytree(checkpoint, directory)
+    (directory / file).unlink()
+    if damage != "missing":
+        (directory / file).write_bytes(b"" if damage == "empty" else b"\xff\x00garbage" * 10)
+    return str(directory)
+
+
+@pytest.mark.parametrize(("file", "damage"), [*BROKEN, ("merges.txt", "missing"), ("merges.txt", "garbage")])
+def test_a_broken_checkpoint_is_refused_with_the_file_named(complaint, tmp_path, tiny_checkpoint, file, damage):
+    model = damaged(tiny_checkpoint, tmp_path / "broken", file, damage)
+    assert file in complaint("generate", "a", "--device", "cpu", "--model", model)
+
+
+def test_serve_refuses_a_broken_checkpoint_too(gpt2, tmp_path, tiny_checkpoint):
+    result = gpt2("serve", model=damaged(tiny_checkpoint, tmp_path / "broken", "model.safetensors", "garbage"))
+    assert result.returncode == 78
+    assert result.stderr.splitlines()[-1].startswith("gpt2: ")
+    assert "model.safetensors" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_port_in_use_is_a_clear_error(gpt2):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = gpt2("serve", "--port", str(taken.getsockname()[1]))
+    assert result.returncode not in (0, -signal.SIGKILL)
+    assert "address already in use" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_generate_prints_the_prompt_and_its_continuation(gpt2):
+    results = [gpt2("generate", "The old man", "--max-new-tokens", "8", "--temperature", "1", "--seed", "7") for _ in range(2)]
+    assert [result.returncode for result in results] == [0, 0]
+    assert results[0].stdout == results[1].stdout
+    assert results[0].stdout.startswith("The old man")
+    assert len(results[0].stdout) > len("The old man\n")
+    assert results[0].stderr == ""
+
+
+def test_generate_reads_a_prompt_from_standard_input(tiny_checkpoint):
+    command = [
+        sys.executable,
+        "-m",
+        "app",
+        "generate",
+        "-",
+        "--model",
+        str(tiny_checkpoint),
+        "--device",
+        "cpu",
+        "--max-new-tokens",
+        "2",
+    ]
+    result = subprocess.run(command, input="from a pipe", capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.startswith("from a pipe")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--max-new-tokens", "0"], "--max-new-tokens"),
+        (["--temperature", "-1"], "--temperature"),
+        (["--temperature", "nan"], "--temperature"),
+        (["--top-p", "2"], "--top-p"),
+        (["--seed", "-1"], "--seed"),
+        (["--stop", ""], "--stop"),
+    ],
+)
+def test_generate_names_a_wrong_option(capsys, arguments, named):
+    assert main(["generate", "a", *arguments]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_generate_refuses_an_empty_prompt(gpt2):
+    result = gpt2("generate", "")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "empty" in result.stderr
+
+
+def test_generate_ends_quietly_when_nobody_reads_on(tiny_checkpoint):
+    command = [
+        sys.executable,
+        "-m",
+        "app",
+        "generate",
+        "a",
+        "--model",
+        str(tiny_checkpoint),
+        "--device",
+        "cpu",
+        "--max-new-tokens",
+        "500",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+        assert process.wait(120) != 0
+
+
+@pytest.fixture
+def serving(gpt2, tmp_path, tiny_checkpoint):
+    """Start `gpt2 serve` and read its start-up lines up to the one that says it is ready."""
+    with contextlib.ExitStack() as processes:
+
+        def start(*arguments, **variables):
+            environment = {k: v for k, v in os.environ.items() if not k.startswith("GPT2_")} | {"PYTHONPATH": os.getcwd()}  # noqa: PTH109
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app", "serve", *arguments],
+                cwd=tmp_path,
+                env=environment | {"GPT2_MODEL": str(tiny_checkpoint), "GPT2_DEVICE": "cpu", **variables},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            processes.callback(process.stderr.close)
+            processes.callback(process.wait)
+            processes.callback(process.kill)
+            lines = []
+            while "ready at" not in "".join(lines[-1:]):
+                lines.append(process.stderr.readline())
+                assert lines[-1], "".join(lines)
+            return re.search(r"ready at (http://[\d.]+:\d+)", lines[-1])[1], lines
+
+        yield start
+
+
+def test_start_up_tells_what_it_loads_and_where_it_listens(serving, tiny_checkpoint):
+    address, lines = serving("--port", "0", "--log-format", "console")
+    output = "".join(lines)
+    assert str(tiny_checkpoint) in output
+    assert "M parameters, float32 on cpu" in output
+    assert "cache slots" in output
+    assert all(line.startswith("gpt2: ") for line in lines)
+    assert httpx.get(address + "/health").status_code == 200
+
+
+def test_start_up_is_told_in_json_where_no_terminal_is(serving):
+    _, lines = serving("--port", "0")
+    assert "ready at" in json.loads(lines[-1])["event"]
+    assert all(json.loads(line)["level"] == "info" for line in lines)
+
+
+def test_options_go_before_variables_before_the_file(serving, tmp_path):
+    (tmp_path / ".env").write_text("GPT2_MAX_RUNNING=3\nGPT2_MAX_WAITING=33\nGPT2_PREFILL_CHUNK=64\n")
+    address, _ = serving("--port", "0", "--max-running", "5", GPT2_MAX_RUNNING="4", GPT2_MAX_WAITING="44")
+    info = httpx.get(address + "/info").json()
+    assert (info["max_running"], info["max_waiting"], info["prefill_chunk"]) == (5, 44, 64)
