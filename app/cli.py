@@ -13,6 +13,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from app.environment import prepare_for_torch
 from app.errors import InvalidRequest, ServiceError, StartupError
 from app.settings import DEFAULT_MODEL, Settings
 from app.version import VERSION
@@ -87,16 +88,10 @@ def _settings(options: argparse.Namespace) -> Settings:
         raise StartupError(f"{origin}: {fault['input']!r} is refused: {fault['msg'][0].lower()}{fault['msg'][1:]}") from None
 
 
-def _before_torch() -> None:
-    """Settings that OpenMP reads once, when torch is first imported."""
-    # Threads that spin while they wait take the cores from the event loop.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
 def _serve(options: argparse.Namespace) -> int:
     started = time.monotonic()
     settings = _settings(options)
-    _before_torch()
+    prepare_for_torch()
     from app.bootstrap import build_service  # torch takes a second to import: not for --help and wrong options
     from app.logs import configure_logging, is_console
     from app.main import create_app
@@ -139,7 +134,7 @@ def _generate(options: argparse.Namespace) -> int:
         name = "--" + str(fault["loc"][0]).replace("_", "-") if fault["loc"] else ""
         raise InvalidRequest(f"{name} {fault['input']!r}: {fault['msg']}".strip()) from None
     settings = _settings(options).model_copy(update={"max_running": 1})
-    _before_torch()
+    prepare_for_torch()
     asyncio.run(_stream_to_terminal(settings, request))
     return 0
 

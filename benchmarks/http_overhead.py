@@ -8,9 +8,11 @@ loop's thread alone: the others compute the model.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ import torch
 from app.engine.engine import Engine
 from app.engine.scheduler import Scheduler
 from app.engine.sequence import EngineRequest
+from app.environment import prepare_for_torch
 from app.settings import DEFAULT_MODEL
 from benchmarks.load import run_load
 from benchmarks.machine import gpt2_tokenizer, prompts_of, random_gpt2, write_result
@@ -46,7 +49,7 @@ def _share_of_engine(model: Path, rounds: int) -> dict[str, float]:
     for seed in range(rounds):
         prompts = prompts_of(gpt2_tokenizer(), NUM_PROMPT, CLIENTS, seed)
         http_rates.append(_http(model, prompts))
-        engine_rates.append(_in_process(model, prompts))
+        engine_rates.append(_in_a_process_of_its_own(model, prompts))
         print(f"round {seed + 1}: HTTP {http_rates[-1]:.1f}, engine {engine_rates[-1]:.1f} tokens/s")
     shares = [http / engine for http, engine in zip(http_rates, engine_rates, strict=True)]
     return {
@@ -60,6 +63,13 @@ def _http(model: Path, prompts: list[str]) -> float:
     bodies = [{"inputs": prompt, "parameters": {"max_new_tokens": NUM_NEW, "ignore_eos": True}} for prompt in prompts]
     with ServerProcess(model, dtype="float32") as server:
         return run_load(server.url, bodies, len(prompts)).tokens_per_second
+
+
+def _in_a_process_of_its_own(model: Path, prompts: list[str]) -> float:
+    """With the environment that the server gives itself."""
+    prepare_for_torch()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_in_process, model, prompts).result()
 
 
 def _in_process(model: Path, prompts: list[str]) -> float:

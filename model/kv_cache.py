@@ -33,6 +33,9 @@ class KVCache:
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
 
+    def clear(self, slot: int) -> None:
+        self.data[:, :, slot] = 0
+
 
 class RaggedAttention:
     """Attention of a step's chunks, each over exactly its own sequence's length, one call a chunk: the CPU's way.

@@ -4,6 +4,7 @@ The reference among runners. Two layouts of a step's rows, each of which gives a
 on a CPU all chunks' tokens stand one after another, on a GPU every forward pass has one of two fixed shapes.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -69,7 +70,12 @@ class TorchRunner:
         if not draws:
             return StepOutput(())
         logits = self.model.lm_head(torch.cat(hidden)[upload[chosen]])[: len(draws)]  # (B, V)
-        return StepOutput(to_tokens(self.sampler.draw(logits.float(), plan, upload)))
+        tokens = to_tokens(self.sampler.draw(logits.float(), plan, upload))
+        for chunk, token in zip((chunk for chunk in batch.chunks if chunk.draw is not None), tokens, strict=True):
+            if math.isnan(token.logprob):
+                # Masked positions weigh nothing, but nothing times NaN is NaN: the slot's next sequence would inherit it.
+                self.cache.clear(chunk.slot)
+        return StepOutput(tokens)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         self.cache.copy_prefix(source, target, length)

@@ -81,11 +81,11 @@ class FakeRunner:
     def _run(self, chunk: Chunk, failing: bool) -> SampledToken | None:
         require(0 < len(chunk.token_ids) <= self.max_positions - chunk.start, "a chunk is empty or too long")
         history = (*self.history(chunk.slot, chunk.start), (chunk.start, chunk.token_ids))
-        spoilt = failing or chunk.slot in self.nan_slots
+        is_nan = chunk.slot in self.nan_slots and chunk.draw is not None
+        spoilt = failing or is_nan
         self.contents[chunk.slot][chunk.start : chunk.end] = [None if spoilt else history] * len(chunk.token_ids)
         if chunk.draw is None:
             return None
-        is_nan = chunk.slot in self.nan_slots
         self.nan_slots.discard(chunk.slot)
         allowed = [i for i in range(self.vocab_size) if i not in chunk.draw.banned_ids]
         token_id = allowed[zlib.crc32(repr((history, chunk.draw)).encode()) % len(allowed)]

@@ -98,16 +98,7 @@ class Engines(RuleBasedStateMachine):
         drawn = {chunk.slot: s for s, chunk in zip(*self.planned(), strict=True) if chunk.draw is not None}
         failed = [output.sequence_id for output in result.outputs if isinstance(output, FailureOutput)]
         assert failed == ([drawn[slot].request.sequence_id] if slot in drawn else [])
-        # Values that are no numbers spoil the cache even where nothing was drawn from them yet; such a sequence ends at its draw.
-        for sequence in self.scheduler.running:
-            if sequence.slot == slot:
-                self.abort_by_id(sequence.request.sequence_id)
-                self.scheduler.slots.forget(slot)
         self.take(result)
-
-    def abort_by_id(self, sequence_id: int) -> None:
-        self.ends[sequence_id].append("aborted")
-        self.engine.abort(sequence_id)
 
     def planned(self) -> tuple[tuple[Sequence, ...], tuple]:
         return self.scheduler.plan.sequences, self.scheduler.plan.batch.chunks

@@ -1,0 +1,267 @@
+"""The runner: the network's own numbers, and the same bits for a sequence whatever runs beside it."""
+
+import functools
+import math
+import random
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+
+from model.batch import Chunk, Draw, ForwardBatch, SampledToken, SamplingParams, StepOutput
+from model.config import GPT2Config
+from model.gpt2 import GPT2
+from model.runner import TorchRunner
+
+CHUNK = 16
+NUM_SLOTS = 32
+NUM_NEW = 5
+# Widths that vectors divide and do not divide; a vocabulary of which torch reduces a single row on several threads; a width for
+# which oneDNN has other kernels for many rows in bfloat16.
+SHAPES = {
+    "width_100": GPT2Config(vocab_size=500, n_positions=96, n_embd=100, n_layer=2, n_head=4, eos_token_id=0),
+    "width_64": GPT2Config(vocab_size=500, n_positions=96, n_embd=64, n_layer=2, n_head=4, eos_token_id=0),
+    "width_75_heads_of_25": GPT2Config(vocab_size=501, n_positions=100, n_embd=75, n_layer=2, n_head=3, eos_token_id=0),
+    "large_vocabulary": GPT2Config(vocab_size=40_001, n_positions=64, n_embd=32, n_layer=1, n_head=2, eos_token_id=0),
+    "width_768": GPT2Config(vocab_size=501, n_positions=64, n_embd=768, n_layer=2, n_head=12, eos_token_id=0),
+}
+
+
+def network(config: GPT2Config) -> GPT2:
+    """Random weights, large enough that attention is far from uniform."""
+    model = GPT2(config).init_weights(torch.Generator().manual_seed(0)).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.data.mul_(4 if parameter.ndim == 2 else 1)
+    return model
+
+
+@functools.cache
+def runner_of(shape: str, device: torch.device, dtype: torch.dtype = torch.float32) -> TorchRunner:
+    return TorchRunner(network(SHAPES[shape]), NUM_SLOTS, CHUNK, device, dtype)
+
+
+@pytest.fixture(params=[1, 2, 3], ids="{}_threads".format)
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+class Running:
+    """A sequence in a slot, run chunk by chunk as the engine does."""
+
+    def __init__(self, slot: int, prompt: Sequence[int], params: SamplingParams, num_cached: int = 0) -> None:
+        self.slot, self.token_ids, self.num_prompt, self.params = slot, list(prompt), len(prompt), params
+        self.num_cached = num_cached
+        self.drawn: list[SampledToken] = []
+
+    def chunk(self) -> Chunk:
+        start = self.num_cached
+        end = min((start // CHUNK + 1) * CHUNK, self.num_prompt) if start < self.num_prompt else start + 1
+        draw = None
+        if end == len(self.token_ids):
+            past = (tuple(self.token_ids[: self.num_prompt]), tuple(self.token_ids[self.num_prompt :]))
+            draw = Draw(self.params, end, *(past if self.params.needs_history else ()))
+        return Chunk(self.slot, start, tuple(self.token_ids[start:end]), draw)
+
+
+def step(runner: TorchRunner, sequences: Sequence[Running]) -> StepOutput:
+    chunks = tuple(sequence.chunk() for sequence in sequences)
+    output = runner.execute(ForwardBatch(chunks))
+    tokens = iter(output.tokens)
+    for sequence, chunk in zip(sequences, chunks, strict=True):
+        sequence.num_cached = chunk.end
+        if chunk.draw is not None:
+            sequence.drawn.append(next(tokens))
+            sequence.token_ids.append(sequence.drawn[-1].token_id)
+    assert next(tokens, None) is None
+    return output
+
+
+def generate(runner: TorchRunner, sequence: Running, num_new: int = NUM_NEW) -> list[tuple[int, str]]:
+    while len(sequence.drawn) < num_new:
+        step(runner, [sequence])
+    return bits(sequence.drawn)
+
+
+def bits(tokens: Sequence[SampledToken]) -> list[tuple[int, str]]:
+    return [(token.token_id, token.logprob.hex()) for token in tokens]
+
+
+def random_prompt(chance: random.Random, vocab_size: int, longest: int = 2 * CHUNK + 3) -> list[int]:
+    length = chance.choice([1, 2, CHUNK - 1, CHUNK, CHUNK + 1, chance.randint(1, longest), longest])
+    return [chance.randrange(vocab_size) for _ in range(length)]
+
+
+def random_params(chance: random.Random) -> SamplingParams:
+    return SamplingParams(
+        temperature=chance.choice([0.0, 0.8, 1.5]),
+        top_k=chance.choice([0, 20]),
+        top_p=chance.choice([1.0, 0.9]),
+        min_p=chance.choice([0.0, 0.01]),
+        typical_p=chance.choice([1.0, 0.9]),
+        repetition_penalty=chance.choice([1.0, 1.2]),
+        seed=chance.getrandbits(64),
+    )
+
+
+def check_invariance(runner: TorchRunner, nums_neighbours: Sequence[int]) -> None:
+    """Run sequences alone, then each again in another slot between neighbours that come and go."""
+    chance = random.Random(1)
+    for num_neighbours in nums_neighbours:
+        prompt, params = random_prompt(chance, runner.vocab_size), random_params(chance)
+        slots = chance.sample(range(NUM_SLOTS), num_neighbours + 1)
+        alone = generate(runner, Running(slots[-1], prompt, params))
+        sequence = Running(slots[0], prompt, params)
+        neighbours = [Running(slot, random_prompt(chance, runner.vocab_size), random_params(chance)) for slot in slots[1:]]
+        while len(sequence.drawn) < NUM_NEW:
+            step(runner, random_order(chance, [sequence, *(n for n in neighbours if chance.random() < 0.8)]))
+        assert bits(sequence.drawn) == alone, f"with {num_neighbours} neighbours, {len(prompt)} prompt tokens"
+
+
+def random_order(chance: random.Random, sequences: list[Running]) -> list[Running]:
+    return chance.sample(sequences, len(sequences))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_sequence_gets_the_same_bits_alone_and_among_others(device, threads, shape):
+    check_invariance(runner_of(shape, device), [1, 2, 3, 5, 9, 17, 31])
+
+
+@pytest.mark.parametrize("shape", ["width_75_heads_of_25", "width_768"])
+def test_so_it_does_in_bfloat16(device, threads, shape):
+    check_invariance(runner_of(shape, device, torch.bfloat16), [2, 5, 9, 14, 20, 31])
+
+
+def test_a_copied_prefix_of_whole_chunks_gives_the_bits_of_a_computed_one(device, threads):
+    runner = runner_of("width_75_heads_of_25", device)
+    chance = random.Random(2)
+    prompt = [chance.randrange(501) for _ in range(3 * CHUNK + 5)]
+    expected = generate(runner, Running(0, prompt, SamplingParams()))
+    runner.copy_prefix(0, 7, 2 * CHUNK)
+    generate(runner, Running(0, prompt[::-1], SamplingParams()))  # the source may be written over
+    assert generate(runner, Running(7, prompt, SamplingParams(), num_cached=2 * CHUNK)) == expected
+
+
+def test_a_slot_serves_one_sequence_after_another_as_if_it_were_new(device):
+    chance = random.Random(3)
+    prompts = [random_prompt(chance, 500) for _ in range(4)]
+    first = [generate(runner_of("width_100", device), Running(i, prompt, SamplingParams())) for i, prompt in enumerate(prompts)]
+    again = [generate(runner_of("width_100", device), Running(5, prompt, SamplingParams())) for prompt in prompts]
+    assert again == first
+
+
+def on_grids(runner: TorchRunner, monkeypatch: pytest.MonkeyPatch) -> TorchRunner:
+    """Let a CPU lay its rows out in the GPU's fixed shapes, too."""
+    monkeypatch.setattr(runner, "_ragged", runner._grids)
+    return runner
+
+
+@pytest.mark.parametrize("layout", ["own", "grids"])
+@pytest.mark.parametrize("shape", ["width_100", "width_64", "width_75_heads_of_25"])
+def test_log_probabilities_are_the_networks_own(device, monkeypatch, shape, layout):
+    runner = runner_of(shape, device)
+    if layout == "grids":
+        on_grids(runner, monkeypatch)
+    chance = random.Random(4)
+    sequences = [Running(i, random_prompt(chance, 500), SamplingParams(temperature=1.0, seed=i)) for i in range(6)]
+    while len(sequences[-1].drawn) < NUM_NEW:
+        step(runner, random_order(chance, sequences))
+    exact = network(SHAPES[shape]).double()
+    for sequence in sequences:
+        logprobs = exact(torch.tensor([sequence.token_ids]))[0].log_softmax(dim=-1)  # (T, V)
+        first = sequence.num_prompt
+        expected = [logprobs[first + i - 1, token.token_id].item() for i, token in enumerate(sequence.drawn)]
+        assert [token.logprob for token in sequence.drawn] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_two_layouts_of_rows_agree(device, monkeypatch):
+    chance = random.Random(5)
+    prompts = [random_prompt(chance, 500) for _ in range(8)]
+    greedy = SamplingParams()
+    ragged = [Running(i, prompt, greedy) for i, prompt in enumerate(prompts)]
+    while min(len(sequence.drawn) for sequence in ragged) < NUM_NEW:
+        step(runner_of("width_100", torch.device("cpu")), ragged)
+    runner = on_grids(runner_of("width_100", device), monkeypatch)
+    grids = [Running(i, prompt, greedy) for i, prompt in enumerate(prompts)]
+    while min(len(sequence.drawn) for sequence in grids) < NUM_NEW:
+        step(runner, random_order(chance, grids))
+    for one, other in zip(ragged, grids, strict=True):
+        assert [token.token_id for token in one.drawn] == [token.token_id for token in other.drawn]
+        assert [token.logprob for token in one.drawn] == pytest.approx([token.logprob for token in other.drawn], abs=1e-5)
+
+
+def test_on_grids_a_sequence_gets_the_same_bits_alone_and_among_others(device, monkeypatch):
+    check_invariance(on_grids(runner_of("width_100", device), monkeypatch), [1, 2, 5, 31])
+
+
+@pytest.mark.parametrize("layout", ["own", "grids"])
+def test_a_sequence_that_computed_no_numbers_leaves_nothing_in_its_slot(device, monkeypatch, layout):
+    model = network(SHAPES["width_64"])
+    model.wpe.weight.data[20] = math.nan
+    runner = TorchRunner(model, 3, CHUNK, device, torch.float32)
+    if layout == "grids":
+        on_grids(runner, monkeypatch)
+    expected = generate(runner, Running(0, range(5), SamplingParams()))
+    other = Running(1, range(7), SamplingParams())
+    step(runner, [other, broken := Running(0, range(25), SamplingParams())])
+    step(runner, [other, broken])
+    assert math.isnan(broken.drawn[0].logprob)
+    assert not any(math.isnan(token.logprob) for token in other.drawn)
+    assert generate(runner, Running(0, range(5), SamplingParams())) == expected
+
+
+@pytest.mark.parametrize("layout", ["own", "grids"])
+def test_a_step_without_draws_gives_no_tokens_but_fills_the_cache(device, monkeypatch, layout):
+    runner = runner_of("width_64", device)
+    if layout == "grids":
+        on_grids(runner, monkeypatch)
+    prompt = [7 * i % 500 for i in range(2 * CHUNK + 1)]
+    sequence = Running(4, prompt, SamplingParams())
+    assert [len(step(runner, [sequence]).tokens) for _ in range(3)] == [0, 0, 1]
+    logprobs = network(SHAPES["width_64"])(torch.tensor([prompt]))[0, -1].log_softmax(dim=-1)
+    assert sequence.drawn[0].token_id == logprobs.argmax()
+    assert sequence.drawn[0].logprob == pytest.approx(logprobs.max().item(), abs=1e-5)
+    assert runner.execute(ForwardBatch(())) == StepOutput(())
+
+
+def test_tokens_come_in_the_order_of_their_chunks(device):
+    runner = runner_of("width_64", device)
+    prompts = [[1, 2, 3], list(range(CHUNK)), [9], list(range(CHUNK + 1, 2 * CHUNK))]
+    alone = [runner.execute(ForwardBatch((Running(5, p, SamplingParams()).chunk(),))).tokens[0] for p in prompts]
+    for order in ([0, 1, 2, 3], [3, 1, 2, 0], [2, 3, 0, 1]):
+        together = runner.execute(ForwardBatch(tuple(Running(i, prompts[i], SamplingParams()).chunk() for i in order)))
+        assert bits(together.tokens) == bits([alone[i] for i in order])
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        Chunk(0, 0, (500,), Draw(SamplingParams(), 1)),
+        Chunk(0, 96, (1,), Draw(SamplingParams(), 97)),
+        Chunk(NUM_SLOTS + 1, 0, (1,), Draw(SamplingParams(), 1)),
+    ],
+    ids=["token_beyond_the_vocabulary", "position_beyond_the_context", "slot_that_is_not_there"],
+)
+@pytest.mark.parametrize("layout", ["own", "grids"])
+def test_what_cannot_be_run_raises_and_harms_no_later_step(monkeypatch, chunk, layout):
+    runner = runner_of("width_64", torch.device("cpu"))  # on a GPU such an index would end the process's use of the device
+    if layout == "grids":
+        on_grids(runner, monkeypatch)
+    expected = generate(runner, Running(1, range(20), SamplingParams()))
+    with pytest.raises((IndexError, RuntimeError)):
+        runner.execute(ForwardBatch((Running(2, range(5), SamplingParams()).chunk(), chunk)))
+    assert generate(runner, Running(1, range(20), SamplingParams())) == expected
+
+
+def test_warming_up_changes_no_answer(device):
+    runner = TorchRunner(network(SHAPES["width_64"]), 2, CHUNK, device, torch.float32)
+    before = generate(runner, Running(0, range(20), SamplingParams()))
+    runner.warm_up()
+    assert generate(runner, Running(0, range(20), SamplingParams())) == before
+
+
+def test_a_runner_says_what_it_holds(device):
+    runner = runner_of("width_75_heads_of_25", device)
+    assert (runner.num_slots, runner.max_positions, runner.vocab_size) == (NUM_SLOTS, 100, 501)
