@@ -93,7 +93,6 @@ def _build_runner(model: GPT2, settings: Settings, device: torch.device, dtype: 
         expected = model.eval()(torch.tensor([token_ids]))[0, -1]  # (V,), by the plain network, before the runner repacks it
     try:
         runner = TorchRunner(model, settings.max_running, settings.prefill_chunk, device, dtype)
-        runner.warm_up()
     except (RuntimeError, MemoryError) as error:  # torch reports a lack of memory as either
         raise StartupError(f"no room for {settings.max_running} cache slots: {error}; lower GPT2_MAX_RUNNING") from error
     draw = Draw(SamplingParams(), position=len(token_ids))

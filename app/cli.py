@@ -143,7 +143,7 @@ async def _stream_to_terminal(settings: Settings, request: Any) -> None:  # Gene
     from app.bootstrap import build_service
 
     service = build_service(settings, report=lambda line: None)  # the text alone is wanted here
-    service.generator.engine.start()
+    await service.generator.engine.start()
     generation = await service.generator.start(request.generation())
     try:
         print(request.text, end="", flush=True)

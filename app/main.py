@@ -24,7 +24,7 @@ def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # FastAPI passes it
-        generator.engine.start()
+        await generator.engine.start()
         try:
             yield
         finally:

@@ -24,7 +24,7 @@ VOCABULARY = ROOT / "tests" / "data"
 def describe_machine() -> dict[str, str]:
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT, check=False
     ).stdout.strip()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {

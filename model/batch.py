@@ -104,5 +104,8 @@ class Runner(Protocol):
     def execute(self, batch: ForwardBatch) -> StepOutput:
         """Run the chunks and draw; a slot's positions below a chunk's start must have been run or copied before."""
 
+    def warm_up(self) -> None:
+        """Do once what the first step would otherwise have to wait for; called on the thread that will execute steps."""
+
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Make positions [0, length) of slot `target` those of slot `source`."""

@@ -39,6 +39,10 @@ class CausalAttention:
         return y.transpose(-3, -2)  # (B, T, H, D)
 
 
+def _dropout(rate: float) -> nn.Module:
+    return nn.Dropout(rate) if rate else nn.Identity()
+
+
 class LayerNorm(nn.Module):
     """y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over the last axis (Ba et al. 2016, equation 4)."""
 
@@ -64,7 +68,7 @@ class CausalSelfAttention(nn.Module):
         self.n_embd, self.n_head, self.head_dim = config.n_embd, config.n_head, config.head_dim
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.resid_dropout = nn.Dropout(dropout)
+        self.resid_dropout = _dropout(dropout)
 
     def forward(self, x: Tensor, attention: Attention) -> Tensor:
         heads = (*x.shape[:-1], self.n_head, self.head_dim)
@@ -84,7 +88,7 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(config.n_embd, config.inner_size)
         self.act: nn.Module = nn.GELU(approximate="tanh")
         self.c_proj = nn.Linear(config.inner_size, config.n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.c_proj(self.act(self.c_fc(x))))  # type: ignore[no-any-return]
@@ -118,7 +122,7 @@ class GPT2(nn.Module):
         self.attention_dropout = dropout
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
-        self.drop = nn.Dropout(dropout)
+        self.drop = _dropout(dropout)
         self.h = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)

@@ -105,11 +105,15 @@ class AsyncEngine:
         self._draining = False
         self._crash: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._warm: asyncio.Future[None] | None = None
         self._thread = threading.Thread(target=self._run, name="gpt2-engine", daemon=True)
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Start the thread and return when the runner is warm; raises what warming it up raised."""
         self._loop = asyncio.get_running_loop()
+        self._warm = self._loop.create_future()
         self._thread.start()
+        await self._warm
 
     async def stop(self) -> None:
         """End the thread after its current step; what still runs gets a NotReady."""
@@ -199,8 +203,15 @@ class AsyncEngine:
             self._finish_times.append(time.monotonic())
         mailbox.put(output)
 
+    def _on_warm(self) -> None:
+        self.heartbeat, self._beat = time.time(), time.monotonic()
+        assert self._warm is not None
+        self._warm.set_result(None)
+
     def _on_crash(self, error: BaseException) -> None:
         self._crash = error
+        if self._warm is not None and not self._warm.done():
+            self._warm.set_exception(error)
         self._fail_all(NotReady(f"the engine has stopped: {error!r}"))
 
     # On the engine's thread.
@@ -208,6 +219,9 @@ class AsyncEngine:
     def _run(self) -> None:
         assert self._loop is not None
         try:
+            # Here and not at load: each thread has helpers and buffers of its own, which its first step would wait for.
+            self.engine.runner.warm_up()
+            self._loop.call_soon_threadsafe(self._on_warm)
             while self._carry_out(self._next_commands()):
                 self._loop.call_soon_threadsafe(self._deliver, self.engine.step())
         except BaseException as error:

@@ -57,6 +57,9 @@ class FakeRunner:
             raise RuntimeError("out of memory")
         return StepOutput(tuple(token for token in tokens if token is not None))
 
+    def warm_up(self) -> None:
+        pass
+
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         require(source != target, "a slot is copied to itself")
         self.copies.append((source, target, length))

@@ -38,7 +38,7 @@ def runner(make_runner):
 @contextlib.asynccontextmanager
 async def started(runner, max_waiting: int = 100, on_step=None):
     engine = AsyncEngine(Engine(runner, Scheduler(runner.num_slots, 4, 16)), max_waiting, on_step)
-    engine.start()
+    await engine.start()
     try:
         yield engine
     finally:
@@ -323,3 +323,29 @@ async def test_of_200_clients_each_ends_exactly_once_whatever_happens(make_runne
     assert min(counts[how] for how in ("completed", "failed", "aborted", "refused")) > 0
     assert engine.engine.scheduler.slots.num_used == 0
     assert not engine.engine.has_work
+
+
+def test_the_runner_is_warm_on_the_engines_own_thread_before_requests_are_taken_in(runner):
+    threads = []
+    runner.warm_up = lambda: threads.append(threading.current_thread().name)
+
+    async def scenario():
+        async with started(runner) as engine:
+            engine.check_ready()
+
+    asyncio.run(scenario())
+    assert threads == ["gpt2-engine"]
+
+
+def test_a_runner_that_cannot_be_warmed_up_keeps_the_engine_from_starting(runner):
+    def fail():
+        raise MemoryError("no room")
+
+    runner.warm_up = fail
+
+    async def scenario():
+        with pytest.raises(MemoryError, match="no room"):
+            async with started(runner):
+                pass
+
+    asyncio.run(scenario())
