@@ -57,7 +57,7 @@ def build_service(settings: Settings, report: Report) -> Service:
     engine = Engine(runner, Scheduler(settings.max_running, settings.prefill_chunk, settings.max_batch_tokens))
     async_engine = AsyncEngine(engine, settings.max_waiting, _observer(metrics))
     metrics.describe_model(info.model_id, info.dtype, info.device, settings.max_running)
-    return Service(TextGenerator(async_engine, tokenizer, metrics), info, metrics)
+    return Service(TextGenerator(async_engine, tokenizer, model.config.eos_token_id, metrics), info, metrics)
 
 
 def choose_device(settings: Settings) -> torch.device:
@@ -88,13 +88,16 @@ def _load_with_progress(directory: Path) -> GPT2:
 
 
 def _build_runner(model: GPT2, settings: Settings, device: torch.device, dtype: torch.dtype) -> TorchRunner:
-    token_ids = [i % model.config.vocab_size for i in range(1, SELF_TEST_LENGTH + 1)]
+    num_tokens = min(SELF_TEST_LENGTH, settings.prefill_chunk, model.config.n_positions)
+    token_ids = [i % model.config.vocab_size for i in range(1, num_tokens + 1)]
     with torch.inference_mode():
         expected = model.eval()(torch.tensor([token_ids]))[0, -1]  # (V,), by the plain network, before the runner repacks it
     try:
         runner = TorchRunner(model, settings.max_running, settings.prefill_chunk, device, dtype)
-    except (RuntimeError, MemoryError) as error:  # torch reports a lack of memory as either
-        raise StartupError(f"no room for {settings.max_running} cache slots: {error}; lower GPT2_MAX_RUNNING") from error
+    except (RuntimeError, MemoryError) as error:
+        if "memory" in str(error).lower() or isinstance(error, MemoryError):  # torch says it as a RuntimeError too
+            raise StartupError(f"no room for {settings.max_running} cache slots: {error}; lower GPT2_MAX_RUNNING") from error
+        raise StartupError(f"the model cannot run in {dtype} on {device.type} here: {error}") from error
     draw = Draw(SamplingParams(), position=len(token_ids))
     (token,) = runner.execute(ForwardBatch((Chunk(0, 0, tuple(token_ids), draw),))).tokens
     gap = (expected.max() - expected[token.token_id]) / expected.std()

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _serve(options: argparse.Namespace) -> int:
     started = time.monotonic()
     settings = _settings(options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until the server drains instead
     prepare_for_torch()
     from app.bootstrap import build_service  # torch takes a second to import: not for --help and wrong options
     from app.logs import configure_logging, is_console

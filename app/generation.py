@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from app.engine.async_engine import AsyncEngine, Mailbox
 from app.engine.sequence import EngineRequest, FinishReason, TokenOutput
@@ -10,9 +12,16 @@ from app.errors import InvalidRequest, PromptTooLong, ServiceError
 from app.metrics import Metrics
 from app.stop_strings import StopStrings
 from model.batch import SamplingParams
-from model.tokenizer import MAX_TOKEN_BYTES, IncrementalDecoder, Tokenizer, TokenSpan
+from model.tokenizer import IncrementalDecoder, Tokenizer
 
-ENCODE_INLINE_CHARS = 8192  # encoded in under 2 ms; a longer prompt goes to a thread, lest the event loop wait for it
+INLINE_SIZE = 8192  # characters or token ids, which take under 2 ms
+
+Result = TypeVar("Result")
+
+
+async def off_loop(size: int, work: Callable[[], Result]) -> Result:
+    """Do a tokenizer's work of this size here, or in a thread if the event loop would have to wait for it."""
+    return work() if size <= INLINE_SIZE else await asyncio.to_thread(work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +60,10 @@ class Timings:
 class TextGenerator:
     """Starts generations on an engine."""
 
-    def __init__(self, engine: AsyncEngine, tokenizer: Tokenizer, metrics: Metrics) -> None:
-        self.engine, self.tokenizer, self.metrics = engine, tokenizer, metrics
+    def __init__(self, engine: AsyncEngine, tokenizer: Tokenizer, eos_token_id: int, metrics: Metrics) -> None:
+        self.engine, self.tokenizer, self.eos_token_id, self.metrics = engine, tokenizer, eos_token_id, metrics
         self.max_positions = engine.engine.runner.max_positions
         self.vocab_size = engine.engine.runner.vocab_size
-
-    async def encode(self, text: str) -> list[int]:
-        if len(text) <= ENCODE_INLINE_CHARS:
-            return self.tokenizer.encode(text)
-        return await asyncio.to_thread(self.tokenizer.encode, text)
-
-    async def spans(self, text: str) -> list[TokenSpan]:
-        """The tokens of a text, with their offsets in characters."""
-        if len(text) <= ENCODE_INLINE_CHARS:
-            return self.tokenizer.spans(text)
-        return await asyncio.to_thread(self.tokenizer.spans, text)
 
     async def start(self, request: GenerationRequest) -> "Generation":
         """Check and submit a request; raises InvalidRequest, QueueFull or NotReady. The caller aborts the result in a `finally`."""
@@ -81,7 +79,7 @@ class TextGenerator:
                 sampling=request.sampling,
                 max_new_tokens=max_new_tokens,
                 min_new_tokens=request.min_new_tokens,
-                eos_token_id=None if request.ignore_eos else self.tokenizer.eos_token_id,
+                eos_token_id=None if request.ignore_eos else self.eos_token_id,
                 stop_token_ids=request.stop_token_ids,
             )
         )
@@ -90,9 +88,9 @@ class TextGenerator:
     async def _encode_prompt(self, prompt: str) -> list[int]:
         limit = self.max_positions - 1
         num_bytes = len(prompt.encode())
-        if num_bytes > limit * MAX_TOKEN_BYTES:
-            raise PromptTooLong(f"at least {-(-num_bytes // MAX_TOKEN_BYTES)}", limit)
-        prompt_ids = await self.encode(prompt)
+        if num_bytes > limit * self.tokenizer.max_token_bytes:  # too long however it is cut into tokens
+            raise PromptTooLong(f"at least {-(-num_bytes // self.tokenizer.max_token_bytes)}", limit)
+        prompt_ids = await off_loop(len(prompt), lambda: self.tokenizer.encode(prompt))
         if not prompt_ids:
             raise InvalidRequest("the prompt is empty; it must have at least one token", param="prompt")
         if len(prompt_ids) > limit:

@@ -4,7 +4,7 @@ import json
 import secrets
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from app.generation import GenerationRequest
 from model.batch import SamplingParams
@@ -280,7 +280,7 @@ class TokenizeRequest(StrictModel):
 class DetokenizeRequest(StrictModel):
     model_config = ConfigDict(json_schema_extra={"example": {"ids": [15, 42]}})
 
-    ids: list[TokenId] = Field(description="Token ids.")
+    ids: Annotated[list[TokenId], FailFast()] = Field(description="Token ids.")
 
 
 def draw_seed() -> int:

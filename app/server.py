@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from app.engine.async_engine import AsyncEngine
 
+CLOSE_SECONDS = 5
 log = logging.getLogger("gpt2.server")
 
 
@@ -29,6 +30,8 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            # After the drain: for those that sent half a request or stopped reading their answer.
+            timeout_graceful_shutdown=CLOSE_SECONDS,
         )
         super().__init__(config)
         self._app, self._drain_seconds, self._on_ready = app, drain_seconds, on_ready

@@ -18,16 +18,22 @@ def event(data: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(Response):
-    """Sends ready-made events and always closes their generator, whose `finally` thus runs the moment the client is gone."""
+    """Sends ready-made events, and always closes them and the `source` that they are made from.
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+    Thus the source's `finally` runs the moment the client is gone, even before the first event: a generator that has not begun
+    runs no `finally`, and its source would be left as it is.
+    """
+
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[object, None], headers: Mapping[str, str]
+    ) -> None:
         fixed = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
         super().__init__(headers={**fixed, **headers}, media_type="text/event-stream")
         del self.headers["content-length"]
-        self._events = events
+        self._events, self._source = events, source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with contextlib.aclosing(self._events) as events:
+        async with contextlib.aclosing(self._source), contextlib.aclosing(self._events) as events:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for chunk in events:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -41,6 +41,8 @@ def main() -> None:
     write_result("batch_invariance", "python -m benchmarks.batch_invariance", results)
     if any(result["equal"] != result["probes"] for result in results.values()):
         raise SystemExit("not the same bits")
+    if not all(result["prefix_hit_tokens"] and result["steps_with_several"] for result in results.values()):
+        raise SystemExit("nothing was batched or reused: this compared nothing")
 
 
 async def _compare(url: str) -> tuple[int, int]:

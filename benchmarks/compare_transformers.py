@@ -2,8 +2,8 @@
 
     python -m benchmarks.compare_transformers
 
-At 1, 8 and 32 sequences at once, 128 prompt and 128 new tokens each, greedy, the end token ignored; rounds alternate, medians. Each side answers
-one request untimed first; the peer runs with torch's own defaults, ours with what `gpt2 serve` sets for itself.
+At 1, 8 and 32 sequences at once, 128 prompt and 128 new tokens each, greedy, the end token ignored; rounds alternate, medians.
+Each side answers one request untimed first; the peer runs with torch's own defaults, ours with what `gpt2 serve` sets for itself.
 """
 
 import argparse

@@ -13,7 +13,7 @@ import torch
 from model.batch import Chunk, Draw, ForwardBatch, SamplingParams, StepOutput
 from model.gpt2 import GPT2, Attention
 from model.kv_cache import GridAttention, KVCache, RaggedAttention
-from model.packed_linear import MIN_ROWS, pack_linears
+from model.packed_linear import pack_linears, padded_rows
 from model.sampler import Sampler, SamplingPlan, to_tokens
 from model.upload import Handle, Upload
 
@@ -90,7 +90,7 @@ class TorchRunner:
     def _ragged(self, batch: ForwardBatch, upload: Upload) -> tuple[list[Rows], list[int]]:
         """The CPU's layout: one pass over all chunks' tokens, one after another, and the row of each draw."""
         chunks = batch.chunks
-        padding = [0] * max(MIN_ROWS - batch.num_tokens, 0)
+        padding = [0] * (padded_rows(batch.num_tokens) - batch.num_tokens)
         token_ids = upload.ints([token_id for chunk in chunks for token_id in chunk.token_ids] + padding)
         positions = upload.ints([p for chunk in chunks for p in range(chunk.start, chunk.end)] + padding)
         slots = upload.ints([chunk.slot for chunk in chunks for _ in chunk.token_ids] + [self.cache.scratch for _ in padding])
@@ -136,7 +136,7 @@ class TorchRunner:
 
     def _pad(self, rows: list[int]) -> list[int]:
         """Rows for the output head, padded to a number for which a row's bits are the same whatever the others."""
-        wanted = MIN_ROWS if self.device.type == "cpu" else self.num_slots
+        wanted = padded_rows(len(rows)) if self.device.type == "cpu" else self.num_slots
         return rows + rows[:1] * (wanted - len(rows))
 
 

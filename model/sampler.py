@@ -9,6 +9,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.batch import Draw, SampledToken
@@ -81,7 +82,7 @@ class Sampler:
             token_ids[upload[plan.sampled]] = _inverse_cdf(probabilities, upload[plan.uniforms])
             nothing_to_draw[upload[plan.sampled]] = probabilities[:, 0].isnan()  # a row of the softmax is NaN all over or nowhere
         # Not logits - logsumexp: on several threads torch adds up a single row of 32,768 values or more in pieces.
-        logprobs = logits.log_softmax(dim=-1).gather(-1, token_ids[:, None])[:, 0]
+        logprobs = _aligned(logits).log_softmax(dim=-1).gather(-1, token_ids[:, None])[:, 0]
         return torch.stack([token_ids.double(), logprobs.masked_fill(nothing_to_draw, torch.nan).double()])
 
     def adjust(self, logits: Tensor, plan: SamplingPlan, upload: Upload) -> Tensor:
@@ -96,7 +97,8 @@ class Sampler:
             # Extreme penalties overflow; an infinite logit has no log-probability.
             logits = _penalise(logits, plan, upload).clamp(-1e30, 1e30)
         if plan.banned.rows:
-            logits[upload[plan.banned.rows], upload[plan.banned.ids]] = -torch.inf
+            # The value is made on the device: a number from the host would be waited for.
+            logits.index_put_((upload[plan.banned.rows], upload[plan.banned.ids]), logits.new_full((), -torch.inf))
         return logits
 
     def probabilities(self, adjusted: Tensor, plan: SamplingPlan, upload: Upload) -> Tensor:
@@ -111,6 +113,11 @@ def to_tokens(drawn: Tensor) -> tuple[SampledToken, ...]:
     """What `Sampler.draw` returned, on the host: the step's one wait for the device."""
     token_ids, logprobs = drawn.tolist()
     return tuple(SampledToken(int(token_id), logprob) for token_id, logprob in zip(token_ids, logprobs, strict=True))
+
+
+def _aligned(logits: Tensor) -> Tensor:
+    """Rows that begin at multiples of 32 bytes: CUDA's softmax adds up a row in an order that depends on where it begins."""
+    return F.pad(logits, (0, -logits.shape[-1] % 8), value=-torch.inf) if logits.is_cuda else logits
 
 
 def _at_least_two(values: list[Value]) -> list[Value]:

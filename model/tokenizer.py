@@ -13,8 +13,6 @@ END_OF_TEXT = "<|endoftext|>"
 # GPT-2's splitting pattern (its release's encoder.py) in possessive form: it splits alike, and a million spaces cannot exhaust it.
 SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
-MAX_TOKEN_BYTES = 128  # No token of the GPT-2 vocabulary is longer; a prompt's size in bytes thus bounds its tokens from below.
-
 
 class TokenizerError(ValueError):
     """The vocabulary cannot be used; the message says what is wrong with it."""
@@ -61,6 +59,7 @@ class Tokenizer:
         # tiktoken's ids are merge ranks; a checkpoint may number its tokens otherwise (the end token first, say).
         self._id_of_rank = [vocab[token] for token in ranked]
         self._ids_are_ranks = self._id_of_rank == list(range(len(ranked)))
+        self.max_token_bytes = max(map(len, token_bytes))  # 128 in GPT-2's own vocabulary
         self._bytes_of_id = dict(zip(self._id_of_rank, token_bytes, strict=True))
 
     @classmethod

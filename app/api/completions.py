@@ -31,7 +31,7 @@ async def completions(request: Request, body: Body) -> Response:
     head = _head(request)
     if body.stream:
         first = await anext(batches)
-        return EventStream(_chunks(request, body, generation, head, first, batches), generation_headers(generation))
+        return EventStream(_chunks(request, body, generation, head, first, batches), batches, generation_headers(generation))
     async for _ in batches:
         pass
     answer = head | {"choices": [_choice(generation.text, generation)], "usage": _usage(generation)}
@@ -76,8 +76,6 @@ async def _chunks(
     except ServiceError as error:
         request.state.outcome = "aborted" if error.status == 499 else "failed"
         yield event(openai_error(error))
-    finally:
-        await batches.aclose()
     yield DONE
 
 

@@ -70,7 +70,7 @@ async def _stream(request: Request, body: GenerateRequest) -> Response:
     generation = await generator.start(body.generation())
     batches = outputs(request, generation)
     first = await anext(batches)  # what fails before the first token is answered with its own status
-    return EventStream(_events(request, body, generation, first, batches), generation_headers(generation))
+    return EventStream(_events(request, body, generation, first, batches), batches, generation_headers(generation))
 
 
 async def _events(
@@ -94,8 +94,6 @@ async def _events(
     except ServiceError as error:
         request.state.outcome = "aborted" if error.status == 499 else "failed"
         yield event({"error": error.message, "error_type": error.code})
-    finally:
-        await batches.aclose()
 
 
 def _event(index: int, token: TextToken, body: GenerateRequest, finished: Generation | None) -> bytes:
@@ -119,7 +117,6 @@ def _details(body: GenerateRequest, generation: Generation) -> dict[str, Any]:
         "input_length": len(generation.prompt_ids),
         "seed": generation.request.sampling.seed,
     }
-    wanted = body.options.max_new_tokens
-    if wanted is not None and wanted > generation.max_new_tokens:
+    if generation.request.max_new_tokens > generation.max_new_tokens:
         details["max_new_tokens"] = generation.max_new_tokens  # the context has no room for more
     return details

@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from app.api.body import documented, json_body
 from app.api.responses import JSON
 from app.errors import InvalidRequest
-from app.generation import TextGenerator
+from app.generation import TextGenerator, off_loop
 from app.schemas import DetokenizeRequest, TokenizeRequest
 from app.settings import PAGE
 
@@ -52,8 +52,12 @@ async def info(request: Request) -> Response:
 async def tokenize(request: Request, body: Annotated[TokenizeRequest, Depends(json_body(TokenizeRequest))]) -> Response:
     """The tokens of a text, with offsets in characters."""
     generator: TextGenerator = request.app.state.generator
-    spans = await generator.spans(body.inputs)
-    return JSON([{"id": s.id, "text": s.text, "start": s.start, "stop": s.stop} for s in spans])
+    return await off_loop(
+        len(body.inputs),
+        lambda: JSON(
+            [{"id": s.id, "text": s.text, "start": s.start, "stop": s.stop} for s in generator.tokenizer.spans(body.inputs)]
+        ),
+    )
 
 
 @router.post("/detokenize", tags=["tokenizer"], openapi_extra=documented(DetokenizeRequest))
@@ -62,7 +66,7 @@ async def detokenize(request: Request, body: Annotated[DetokenizeRequest, Depend
     generator: TextGenerator = request.app.state.generator
     if unknown := next((i for i in body.ids if i >= generator.vocab_size), None):
         raise InvalidRequest(f"ids: token id {unknown} is outside the vocabulary of {generator.vocab_size}", param="ids")
-    return JSON({"text": generator.tokenizer.decode(body.ids)})
+    return await off_loop(len(body.ids), lambda: JSON({"text": generator.tokenizer.decode(body.ids)}))
 
 
 @router.get("/", include_in_schema=False)

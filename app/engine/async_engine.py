@@ -18,6 +18,7 @@ from app.engine.engine import Engine, StepResult
 from app.engine.sequence import EngineRequest, FailureOutput, TokenOutput
 from app.errors import GenerationFailed, NotReady, QueueFull, ServiceError
 
+RATE_SECONDS = 30.0  # how far back the rate of completions is measured
 IDLE_SECONDS = 1.0  # how often an idle engine says that it lives
 STALL_SECONDS = 30.0  # without a sign of life for so long the engine counts as hung; the slowest step on record took 2 s
 
@@ -155,7 +156,7 @@ class AsyncEngine:
         mailbox = Mailbox(next(self._ids))
         self._mailboxes[mailbox.sequence_id] = mailbox
         self._empty.clear()
-        self._commands.put(Submit(replace(request, sequence_id=mailbox.sequence_id)))
+        self._commands.put(Submit(replace(request, sequence_id=mailbox.sequence_id, arrived_at=time.monotonic())))
         return mailbox
 
     def abort(self, mailbox: Mailbox) -> None:
@@ -165,13 +166,17 @@ class AsyncEngine:
 
     def _retry_after(self, num_waiting: int) -> int:
         """Seconds until those who wait will have started, at the rate of the latest completions."""
-        if len(self._finish_times) < 2:
+        now = time.monotonic()
+        recent = [finished for finished in self._finish_times if now - finished < RATE_SECONDS]
+        if not recent:
             return 1
-        rate = (len(self._finish_times) - 1) / max(time.monotonic() - self._finish_times[0], 1e-3)
+        rate = len(recent) / max(now - recent[0], 1e-3)
         return min(max(math.ceil(num_waiting / rate), 1), 60)
 
     def _forget(self, sequence_id: int) -> Mailbox | None:
         mailbox = self._mailboxes.pop(sequence_id, None)
+        if mailbox is not None:
+            self._finish_times.append(time.monotonic())
         if not self._mailboxes:
             self._empty.set()
         return mailbox
@@ -200,7 +205,6 @@ class AsyncEngine:
             return
         if output.finish_reason is not None:
             self._forget(output.sequence_id)
-            self._finish_times.append(time.monotonic())
         mailbox.put(output)
 
     def _on_warm(self) -> None:

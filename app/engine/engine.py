@@ -46,7 +46,7 @@ class Engine:
 
     def submit(self, request: EngineRequest) -> None:
         assert request.sequence_id not in self._sequences, "a sequence is submitted once"
-        sequence = Sequence(request, arrived_at=self._clock())
+        sequence = Sequence(request, arrived_at=self._clock() if request.arrived_at is None else request.arrived_at)
         self._sequences[request.sequence_id] = sequence
         self.scheduler.submit(sequence)
 

@@ -18,7 +18,8 @@ class FinishReason(StrEnum):
 class EngineRequest:
     """What is asked of the engine: a prompt of at least one token, how to draw, and when to end.
 
-    `eos_token_id` is None where the end token is an ordinary one. Prompt and new tokens together fit into the model's context.
+    Prompt and new tokens together fit into the model's context. `eos_token_id` is None where the end token is an ordinary one;
+    `arrived_at` is a time of the engine's clock, None for now.
     """
 
     sequence_id: int
@@ -28,6 +29,7 @@ class EngineRequest:
     min_new_tokens: int = 0
     eos_token_id: int | None = None
     stop_token_ids: frozenset[int] = frozenset()
+    arrived_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

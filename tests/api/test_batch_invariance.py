@@ -95,9 +95,9 @@ def threads(request):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
-def test_a_request_gets_the_same_bits_alone_and_in_any_company(start_server, threads):
+def test_a_request_gets_the_same_bits_alone_and_in_any_company(start_server, device, threads):
     requests = watched_requests()
-    server = start_server(threads=threads, max_running=32, max_batch_tokens=300)
+    server = start_server(device=device.type, threads=threads, max_running=32, max_batch_tokens=300)
     alone = asyncio.run(among_neighbours(server.url, requests, num_neighbours=0, num_at_once=1))
     assert server.metric("gpt2_batch_size_count") == server.metric("gpt2_batch_size_bucket", le="1.0"), "nothing was beside them"
     shuffled = random.Random(threads).sample(requests, len(requests))
@@ -113,25 +113,25 @@ def test_a_request_gets_the_same_bits_alone_and_in_any_company(start_server, thr
     assert server.metric("gpt2_requests_total", route="/generate_stream", outcome="aborted") > 0
 
 
-def test_it_does_not_matter_what_was_asked_before(start_server):
+def test_it_does_not_matter_what_was_asked_before(start_server, device):
     """Slots keep what earlier requests left in them, and prompts are taken up from there: the answer is that of a fresh server."""
     requests = [request for request in watched_requests() if "420" in request[0]]
-    used = start_server(max_running=2, threads=2)
+    used = start_server(device=device.type, max_running=2, threads=2)
     asyncio.run(among_neighbours(used.url, requests, num_neighbours=2, num_at_once=2))
     again = asyncio.run(among_neighbours(used.url, requests[::-1], num_neighbours=0, num_at_once=1))
     assert used.metric("gpt2_prefix_cache_hit_tokens_total") > 0
     for request in requests:
-        fresh = start_server(max_running=2, threads=2)
+        fresh = start_server(device=device.type, max_running=2, threads=2)
         assert asyncio.run(among_neighbours(fresh.url, [request], 0, 1)) == {request[0]: again[request[0]]}
         assert fresh.metric("gpt2_prefix_cache_hit_tokens_total") == 0
 
 
-def test_a_prompt_that_is_split_over_steps_is_computed_as_if_it_were_not(start_server):
+def test_a_prompt_that_is_split_over_steps_is_computed_as_if_it_were_not(start_server, device):
     """With a small budget the chunks of a prompt run in steps of their own, with a large one all in a few steps with others."""
     requests = [request for request in watched_requests() if "270" in request[0] or "420" in request[0]]
     answers = []
     for budget in (1, 2048):
-        server = start_server(max_batch_tokens=budget, threads=2)
+        server = start_server(device=device.type, max_batch_tokens=budget, threads=2)
         answers.append(asyncio.run(among_neighbours(server.url, requests, num_neighbours=2, num_at_once=4)))
         assert server.metric("gpt2_prefill_chunks_total") > len(requests)
     assert answers[0] == answers[1]

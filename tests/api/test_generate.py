@@ -1,8 +1,11 @@
 """POST /generate and POST /: what a request gets, and what each parameter does."""
 
+import json
 import math
 import re
+import shutil
 
+import httpx
 import pytest
 
 NOT_YET = {
@@ -129,6 +132,23 @@ def test_max_new_tokens_is_cut_to_what_the_context_leaves_and_says_so(generate, 
     assert details["generated_tokens"] == details["max_new_tokens"] == 1024 - num_prompt
     assert details["finish_reason"] == "length"
     assert "max_new_tokens" not in generate(max_new_tokens=3)["details"]
+
+
+def test_a_cut_of_the_default_length_is_told_too(generate, client):
+    prompt = "a" * 1015
+    num_prompt = len(client.post("/tokenize", json={"inputs": prompt}).json())
+    assert 1004 < num_prompt < 1024
+    assert generate(prompt, ignore_eos=True)["details"]["max_new_tokens"] == 1024 - num_prompt
+
+
+def test_the_end_token_is_the_one_that_the_checkpoint_names(start_server, tiny_checkpoint, tmp_path):
+    directory = shutil.copytree(tiny_checkpoint, tmp_path / "renamed")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"eos_token_id": 42}))
+    server = start_server(model=str(directory))
+    body = {"inputs": "a", "parameters": {"logit_bias": {"42": 100}, "details": True}}
+    details = httpx.post(server.url + "/generate", json=body, timeout=60).json()["details"]
+    assert (details["finish_reason"], details["generated_tokens"]) == ("eos_token", 1)
 
 
 def test_a_stop_token_id_ends_the_text_and_is_not_part_of_it(generate):

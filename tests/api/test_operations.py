@@ -110,11 +110,11 @@ def test_a_harmless_request_id_is_kept_and_any_other_replaced(client):
 
 @pytest.mark.parametrize("path", ["/tokenize", "/v1/completions"])
 def test_a_fault_of_ours_is_a_500_with_the_request_id(start_server, monkeypatch, path):
-    async def broken(*arguments):
+    def broken(*arguments):
         raise KeyError("a secret of ours")
 
     server = start_server()
-    monkeypatch.setattr(server.service.generator.__class__, "spans", broken)
+    monkeypatch.setattr(server.service.generator.tokenizer, "spans", broken)
     monkeypatch.setattr(server.service.generator.__class__, "start", broken)
     response = httpx.post(server.url + path, json={"inputs": "a", "prompt": "a"} if path != "/tokenize" else {"inputs": "a"})
     assert response.status_code == 500

@@ -3,9 +3,11 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -142,6 +144,16 @@ def test_a_reader_that_has_stopped_reading_does_not_hold_it_up(serve, call):
         client.post("/generate", json={"inputs": "a"})
     server.terminate()
     assert server.exit_code() == 0
+
+
+def test_a_request_that_was_only_half_sent_does_not_hold_it_up(serve, eventually):
+    server = serve()
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        httpx.get(server.url + "/health/live")  # by now the first bytes have arrived
+        server.terminate()
+        assert server.exit_code() == 0
 
 
 def test_the_log_is_json_and_holds_no_text(serve):
