@@ -9,14 +9,14 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.body import documented, json_body
-from app.api.outputs import outputs
+from app.api.outputs import framed, outputs
 from app.api.responses import JSON, generation_headers, timing_headers
 from app.engine.sequence import FinishReason
-from app.errors import NotFound, ServiceError, openai_error
+from app.errors import NotFound, openai_error
 from app.generation import Generation, TextGenerator, TextToken
 from app.info import ServiceInfo
 from app.schemas import CompletionRequest
-from app.sse import DONE, PING, EventStream, event
+from app.sse import DONE, EventStream, event
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 Body = Annotated[CompletionRequest, Depends(json_body(CompletionRequest))]
@@ -60,22 +60,13 @@ async def _chunks(
     first: list[TextToken],
     batches: AsyncGenerator[list[TextToken], None],
 ) -> AsyncGenerator[bytes, None]:
-    index = 0
-    try:
-        batch: list[TextToken] | None = first
-        while batch is not None:
-            events = []
-            for token in batch:
-                index += 1
-                last = index == generation.num_generated and generation.finish_reason is not None
-                events.append(event(head | {"choices": [_choice(token.text, generation if last else None)]}))
-            yield b"".join(events) or PING
-            batch = await anext(batches, None)
-        if body.stream_options and body.stream_options.include_usage:
-            yield event(head | {"choices": [], "usage": _usage(generation)})
-    except ServiceError as error:
-        request.state.outcome = "aborted" if error.status == 499 else "failed"
-        yield event(openai_error(error))
+    def frame(index: int, token: TextToken, finished: Generation | None) -> bytes:
+        return event(head | {"choices": [_choice(token.text, finished)]})
+
+    async for chunk in framed(request, generation, first, batches, frame, lambda error: event(openai_error(error))):
+        yield chunk
+    if generation.finish_reason is not None and body.stream_options and body.stream_options.include_usage:
+        yield event(head | {"choices": [], "usage": _usage(generation)})
     yield DONE
 
 

@@ -1,18 +1,18 @@
 """The native dialect, a superset of text-generation-inference's: /generate, /generate_stream and /."""
 
-from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.body import documented, json_body
-from app.api.outputs import outputs
+from app.api.outputs import framed, outputs
 from app.api.responses import JSON, generation_headers, timing_headers
-from app.errors import ServiceError
+from app.errors import ServiceError, native_error
 from app.generation import Generation, TextGenerator, TextToken
 from app.schemas import GenerateRequest
-from app.sse import PING, EventStream, event
+from app.sse import EventStream, event
 
 router = APIRouter(tags=["native"])
 Body = Annotated[GenerateRequest, Depends(json_body(GenerateRequest))]
@@ -70,36 +70,18 @@ async def _stream(request: Request, body: GenerateRequest) -> Response:
     generation = await generator.start(body.generation())
     batches = outputs(request, generation)
     first = await anext(batches)  # what fails before the first token is answered with its own status
-    return EventStream(_events(request, body, generation, first, batches), batches, generation_headers(generation))
+    frame = partial(_event, body)
+    return EventStream(framed(request, generation, first, batches, frame, _error_event), batches, generation_headers(generation))
 
 
-async def _events(
-    request: Request,
-    body: GenerateRequest,
-    generation: Generation,
-    first: list[TextToken],
-    batches: AsyncGenerator[list[TextToken], None],
-) -> AsyncGenerator[bytes, None]:
-    index = 0
-    try:
-        batch: list[TextToken] | None = first
-        while batch is not None:
-            events = []
-            for token in batch:
-                index += 1
-                last = index == generation.num_generated and generation.finish_reason is not None
-                events.append(_event(index, token, body, generation if last else None))
-            yield b"".join(events) or PING
-            batch = await anext(batches, None)
-    except ServiceError as error:
-        request.state.outcome = "aborted" if error.status == 499 else "failed"
-        yield event({"error": error.message, "error_type": error.code})
-
-
-def _event(index: int, token: TextToken, body: GenerateRequest, finished: Generation | None) -> bytes:
+def _event(body: GenerateRequest, index: int, token: TextToken, finished: Generation | None) -> bytes:
     text = None if finished is None else _full_text(body, finished)
     details = None if finished is None else _details(body, finished)
     return event({"index": index, "token": _token(token), "generated_text": text, "details": details})
+
+
+def _error_event(error: ServiceError) -> bytes:
+    return event(native_error(error))
 
 
 def _token(token: TextToken) -> dict[str, Any]:
