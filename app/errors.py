@@ -9,6 +9,7 @@ ServiceError                     500 generation
 |- ClientLeft                    499, seen by nobody but the metrics
 |- GenerationFailed              500 generation
 StartupError                     exit code 78 (EX_CONFIG of sysexits.h)
+CommandError                     exit code 2: training or measuring cannot be done as asked
 """
 
 
@@ -94,3 +95,7 @@ def openai_error(error: ServiceError) -> dict[str, dict[str, str | None]]:
     kind = "invalid_request_error" if error.status < 429 else "server_error"
     param = error.param if isinstance(error, InvalidRequest) else None
     return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}
+
+
+class CommandError(Exception):
+    """What a command was asked cannot be done; the message is one line that says why and how to mend it."""

@@ -6,7 +6,6 @@ CheckpointError that names it.
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,12 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 from model.config import GPT2Config
+from model.files import replace_file
 from model.gpt2 import GPT2
 from model.hub import HubError, download
 from model.tokenizer import END_OF_TEXT, Tokenizer, TokenizerError
 from model.weights import PREFIX, CheckpointError, StoredTensor, read_json, stored_tensors
 
-__all__ = ["CheckpointError", "load_config", "load_model", "load_tokenizer", "resolve_model", "save_checkpoint"]
+__all__ = ["CheckpointError", "load_config", "load_model", "load_tokenizer", "resolve_model", "save_checkpoint", "save_tokenizer"]
 
 # OpenAI's code multiplied x W, so that checkpoints hold these (in, out); PyTorch's layers hold (out, in).
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -136,32 +136,23 @@ def save_checkpoint(directory: Path, model: GPT2, tokenizer: Tokenizer, dtype: t
     for name, parameter in model.named_parameters():
         weight = parameter.detach().to("cpu", dtype)
         tensors[PREFIX + name] = (weight.t() if name.endswith(TRANSPOSED) else weight).contiguous()
-    texts = {
-        "vocab.json": json.dumps(tokenizer.vocab, ensure_ascii=False),
-        "merges.txt": "".join(f"{line}\n" for line in ["#version: 0.2", *map(" ".join, tokenizer.merges)]),
-        "config.json": json.dumps(_config_fields(model.config, dtype), indent=2) + "\n",
-    }
-    _replace(directory / "model.safetensors", lambda file: save_file(tensors, file, metadata={"format": "pt"}))
-    for name, text in texts.items():
-        contents = text.encode("utf-8")
-        _replace(directory / name, lambda file, contents=contents: file.write_bytes(contents))  # type: ignore[misc]
+    replace_file(directory / "model.safetensors", lambda file: save_file(tensors, file, metadata={"format": "pt"}))
+    _write_text(directory / "config.json", json.dumps(_config_fields(model.config, dtype), indent=2) + "\n")
+    save_tokenizer(directory, tokenizer)
+
+
+def save_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
+    """Write `vocab.json` and `merges.txt`, which tiktoken's users, `transformers` and this service read alike."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_text(directory / "vocab.json", json.dumps(tokenizer.vocab, ensure_ascii=False))
+    _write_text(directory / "merges.txt", "".join(f"{line}\n" for line in ["#version: 0.2", *map(" ".join, tokenizer.merges)]))
     # Transformers would take an older vocabulary from here and not from the files just written.
     (directory / "tokenizer.json").unlink(missing_ok=True)
 
 
-def _replace(file: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the file and rename over it, so that a reader, or a crash, finds the old contents or the new."""
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors makes its files readable by their owner alone.
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_text(file: Path, text: str) -> None:
+    contents = text.encode("utf-8")
+    replace_file(file, lambda temporary: temporary.write_bytes(contents))
 
 
 def _config_fields(config: GPT2Config, dtype: torch.dtype) -> dict[str, object]:

@@ -60,7 +60,7 @@ def test_help_of_serve_names_every_setting_with_its_description_and_default(caps
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from app.cli import _parser; _parser().format_help(); assert 'torch' not in sys.modules"
+    code = "import sys; from app.cli import build_parser; build_parser().format_help(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

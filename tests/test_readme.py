@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.cli import build_parser
 from app.schemas import NOT_YET
 from app.settings import DEFAULT_MODEL, Settings
 
@@ -100,7 +102,8 @@ def test_the_fields_that_are_not_there_yet_are_named() -> None:
 
 def test_every_target_of_make_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)", README + ARCHITECTURE)) - {"lint"} == {"serve", "test", "check"} < targets
+    named = set(re.findall(r"\bmake ([a-z-]+)", README + ARCHITECTURE))
+    assert named - {"lint"} == {"serve", "test", "check", "install-train"} < targets
 
 
 def test_every_module_has_its_line_in_the_architecture() -> None:
@@ -116,9 +119,18 @@ def test_every_module_has_its_line_in_the_architecture() -> None:
     assert set(re.findall(r"\b(?:app|model)/[\w/]+\.py", README + ARCHITECTURE)) <= modules
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/training.md", "docs/recipes.md"])
 def test_every_link_inside_the_repository_leads_somewhere(document: str) -> None:
     path = ROOT / document
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()) if "://" not in link]
     assert links
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/training.md", "docs/recipes.md"])
+def test_every_command_is_one_that_the_command_line_takes(document: str) -> None:
+    """Only parsed: what the commands do has tests of its own."""
+    lines = re.findall(r"^ {4}(?:\.venv/bin/)?gpt2 (.+)$", (ROOT / document).read_text(), flags=re.MULTILINE)
+    assert lines
+    for line in lines:
+        build_parser().parse_args(shlex.split(line, comments=True))

@@ -1,68 +1,239 @@
-"""Trains a small GPT-2 from text files within a time limit: `python -m model.training.pretrain CORPUS... --out DIRECTORY`."""
+"""Pre-training: from text files to a checkpoint that can be served."""
 
-import argparse
-import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
-from model.checkpoint import save_checkpoint
+from model.checkpoint import save_checkpoint, save_tokenizer
 from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.tokenizer import Tokenizer
-from model.training.data import WindowSampler, encode_documents, read_documents
-from model.training.trainer import Recipe, Trainer
-from model.training.vocabulary import train_vocabulary
+from model.training import defaults
+from model.training.batches import Sampler, validation_batches
+from model.training.corpus import count_bytes, text_files
+from model.training.distributed import Processes
+from model.training.errors import TrainingError
+from model.training.objective import bfloat16_pays, can_compile
+from model.training.progress import clock, read_log
+from model.training.recipe import Recipe
+from model.training.run import SAVED_DTYPE, train
+from model.training.run_directory import RunDirectory
+from model.training.shards import TokenShards, map_shards, tokenize
+from model.training.trainer import Batch
+from model.training.vocabulary import check_size, has_vocabulary, learn_vocabulary, load_vocabulary
+
+VALIDATION_ROWS = 16
+# A run shorter than this is over before compiling would have paid: in minutes, or in parameters times tokens.
+COMPILING_PAYS_MINUTES, COMPILING_PAYS_WORK = 5.0, 10**13
+
+Report = Callable[[str], None]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, help="UTF-8 texts, plain or .xz; documents parted by <|endoftext|> lines")
-    parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint; an existing one is replaced")
-    parser.add_argument("--minutes", type=float, default=50)
-    parser.add_argument("--vocab-size", type=int, default=4096)
-    parser.add_argument("--n-positions", type=int, default=512)
-    parser.add_argument("--n-embd", type=int, default=320)
-    parser.add_argument("--n-layer", type=int, default=7)
-    parser.add_argument("--n-head", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainOptions:
+    """What a user may choose; what is not given is chosen for the text and the machine."""
 
-    documents = [document for file in arguments.files for document in read_documents(file)]
-    num_bytes = sum(len(document.encode()) for document in documents)
-    print(f"{len(documents)} documents, {num_bytes:,} bytes; training a vocabulary of {arguments.vocab_size}")
-    # Every eighth paragraph knows the same words, in an eighth of the time.
-    paragraphs = [paragraph for document in documents for paragraph in document.split("\n\n")[::8]]
-    tokenizer = train_vocabulary(paragraphs, arguments.vocab_size)
-    tokens = encode_documents(documents, tokenizer)
-    print(f"{len(tokens):,} tokens, {num_bytes / len(tokens):.2f} bytes each")
+    paths: Sequence[Path]
+    tokenizer: Path | None = None  # a directory with vocab.json and merges.txt
+    vocab_size: int | None = None
+    validation_fraction: float | None = None
+    sizes: dict[str, int] = field(default_factory=dict)  # n_positions, n_embd, n_layer, n_head
+    recipe: dict[str, object] = field(default_factory=dict)  # fields of Recipe
+    minutes: float | None = None
 
-    torch.manual_seed(arguments.seed)
-    model = GPT2(_config(arguments, tokenizer)).init_weights()
-    print(f"{model.num_parameters:,} parameters")
-    recipe = Recipe(max_seconds=60 * arguments.minutes)
-    trainer = Trainer(model, WindowSampler(tokens, arguments.seed), recipe)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / "loss.csv").open("w", newline="", buffering=1) as file:
-        writer = csv.writer(file)
-        writer.writerow(("tokens", "loss"))
-        trainer.run(
-            on_progress=lambda fraction, loss: writer.writerow((trainer.tokens_seen, f"{loss:.4f}")),
-            save=lambda: save_checkpoint(arguments.out, model, tokenizer, torch.bfloat16),
+    def __post_init__(self) -> None:
+        """Refuse what no text could make right, before any text is read."""
+        Recipe(**({"max_steps": 1} | self.recipe))  # type: ignore[arg-type]
+        if self.vocab_size is not None:
+            check_size(self.vocab_size)
+        if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
+            raise TrainingError(f"the validation fraction is {self.validation_fraction}; it must lie between 0 and 1")
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise TrainingError(f"minutes is {self.minutes}; it must be above 0")
+        for name, size in self.sizes.items():
+            if size < 1:
+                raise TrainingError(f"{name} is {size}; it must be at least 1")
+
+
+def pretrain(
+    options: PretrainOptions, out: Path, device: torch.device, processes: Processes, report: Report, tensorboard: bool = False
+) -> bool:
+    """Train a new network on the text; `report` takes a line on each decision. The result: whether the end was reached."""
+    report = report if processes.is_first else lambda line: None
+    directory = RunDirectory(out)
+    if processes.is_first:
+        directory.check_unused()
+        _prepare(options, directory, report)
+    processes.wait()
+    tokenizer, shards = load_vocabulary(out), map_shards(directory.tokens)
+    config = _config(options, tokenizer, shards, device)
+    recipe = processes.agree(_recipe(options, config, shards, device, processes, report))
+    report(_describe(config, recipe, shards))
+    if processes.is_first:
+        directory.write_plan({"kind": "pretrain", "config": asdict(config), "recipe": recipe.to_json()})
+    return _train(config, recipe, directory, device, processes, report, tensorboard)
+
+
+def resume(out: Path, device: torch.device, processes: Processes, report: Report, tensorboard: bool = False) -> bool:
+    """Go on with an interrupted run: its text, its network and its recipe are those it began with."""
+    report = report if processes.is_first else lambda line: None
+    directory = RunDirectory(out)
+    plan = directory.read_plan("pretrain")
+    config, recipe = GPT2Config(**plan["config"]), Recipe.from_json(plan["recipe"])
+    return _train(config, recipe, directory, device, processes, report, tensorboard)
+
+
+def _train(
+    config: GPT2Config,
+    recipe: Recipe,
+    directory: RunDirectory,
+    device: torch.device,
+    processes: Processes,
+    report: Report,
+    tensorboard: bool,
+) -> bool:
+    tokenizer, shards = load_vocabulary(directory.out), map_shards(directory.tokens)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    model = GPT2(config, recipe.dropout).init_weights(generator).to(device)
+    data = PretrainingData(shards, config.n_positions, recipe, processes)
+
+    def export() -> None:
+        save_checkpoint(directory.out, model, tokenizer, SAVED_DTYPE)
+
+    finished = train(model, data, recipe, directory, export, processes, tensorboard)
+    if finished and processes.is_first:
+        report(_outcome(directory))
+    return finished
+
+
+def _prepare(options: PretrainOptions, directory: RunDirectory, report: Report) -> None:
+    """Make the vocabulary and the shards."""
+    files = text_files(options.paths)
+    num_bytes = count_bytes(files)
+    report(f"{num_bytes:,} bytes of text in {len(files)} file{'s' if len(files) > 1 else ''}")
+    tokenizer = _vocabulary(options, files, num_bytes, directory.out, report)
+    report("tokenising")
+    with tqdm(total=num_bytes, unit="B", unit_scale=True, desc="tokenising", leave=False, disable=None) as bar:
+        tokenize(files, tokenizer, directory.tokens, options.validation_fraction, bar.update)
+
+
+def _vocabulary(options: PretrainOptions, files: Sequence[Path], num_bytes: int, out: Path, report: Report) -> Tokenizer:
+    """The vocabulary that is named, or the one that `out` has, or a new one; afterwards `out` has it."""
+    source = options.tokenizer or (out if has_vocabulary(out) else None)
+    if source is None:
+        return learn_vocabulary(files, num_bytes, options.vocab_size, out, report)
+    tokenizer = load_vocabulary(source)
+    report(f"with the vocabulary of {tokenizer.vocab_size:,} tokens in {source}")
+    if options.vocab_size not in (None, tokenizer.vocab_size):
+        raise TrainingError(
+            f"{source} has a vocabulary, but not of {options.vocab_size}; leave out --vocab-size, or name another --out"
         )
+    if has_vocabulary(out) and load_vocabulary(out).vocab != tokenizer.vocab:
+        raise TrainingError(f"{out} has another vocabulary than {source}, which would be overwritten; choose another --out")
+    save_tokenizer(out, tokenizer)
+    return tokenizer
 
 
-def _config(arguments: argparse.Namespace, tokenizer: Tokenizer) -> GPT2Config:
+def _config(options: PretrainOptions, tokenizer: Tokenizer, shards: TokenShards, device: torch.device) -> GPT2Config:
+    sizes = defaults.default_sizes(shards.num_tokens, device, options.sizes)
     assert tokenizer.eos_token_id is not None
-    return GPT2Config(
-        vocab_size=tokenizer.vocab_size,
-        n_positions=arguments.n_positions,
-        n_embd=arguments.n_embd,
-        n_layer=arguments.n_layer,
-        n_head=arguments.n_head,
-        eos_token_id=tokenizer.eos_token_id,
+    try:
+        return GPT2Config(vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eos_token_id, **sizes)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+
+
+def _recipe(
+    options: PretrainOptions,
+    config: GPT2Config,
+    shards: TokenShards,
+    device: torch.device,
+    processes: Processes,
+    report: Report,
+) -> Recipe:
+    """The recipe, with as many steps as fit into the minutes at the speed measured here."""
+    minutes = defaults.DEFAULT_MINUTES if options.minutes is None else options.minutes
+    train_tokens = sum(map(len, shards.train))
+    # Both refuse a context that is too long for the text.
+    sampler = Sampler(shards.train, config.n_positions, seed=0)
+    next(validation_batches(shards.validation, config.n_positions, 1, 1))
+    num_parts = processes.num * int(str(options.recipe.get("accumulation", 1)))
+    chosen: dict[str, object] = {
+        "max_steps": 1,
+        "batch_size": defaults.default_batch_size(config.n_positions, train_tokens, num_parts),
+        "bfloat16": bfloat16_pays(device),
+    }
+    recipe = Recipe(**(chosen | options.recipe))  # type: ignore[arg-type]
+    if recipe.batch_size % num_parts:
+        raise TrainingError(
+            f"a batch of {recipe.batch_size} windows cannot be cut into {num_parts} equal parts; "
+            f"choose a --batch-size that {num_parts} (processes times --accumulation) divides"
+        )
+    if "compiled" not in options.recipe and can_compile(device):
+        work = _num_parameters(config) * recipe.max_steps * recipe.batch_size * config.n_positions
+        pays = work >= COMPILING_PAYS_WORK if "max_steps" in options.recipe else minutes >= COMPILING_PAYS_MINUTES
+        recipe = replace(recipe, compiled=pays)
+    if "max_steps" not in options.recipe:
+        report("measuring the speed of a training step here" + (", which is compiled first" if recipe.compiled else ""))
+        rate = defaults.measured_tokens_per_second(config, sampler, recipe, device, processes.num)
+        steps = defaults.steps_within(60 * minutes, rate, recipe.batch_size * config.n_positions, train_tokens)
+        recipe = replace(recipe, max_steps=steps)
+    if "validate_every" not in options.recipe:
+        held_out = min(sum(map(len, shards.validation)), recipe.validation_windows * config.n_positions)
+        every = defaults.default_validate_every(recipe.max_steps, recipe.batch_size * config.n_positions, held_out)
+        recipe = replace(recipe, validate_every=every)
+    return recipe
+
+
+def _num_parameters(config: GPT2Config) -> int:
+    with torch.device("meta"):
+        return GPT2(config).num_parameters
+
+
+def _describe(config: GPT2Config, recipe: Recipe, shards: TokenShards) -> str:
+    epochs = recipe.max_steps * recipe.batch_size * config.n_positions / sum(map(len, shards.train))
+    return (
+        f"{shards.num_tokens:,} tokens, {shards.num_bytes / shards.num_tokens:.2f} bytes each\n"
+        f"{_num_parameters(config):,} parameters: layers {config.n_layer}, heads {config.n_head}, width {config.n_embd}, "
+        f"context {config.n_positions}\n"
+        f"{recipe.max_steps:,} steps of {recipe.batch_size * config.n_positions:,} tokens, {epochs:.1f} times through the text, "
+        f"in {'bfloat16' if recipe.bfloat16 else 'float32'}{', compiled at the first step' if recipe.compiled else ''}"
     )
 
 
-if __name__ == "__main__":
-    main()
+def _outcome(directory: RunDirectory) -> str:
+    rows = read_log(directory.log)
+    best = min((row for row in rows if row["validation_loss"]), key=lambda row: float(row["validation_loss"]))
+    return (
+        f"trained in {clock(float(rows[-1]['seconds']))}; the best validation loss, {best['validation_loss']} at step "
+        f"{int(best['step']):,}, is of the model in {directory.out}; the curves are in {directory.plot}"
+    )
+
+
+class PretrainingData:
+    """Windows of token shards: one process's share of each batch, in the recipe's parts and at the step's window length."""
+
+    def __init__(self, shards: TokenShards, context: int, recipe: Recipe, processes: Processes) -> None:
+        self._sampler = Sampler(shards.train, context, recipe.seed)
+        self._validation = shards.validation
+        self._context, self._recipe, self._processes = context, recipe, processes
+        self._windows_per_part = recipe.batch_size // (recipe.accumulation * processes.num)
+
+    def batch(self, step: int) -> Batch:
+        length = self._recipe.window_length(step, self._context)
+        size, rank = self._windows_per_part, self._processes.rank
+        first = step * self._recipe.batch_size + rank * size * self._recipe.accumulation
+        parts = [self._sampler.batch(first + part * size, size, length) for part in range(self._recipe.accumulation)]
+        return Batch(parts, self._recipe.batch_size * self._context)
+
+    def validation(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """In windows of the step's length: positions that were never trained would drown what was learned."""
+        length = self._recipe.window_length(step, self._context)
+        ratio = self._context // length  # as many tokens whatever their length
+        batches = validation_batches(self._validation, length, self._recipe.validation_windows * ratio, VALIDATION_ROWS * ratio)
+        return islice(batches, self._processes.rank, None, self._processes.num)

@@ -1,88 +1,181 @@
-"""The training loop: AdamW with decay on matrices only, linear warm-up and cosine decay, gradient clipping."""
+"""The training loop. Knows a model, batches and a recipe; not where text comes from, nor how a terminal looks.
 
+Everything in a run follows from its recipe and its step number, so that a run which was interrupted goes on bit for bit: on a CPU,
+with the same number of threads.
+"""
+
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from model.gpt2 import GPT2
-from model.training.data import WindowSampler
+from model.training.distributed import Processes
+from model.training.errors import TrainingError
+from model.training.objective import NextTokenLoss
+from model.training.optimizer import Optimizers
+from model.training.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """What a run does; defaults follow GPT-2's (Radford et al. 2018, section 4.1: AdamW, warm-up, cosine, clipping at 1)."""
+class Batch:
+    """One step's inputs and targets, (B, T) each, in the parts that one process runs one after another."""
 
-    max_seconds: float
-    batch_tokens: int = 8192
-    # Short windows first: attention costs less, and the first words are learned from a few neighbours (Press et al. 2021).
-    windows: tuple[tuple[float, int], ...] = ((0.0, 128), (0.3, 256), (0.85, 512))
-    learning_rate: float = 2e-3
-    warmup: float = 0.02
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    max_grad_norm: float = 1.0
+    parts: list[tuple[Tensor, Tensor]]
+    num_targets: int  # learned from in all parts of all processes
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; biases and LayerNorms do not."""
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+class DataSource(Protocol):
+    def batch(self, step: int) -> Batch:
+        """The batch of this step, this process's share of it."""
+
+    def validation(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets (B, T) that are never trained on, as they are to be measured after this step; this process's share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one optimiser step did; the loss is in nats a token, before the step."""
+
+    number: int
+    loss: float
+    num_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.num_tokens / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The model after `step` steps on held-out text; the loss is in nats a token."""
+
+    step: int
+    loss: float
+    is_best: bool
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands; saved and restored with the weights and the averages."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    best_step: int = 0
+    num_worse: int = 0  # validations since the best one
+
+
+class Observer(Protocol):
+    """Who watches a run, in the first process alone: prints, plots, saves."""
+
+    def on_step(self, step: Step) -> None: ...
+
+    def on_validation(self, validation: Validation) -> None: ...
+
+    def on_checkpoint(self) -> None:
+        """The run may be saved as it is now."""
 
 
 class Trainer:
-    """Trains until the recipe's time is up; the schedule follows elapsed time, so that the learning rate ends at zero."""
+    """Trains a model for recipe.max_steps, until it no longer improves, or until `stop` is called."""
 
-    def __init__(self, model: GPT2, data: WindowSampler, recipe: Recipe) -> None:
-        self.model, self.data, self.recipe = model, data, recipe
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=recipe.betas, fused=True
-        )
-        self.tokens_seen = 0
+    def __init__(
+        self, model: GPT2, data: DataSource, recipe: Recipe, observer: Observer, processes: Processes | None = None
+    ) -> None:
+        self.model, self.recipe, self.progress = model, recipe, Progress()
+        self.optimizers = Optimizers(model, recipe)
+        self._data, self._observer, self._processes = data, observer, processes or Processes()
+        self._device = model.wte.weight.device
+        self._loss = NextTokenLoss(model, recipe.bfloat16, recipe.compiled)
+        self._parallel: nn.Module = DistributedDataParallel(self._loss) if self._processes.num > 1 else self._loss
+        self._stopping = False
 
-    def run(self, on_progress: Callable[[float, float], None], save: Callable[[], None], save_seconds: float = 300) -> None:
-        """Step until the time is up; `on_progress(fraction, loss)` each step, `save()` every `save_seconds` and at the end."""
-        start = last_save = time.monotonic()
-        with tqdm(total=100, unit="%", bar_format="{percentage:3.0f}%|{bar}| {remaining} left {postfix}") as bar:
-            while (fraction := (time.monotonic() - start) / self.recipe.max_seconds) < 1:
-                loss = self.step(fraction)
-                on_progress(fraction, loss)
-                bar.update(100 * fraction - bar.n)
-                rate = self.tokens_seen / (time.monotonic() - start)
-                bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s")
-                if time.monotonic() - last_save > save_seconds:
-                    save()
-                    last_save = time.monotonic()
-        save()
+    def stop(self) -> None:
+        """End after the step that is being made; the run can go on later."""
+        self._stopping = True
 
-    def step(self, fraction: float) -> float:
-        """One optimiser step at this fraction of the run; returns the mean loss in nats a token."""
-        window = next(length for begin, length in reversed(self.recipe.windows) if fraction >= begin)
-        tokens, targets = self.data.batch(self.recipe.batch_tokens // window, window)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * self._schedule(fraction)
-        device = self.model.wte.weight.device
-        tokens, targets = tokens.to(device), targets.to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits = self.model(tokens)  # (B, T, V)
-            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.tokens_seen += tokens.numel()
-        return loss.item()
+    def run(self, save_seconds: float = 300.0) -> bool:
+        """Step until the end; the result is whether it was reached, rather than `stop` called."""
+        last_save = time.monotonic()
+        while not self.finished:
+            if self._processes.any(self._stopping):
+                self._observer.on_checkpoint()
+                return False
+            self._observer.on_step(self._step())
+            if self.progress.step % self.recipe.validate_every == 0 or self.progress.step == self.recipe.max_steps:
+                self._validate()
+            if time.monotonic() - last_save > save_seconds:
+                self._observer.on_checkpoint()
+                last_save = time.monotonic()
+        self._observer.on_checkpoint()
+        return True
 
-    def _schedule(self, fraction: float) -> float:
-        if fraction < self.recipe.warmup:
-            return max(fraction / self.recipe.warmup, 1e-3)
-        progress = (fraction - self.recipe.warmup) / (1 - self.recipe.warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are made, or the last `patience` validations were no better."""
+        patience = self.recipe.patience
+        tired = patience is not None and self.progress.num_worse >= patience
+        return tired or self.progress.step >= self.recipe.max_steps
+
+    def _step(self) -> Step:
+        begin, number = time.monotonic(), self.progress.step
+        torch.manual_seed((self.recipe.seed << 32) + (number << 8) + self._processes.rank)  # for dropout
+        self._parallel.train()
+        batch = self._data.batch(number)
+        total = torch.zeros((), device=self._device)
+        for part, (tokens, targets) in enumerate(batch.parts):
+            with self._gradients_shared(last=part == len(batch.parts) - 1):
+                loss = self._parallel(tokens.to(self._device), targets.to(self._device)) / batch.num_targets
+                (loss * self._processes.num).backward()  # the processes' gradients are averaged, not summed
+            total += loss.detach()
+        mean = _finite(self._processes.sum(total).item(), number)
+        self.optimizers.step(self.recipe.learning_rate_factor(number))
+        num_tokens = self._processes.num * sum(tokens.numel() for tokens, _ in batch.parts)
+        seconds = time.monotonic() - begin
+        self.progress.step += 1
+        self.progress.tokens += num_tokens
+        self.progress.seconds += seconds
+        return Step(self.progress.step, mean, num_tokens, seconds)
+
+    def _gradients_shared(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Processes exchange gradients once a step, with its last part."""
+        if isinstance(self._parallel, DistributedDataParallel) and not last:
+            return self._parallel.no_sync()
+        return contextlib.nullcontext()
+
+    def _validate(self) -> None:
+        progress = self.progress
+        loss = _finite(self.validation_loss(), progress.step)
+        is_best = loss < progress.best_loss
+        if is_best:
+            progress.best_loss, progress.best_step, progress.num_worse = loss, progress.step, 0
+        else:
+            progress.num_worse += 1
+        self._observer.on_validation(Validation(progress.step, loss, is_best))
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Mean loss in nats a token over the held-out text, without dropout."""
+        self._loss.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self._device)
+        for tokens, targets in self._data.validation(max(0, self.progress.step - 1)):
+            loss = self._loss(tokens.to(self._device), targets.to(self._device))
+            total += torch.tensor([loss.item(), (targets >= 0).sum().item()], device=self._device)
+        loss_sum, count = self._processes.sum(total).tolist()
+        return loss_sum / count  # type: ignore[no-any-return]
+
+
+def _finite(loss: float, step: int) -> float:
+    """Weights that are no numbers must never be saved over good ones."""
+    if not math.isfinite(loss):
+        raise TrainingError(f"the loss is {loss} after step {step}; a smaller --learning-rate helps. What was saved before is kept")
+    return loss

@@ -1,0 +1,120 @@
+"""`gpt2 train finetune`: a checkpoint trained on."""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.commands.training import add_run_options, recipe_fields, report, training_errors
+from app.environment import prepare_for_training
+from app.errors import CommandError
+from app.settings import DEFAULT_MODEL
+
+if TYPE_CHECKING:  # torch takes a second to import: not for --help and wrong options
+    from model.training.lora import LoRA
+
+
+def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is private
+    parser = kinds.add_parser(
+        "finetune",
+        help="train a checkpoint on",
+        description="Train a checkpoint on: on text, or on JSONL of prompts with their completions, of which the completions alone "
+        "are learned. What is not given is chosen for the data and the machine.",
+    )
+    parser.set_defaults(run=_finetune)
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help='text files and folders, or .jsonl of {"prompt": ..., "completion": ...}',
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint")
+    parser.add_argument(
+        "--model", metavar="CHECKPOINT", help="directory, or name on the hub (default: the checkpoint that comes with the service)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, as it began")
+    parser.add_argument(
+        "--validation-fraction",
+        type=float,
+        metavar="X",
+        help="of each file, from its end, or of all examples (default: 0.1 or less)",
+    )
+    _add_lora_options(parser)
+    add_run_options(parser, optimizer="adamw", minutes="15, or three epochs if they take less")
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write TensorBoard's events, to training/tensorboard in --out"
+    )
+
+
+def _add_lora_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("LoRA", "Trains small matrices beside the projections, which stay as they are.")
+    group.add_argument("--lora", action="store_true", help="train by LoRA (default: all weights)")
+    group.add_argument("--lora-rank", type=int, metavar="N", help="of the matrices (default: 8)")
+    group.add_argument("--lora-alpha", type=float, metavar="X", help="alpha / rank scales what they add (default: 16)")
+    group.add_argument(
+        "--lora-targets",
+        metavar="NAMES",
+        help="projections, parted by commas (default: attn.c_attn,attn.c_proj,mlp.c_fc,mlp.c_proj, which is all)",
+    )
+    group.add_argument(
+        "--keep-adapter",
+        action="store_true",
+        help="write a small adapter, as the peft library does, in place of a whole checkpoint",
+    )
+
+
+def _finetune(options: argparse.Namespace) -> int:
+    if bool(options.paths) == options.resume:
+        raise CommandError("name the data to train on, or --resume alone")
+    if options.resume and (_given(options) or _given_lora(options) or options.lora or options.keep_adapter):
+        raise CommandError("--resume goes on as the run began; of the other options it takes --device and --tensorboard alone")
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise CommandError("--tensorboard needs a package more; pip install 'gpt2-service[tensorboard]'")
+    prepare_for_training()
+    with training_errors():
+        from model.training.adapter import is_adapter
+        from model.training.distributed import join_processes, training_device
+        from model.training.finetune import FinetuneOptions, finetune, resume
+
+        processes, device = join_processes(), training_device(options.device)
+        if options.resume:
+            finished = resume(options.out, device, processes, report, options.tensorboard)
+        else:
+            given = {"model": str(DEFAULT_MODEL)} | _given(options)
+            wanted = FinetuneOptions(paths=options.paths, lora=_lora(options), keep_adapter=options.keep_adapter, **given)
+            finished = finetune(wanted, options.out, device, processes, report, options.tensorboard)
+    if processes.is_first and not finished:
+        report(f"stopped and saved; go on by gpt2 train finetune --resume --out {options.out}")
+    elif processes.is_first and is_adapter(options.out):
+        print(f"gpt2 train merge --adapter {options.out} --out {options.out}-merged")
+    elif processes.is_first:
+        print(f"gpt2 serve --model {options.out}")
+    return 0 if finished else 130
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """What decides the run and was given, but for LoRA: fields of FinetuneOptions."""
+    names = ("model", "validation_fraction", "minutes")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    recipe = recipe_fields(options)
+    return given | {"recipe": recipe} if recipe else given
+
+
+def _given_lora(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of LoRA that were given."""
+    given = {"rank": options.lora_rank, "alpha": options.lora_alpha, "targets": options.lora_targets}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _lora(options: argparse.Namespace) -> "LoRA | None":
+    from model.training.lora import LoRA
+
+    given = _given_lora(options)
+    if not options.lora:
+        if given or options.keep_adapter:
+            raise CommandError(f"{'--lora-' + next(iter(given)) if given else '--keep-adapter'} is an option of --lora; add it")
+        return None
+    if "targets" in given:
+        given["targets"] = tuple(given["targets"].split(","))
+    return LoRA(**given)

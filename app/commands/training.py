@@ -1,0 +1,74 @@
+"""What the training commands share: the options of a run, what they print, and how they fail."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from app.errors import CommandError
+
+# Options that are fields of a run's recipe: name, type and help. What is not given is chosen by the trainer.
+RECIPE_OPTIONS: tuple[tuple[str, type, str], ...] = (
+    ("batch_size", int, "windows of the whole context in a step"),
+    ("accumulation", int, "parts in which a step's batch is run, for less memory"),
+    ("learning_rate", float, "AdamW's, at its peak"),
+    ("muon_learning_rate", float, "Muon's, at its peak"),
+    ("weight_decay", float, "of matrices"),
+    ("warmup_steps", int, "steps over which the learning rates rise"),
+    ("max_grad_norm", float, "to which gradients are clipped"),
+    ("dropout", float, "rate of all dropouts"),
+    ("validate_every", int, "steps between validations"),
+    ("patience", int, "validations without a better loss until the run ends"),
+    ("seed", int, "of weights, batches and dropout"),
+)
+
+KEPT = "what was saved before is as it was"
+
+
+def add_run_options(parser: argparse.ArgumentParser, optimizer: str = "muon", minutes: str = "15") -> None:
+    """`optimizer` and `minutes` are the defaults that the help names."""
+    group = parser.add_argument_group("the run")
+    duration = group.add_mutually_exclusive_group()
+    duration.add_argument("--minutes", type=float, metavar="X", help=f"how long to train, about (default: {minutes})")
+    duration.add_argument("--steps", type=int, metavar="N", dest="max_steps", help="how many steps to train, in place of --minutes")
+    group.add_argument("--optimizer", choices=("muon", "adamw"), help=f"of the blocks' matrices (default: {optimizer})")
+    for name, kind, text in RECIPE_OPTIONS:
+        group.add_argument("--" + name.replace("_", "-"), type=kind, metavar="N" if kind is int else "X", help=text)
+    group.add_argument(
+        "--precision", choices=("float32", "bfloat16"), help="of matrix products (default: what the device does fast)"
+    )
+    group.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, dest="compiled", help="fuse operations (default: if it pays)"
+    )
+    group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda if there is one)")
+
+
+def recipe_fields(options: argparse.Namespace) -> dict[str, object]:
+    """The fields of the recipe that were given."""
+    names = ("max_steps", "optimizer", "compiled", *(name for name, _, _ in RECIPE_OPTIONS))
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return given if options.precision is None else given | {"bfloat16": options.precision == "bfloat16"}
+
+
+@contextlib.contextmanager
+def training_errors() -> Iterator[None]:
+    """What the trainer refuses, and what the system refuses it, as CommandError; entered before the trainer is imported."""
+    from safetensors import SafetensorError
+
+    from model.checkpoint import CheckpointError
+    from model.training.errors import TrainingError
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise CommandError(f"{error.name} is missing; pip install 'gpt2-service[train]'") from error
+    except (TrainingError, CheckpointError) as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"{error.filename or 'cannot write'}: {error.strerror or error}; {KEPT}") from error
+    except SafetensorError as error:  # what it makes of an OSError while it writes
+        raise CommandError(f"{error}; {KEPT}") from error
+
+
+def report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,147 @@
+"""Training speed: our trainer beside `transformers` GPT2LMHeadModel with a plain loop of torch's AdamW.
+
+    python -m benchmarks.training_speed
+
+Wanted: at least 1.2 times the tokens/s. The same sizes, the same batch and no dropout for all. Each contender runs in a process
+of its own, by turns, --rounds times; its first two steps, in which ours is compiled, are not counted, and of the others the
+median is. Ours runs as under `gpt2 train`: with what app.environment sets, in bfloat16 where the processor has it. The plain
+loop runs as it comes, in float32 and by autocast in bfloat16, of which the faster counts; for information once more with what
+app.environment sets, which it would have to know of.
+
+The share of the peak: 6 N + 6 L C T operations a token (N parameters without the positions', attention to half the context)
+against the rate of one large product of bfloat16 matrices, measured in the same rounds.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from app.environment import prepare_for_training
+from model.config import GPT2Config
+
+WANTED = 1.2
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    kind: str
+    prepared: bool = True  # by app.environment
+    optimizer: str = "adamw"
+    compiled: bool = False
+    bfloat16: bool = False  # of transformers; ours has its own judgement
+
+
+PLAIN = (
+    Contender("transformers, float32", "transformers", prepared=False),
+    Contender("transformers, bfloat16", "transformers", prepared=False, bfloat16=True),
+)
+PEAK = Contender("bfloat16 product", "product")
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender("ours, compiled, Muon", "ours", optimizer="muon", compiled=True),
+        Contender("ours, compiled, AdamW", "ours", compiled=True),
+        Contender("ours, not compiled, Muon", "ours", optimizer="muon"),
+        *PLAIN,
+        Contender("transformers, float32, prepared", "transformers"),
+        Contender("transformers, bfloat16, prepared", "transformers", bfloat16=True),
+        PEAK,
+    )
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=10, help="that are counted in a round")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--n-positions", type=int, default=256)
+    parser.add_argument("--vocab-size", type=int, default=8192)
+    parser.add_argument("--n-embd", type=int, default=384)
+    parser.add_argument("--n-layer", type=int, default=6)
+    parser.add_argument("--n-head", type=int, default=6)
+    parser.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)  # what this program starts itself with
+    options = parser.parse_args()
+    config = GPT2Config(
+        vocab_size=options.vocab_size,
+        n_positions=options.n_positions,
+        n_embd=options.n_embd,
+        n_layer=options.n_layer,
+        n_head=options.n_head,
+        eos_token_id=options.vocab_size - 1,
+    )
+    if options.measure:
+        print(_measure(CONTENDERS[options.measure], config, options.batch_size, options.steps))
+    else:
+        _compare(config, options.batch_size, options.steps, options.rounds)
+
+
+def _measure(contender: Contender, config: GPT2Config, batch_size: int, steps: int) -> float:
+    if contender.prepared:
+        prepare_for_training()
+    from benchmarks import training_contenders as contenders  # torch reads the environment when it is imported
+
+    if contender.kind == "ours":
+        return contenders.our_rate(config, batch_size, steps, contender.optimizer, contender.compiled)
+    if contender.kind == "transformers":
+        return contenders.transformers_rate(config, batch_size, steps, contender.bfloat16)
+    return contenders.product_rate()
+
+
+def _compare(config: GPT2Config, batch_size: int, steps: int, num_rounds: int) -> None:
+    from benchmarks.machine import write_result
+
+    rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for number in range(num_rounds):
+        for name in CONTENDERS:
+            rates[name].append(_in_its_own_process(name))
+            unit = "operations/s" if name == PEAK.name else "tokens/s"
+            print(f"round {number + 1}, {name}: {rates[name][-1]:,.0f} {unit}", flush=True)
+    peak = max(rates.pop(PEAK.name))
+    best = max((rates[contender.name] for contender in PLAIN), key=statistics.median)
+    rows = [_row(name, values, best, peak / _operations_per_token(config)) for name, values in rates.items()]
+    _print_table(rows)
+    measured = {"config": asdict(config), "batch_size": batch_size, "steps": steps, "rounds": num_rounds}
+    result = {**measured, "peak_tflops": round(peak / 1e12, 2), "wanted_ratio": WANTED, "rows": rows}
+    write_result("training_speed", " ".join(["python -m benchmarks.training_speed", *sys.argv[1:]]), result)
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    print(f"\n{'':<33} {'tokens/s':>9} {'ratio':>6} {'range':>13} {'of the peak':>12}")
+    for row in rows:
+        spread = " - ".join(f"{ratio:.2f}" for ratio in row["ratio_range"])
+        print(f"{row['name']:<33} {row['tokens_per_second']:>9,} {row['ratio']:>6.2f} {spread:>13} {row['share_of_peak']:>12.1%}")
+    print(f"wanted: {WANTED} times the faster of {' and '.join(contender.name for contender in PLAIN)}")
+
+
+def _in_its_own_process(name: str) -> float:
+    command = [sys.executable, "-m", "benchmarks.training_speed", *sys.argv[1:], "--measure", name]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+
+
+def _operations_per_token(config: GPT2Config) -> int:
+    from model.gpt2 import GPT2
+
+    model = GPT2(config)
+    num_parameters = model.num_parameters - model.wpe.weight.numel()
+    return 6 * num_parameters + 6 * config.n_layer * config.n_embd * config.n_positions
+
+
+def _row(name: str, rates: list[float], best: list[float], peak_rate: float) -> dict[str, Any]:
+    """`best` has the rates of the one to compare with; at `peak_rate` tokens a second the processor would reach its peak."""
+    ratios = [rate / other for rate, other in zip(rates, best, strict=True)]
+    return {
+        "name": name,
+        "tokens_per_second": round(statistics.median(rates)),
+        "ratio": round(statistics.median(ratios) - 0.005, 2),
+        "ratio_range": [round(min(ratios) - 0.005, 2), round(max(ratios), 2)],
+        "share_of_peak": round(statistics.median(rates) / peak_rate, 4),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""What a user of the trainer did wrong, told in one line; the command line prints it and exits with 2."""
+
+
+class TrainingError(ValueError):
+    """The data, the options or the checkpoint cannot be used; the message says what is wrong and how to mend it."""

@@ -1,0 +1,134 @@
+"""What a run shows and records: a live line, a CSV of the losses and, if wanted, events for TensorBoard."""
+
+import csv
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from model.files import replace_file
+from model.training.trainer import Progress, Step, Validation
+
+COLUMNS = ("step", "tokens", "seconds", "loss", "validation_loss")
+SMOOTHING = 0.95
+BAR_WIDTH = 20
+# Between two drawings of the line, in a terminal and in a file.
+REDRAW_SECONDS, LINE_SECONDS = 0.1, 10.0
+
+
+class LossLog:
+    """Appends to a CSV: the loss of every step, and each validation's. Resuming drops the rows of steps to be made again."""
+
+    def __init__(self, file: Path, resumed_at: int) -> None:
+        rows = [row for row in read_log(file) if int(row["step"]) <= resumed_at] if resumed_at else []
+        replace_file(file, lambda temporary: _write_rows(temporary, rows))
+        self._stream: TextIO = file.open("a", newline="", buffering=1)  # a line at a time
+        self._writer = csv.DictWriter(self._stream, COLUMNS)
+
+    def on_step(self, step: Step, progress: Progress) -> None:
+        self._write(progress, {"loss": f"{step.loss:.4f}"})
+
+    def on_validation(self, validation: Validation, progress: Progress) -> None:
+        self._write(progress, {"validation_loss": f"{validation.loss:.4f}"})
+
+    def _write(self, progress: Progress, losses: dict[str, str]) -> None:
+        self._writer.writerow({"step": progress.step, "tokens": progress.tokens, "seconds": f"{progress.seconds:.1f}", **losses})
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _write_rows(file: Path, rows: list[dict[str, str]]) -> None:
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_log(file: Path) -> list[dict[str, str]]:
+    """The rows of a log; not a last one that a full disk or a crash has cut off."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as stream:
+        return [row for row in csv.DictReader(stream) if row["validation_loss"] is not None]
+
+
+class EventLog:
+    """The same numbers, and the speed, as TensorBoard's events."""
+
+    def __init__(self, directory: Path, resumed_at: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # an extra
+
+        # TensorBoard is to forget the steps that are made again.
+        self._writer = SummaryWriter(str(directory), purge_step=resumed_at + 1)
+
+    def on_step(self, step: Step, learning_rate_factor: float) -> None:
+        self._add("loss", step.loss, step.number)
+        self._add("tokens_per_second", step.tokens_per_second, step.number)
+        self._add("learning_rate_factor", learning_rate_factor, step.number)
+
+    def on_validation(self, validation: Validation) -> None:
+        self._add("validation_loss", validation.loss, validation.step)
+
+    def _add(self, name: str, value: float, step: int) -> None:
+        self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class ProgressLine:
+    """Steps, loss, tokens a second, time left: one line that is redrawn in a terminal; in a file, a line every ten seconds."""
+
+    def __init__(self, max_steps: int, resumed_at: int, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._max_steps, self._first = max_steps, resumed_at + 1
+        self._began = self._drawn = time.monotonic()
+        self._loss = self._rate = self._weight = 0.0
+
+    def on_step(self, step: Step) -> None:
+        if step.number == self._first:  # it may have been compiled; no measure of those to come
+            self._began = time.monotonic()
+            return
+        self._weight = SMOOTHING * self._weight + 1 - SMOOTHING
+        self._loss += (1 - SMOOTHING) * (step.loss - self._loss)
+        self._rate += (1 - SMOOTHING) * (step.tokens_per_second - self._rate)
+        now = time.monotonic()
+        if now - self._drawn >= (REDRAW_SECONDS if self._live else LINE_SECONDS):
+            self._draw(step.number, now)
+
+    def _draw(self, step: int, now: float) -> None:
+        left = (now - self._began) / (step - self._first) * (self._max_steps - step)
+        width = len(f"{self._max_steps:,}")
+        text = (
+            f"step {step:{width},}/{self._max_steps:,}  loss {self._loss / self._weight:.3f}  "
+            f"{self._rate / self._weight:,.0f} tokens/s  {clock(left)} left"
+        )
+        if self._live:
+            full = BAR_WIDTH * step // self._max_steps
+            text = f"\r\x1b[K{'━' * full}{'─' * (BAR_WIDTH - full)} {text}"
+            columns = shutil.get_terminal_size().columns - 1
+            self._print(text[: columns + len("\r\x1b[K")], end="")
+        else:
+            self._print(text)
+        self._drawn = now
+
+    def write(self, line: str) -> None:
+        """A line that stays."""
+        self._print(f"\r\x1b[K{line}" if self._live else line)
+
+    def close(self) -> None:
+        if self._live:
+            self._print("\r\x1b[K", end="")
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        print(text, end=end, file=self._stream, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """0:07, 12:34 or 1:02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,0 +1,77 @@
+"""How a run trains: every number that decides the result, in one value that is saved with the run."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+from model.training.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """GPT-2's recipe (Radford et al. 2018, section 4.1; Brown et al. 2020, appendix B) with Muon for the matrices of the blocks.
+
+    Rates are for a batch of some ten thousand tokens. A batch is `batch_size` windows of the context, in `accumulation` parts.
+    """
+
+    max_steps: int
+    batch_size: int = 16
+    accumulation: int = 1
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = 3e-3  # AdamW's: embeddings, biases and LayerNorms with Muon, everything without it
+    muon_learning_rate: float = 0.02
+    weight_decay: float = 0.1  # on matrices alone
+    warmup_steps: int = 100
+    max_grad_norm: float = 1.0
+    dropout: float = 0.0
+    # Short windows first: attention costs less, and the first words are learned from a few neighbours (Press et al. 2021,
+    # "Shortformer"). From this part of the run on, the context is divided by so much. The whole context comes while the rates are
+    # still at a third: at 0.85 of a run, where they were at a twentieth, the new positions were hardly learned any more (a loss of
+    # 3.73 with half the context, 3.91 at the end with all of it).
+    windows: tuple[tuple[float, int], ...] = ((0.0, 4), (0.3, 2), (0.6, 1))
+    validate_every: int = 500
+    validation_windows: int = 256
+    patience: int | None = None  # validations without a better loss until the run ends
+    seed: int = 0
+    bfloat16: bool = False
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "accumulation", "validate_every", "validation_windows"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "muon_learning_rate", "max_grad_norm"):
+            if not (math.isfinite(value := getattr(self, name)) and value > 0):
+                raise TrainingError(f"{name} is {value}; it must be above 0")
+        for name in ("weight_decay", "warmup_steps"):
+            if not (math.isfinite(value := getattr(self, name)) and value >= 0):
+                raise TrainingError(f"{name} is {value}; it must be at least 0")
+        if not 0 <= self.dropout < 1:
+            raise TrainingError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        if self.patience is not None and self.patience < 1:
+            raise TrainingError(f"patience is {self.patience}; it must be at least 1")
+        if not 0 <= self.seed < 1 << 31:
+            raise TrainingError(f"seed is {self.seed}; it must lie between 0 and {(1 << 31) - 1}")
+
+    def learning_rate_factor(self, step: int) -> float:
+        """What all learning rates are multiplied by at this step: linear warm-up, then a cosine down to zero."""
+        warmup = min(self.warmup_steps, self.max_steps // 10)
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.max_steps - warmup)))
+
+    def window_length(self, step: int, context: int) -> int:
+        """Tokens that see each other at this step: the context, or a part of it that divides it."""
+        divisor = next(divisor for begin, divisor in reversed(self.windows) if step >= begin * self.max_steps)
+        while context % divisor:
+            divisor -= 1
+        return context // divisor
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, object]) -> "Recipe":
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        known["windows"] = tuple((begin, divisor) for begin, divisor in known["windows"])  # type: ignore[attr-defined]
+        return cls(**known)  # type: ignore[arg-type]

@@ -1,0 +1,118 @@
+"""One run from its first step to its last: trains, shows, records and saves, alone or as one of several processes."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+
+from model.gpt2 import GPT2
+from model.training.distributed import Processes
+from model.training.plot import plot_losses
+from model.training.progress import EventLog, LossLog, ProgressLine
+from model.training.recipe import Recipe
+from model.training.run_directory import RunDirectory
+from model.training.trainer import DataSource, Step, Trainer, Validation
+
+SAVED_DTYPE = torch.bfloat16  # two bytes a weight; what rounding costs is far below what another seed would
+
+
+def train(
+    model: GPT2,
+    data: DataSource,
+    recipe: Recipe,
+    directory: RunDirectory,
+    export: Callable[[], None],
+    processes: Processes | None = None,
+    tensorboard: bool = False,
+) -> bool:
+    """Train from where `directory`'s state stands; the result is whether the end was reached, rather than a signal.
+
+    `export` writes what is to be served, whenever the model is better than before.
+    """
+    processes = processes or Processes()
+    observer = _Recorder(directory, recipe, export) if processes.is_first else _Bystander()
+    trainer = Trainer(model, data, recipe, observer, processes)
+    trainer.progress = directory.load_state(model, trainer.optimizers)
+    if isinstance(observer, _Recorder):
+        observer.begin(trainer, tensorboard)
+    try:
+        with _interrupts(trainer.stop):
+            return trainer.run()
+    finally:
+        if isinstance(observer, _Recorder):
+            observer.close()
+
+
+class _Bystander:
+    """The observer of the processes that are not the first."""
+
+    def on_step(self, step: Step) -> None: ...
+
+    def on_validation(self, validation: Validation) -> None: ...
+
+    def on_checkpoint(self) -> None: ...
+
+
+class _Recorder:
+    """The observer of the first process: the live line, the CSV and the plot, the state and the checkpoint."""
+
+    def __init__(self, directory: RunDirectory, recipe: Recipe, export: Callable[[], None]) -> None:
+        self._directory, self._recipe, self._export = directory, recipe, export
+
+    def begin(self, trainer: Trainer, tensorboard: bool) -> None:
+        self._trainer = trainer
+        step = trainer.progress.step
+        self._log = LossLog(self._directory.log, step)
+        self._events = EventLog(self._directory.events, step) if tensorboard else None
+        self._line = ProgressLine(self._recipe.max_steps, step)
+        if step:
+            self._line.write(
+                f"the run stands at step {step:,}" + (", its end: nothing is left to train" if trainer.finished else "")
+            )
+
+    def on_step(self, step: Step) -> None:
+        self._log.on_step(step, self._trainer.progress)
+        self._line.on_step(step)
+        if self._events is not None:
+            self._events.on_step(step, self._recipe.learning_rate_factor(step.number - 1))
+
+    def on_validation(self, validation: Validation) -> None:
+        self._log.on_validation(validation, self._trainer.progress)
+        if self._events is not None:
+            self._events.on_validation(validation)
+        best = ", the best so far" if validation.is_best else ""
+        self._line.write(f"step {validation.step:,}: validation loss {validation.loss:.4f}{best}")
+        if validation.is_best:
+            self._export()
+
+    def on_checkpoint(self) -> None:
+        self._directory.save_state(self._trainer.model, self._trainer.optimizers, self._trainer.progress)
+        plot_losses(self._directory.log, self._directory.plot, self._title())
+
+    def close(self) -> None:
+        self._line.close()
+        self._log.close()
+        if self._events is not None:
+            self._events.close()
+
+    def _title(self) -> str:
+        config, size = self._trainer.model.config, self._trainer.model.num_parameters
+        return f"{size / 1e6:.3g} M parameters: {config.n_layer} layers, {config.n_embd} wide, context {config.n_positions}"
+
+
+@contextmanager
+def _interrupts(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM end the run after the current step; a second one ends it at once."""
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, previous[signum])
+        stop()
+
+    previous = {int(signum): signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,87 @@
+"""Where a run keeps its things: the checkpoint to serve and, below `training/`, what it needs to go on.
+
+OUT/config.json, model.safetensors, vocab.json, merges.txt   the best model so far
+OUT/training/run.json                                        what is trained on what, and the recipe
+OUT/training/state.safetensors                               the latest weights and averages, for resuming
+OUT/training/log.csv, loss.png, tensorboard/                 the losses
+OUT/training/tokens/                                         the text, tokenised
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.files import replace_file
+from model.gpt2 import GPT2
+from model.training.errors import TrainingError
+from model.training.optimizer import Optimizers
+from model.training.trainer import Progress
+
+WEIGHT, AVERAGE = "weight/", "average/"
+
+
+class RunDirectory:
+    """The files of one training run below a checkpoint's directory."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.training = out / "training"
+        self.log, self.plot, self.tokens = self.training / "log.csv", self.training / "loss.png", self.training / "tokens"
+        self.events = self.training / "tensorboard"
+        self._plan, self._state = self.training / "run.json", self.training / "state.safetensors"
+
+    def check_unused(self) -> None:
+        """Refuse to train over another run or checkpoint."""
+        if self._state.exists():
+            raise TrainingError(f"{self.out} holds an earlier run; go on with it by --resume, or choose another --out")
+        if (self.out / "model.safetensors").exists():
+            raise TrainingError(f"{self.out} holds a checkpoint already, which would be overwritten; choose another --out")
+        if self.out.exists() and not self.out.is_dir():
+            raise TrainingError(f"{self.out} is a file; --out names a directory")
+
+    def write_plan(self, plan: dict[str, object]) -> None:
+        self.training.mkdir(parents=True, exist_ok=True)
+        replace_file(self._plan, lambda file: file.write_text(json.dumps(plan, indent=2) + "\n"))
+
+    def read_plan(self, kind: str) -> dict[str, Any]:
+        try:
+            plan = json.loads(self._plan.read_text())
+        except FileNotFoundError:
+            raise TrainingError(f"{self.out} holds no run to resume") from None
+        except ValueError as error:
+            raise TrainingError(f"{self._plan} is damaged: {error}") from error
+        if not isinstance(plan, dict) or "kind" not in plan:
+            raise TrainingError(f"{self._plan} is damaged: it names no kind of run")
+        if plan["kind"] != kind:
+            raise TrainingError(f"{self.out} holds a run of gpt2 train {plan['kind']}; resume it by that command")
+        return plan
+
+    def save_state(self, model: GPT2, optimizers: Optimizers, progress: Progress) -> None:
+        """Replace the state by that of now; on any failure the earlier one stays."""
+        tensors: dict[str, Tensor] = {WEIGHT + name: parameter for name, parameter in model.named_parameters()}
+        tensors |= {AVERAGE + name: average for name, average in optimizers.state().items()}
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {"progress": json.dumps(asdict(progress))}
+        replace_file(self._state, lambda file: save_file(on_cpu, file, metadata=metadata))
+
+    def load_state(self, model: GPT2, optimizers: Optimizers) -> Progress:
+        """Put the saved weights and averages into place; says where the run stands: at its beginning if nothing was saved."""
+        if not self._state.exists():
+            return Progress()
+        try:
+            with safe_open(self._state, framework="pt") as file:
+                metadata = file.metadata()
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        except (SafetensorError, OSError) as error:
+            raise TrainingError(f"{self._state} is damaged: {error}") from error
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors[WEIGHT + name])
+        optimizers.load_state({name.removeprefix(AVERAGE): tensor for name, tensor in tensors.items() if name.startswith(AVERAGE)})
+        return Progress(**json.loads(metadata["progress"]))

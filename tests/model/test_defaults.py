@@ -1,0 +1,95 @@
+"""What is chosen where the user names nothing: for no text, however small, may the choices contradict each other."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.config import GPT2Config
+from model.training import defaults
+from model.training.batches import Sampler, validation_batches
+from model.training.defaults import (
+    default_batch_size,
+    default_context,
+    default_sizes,
+    default_validate_every,
+    default_vocab_size,
+    measured_tokens_per_second,
+    steps_within,
+)
+from model.training.recipe import Recipe
+
+CPU = torch.device("cpu")
+
+
+@settings(deadline=None)
+@given(num_tokens=st.integers(50, 3000) | st.integers(3000, 10**9), cuda=st.booleans())
+def test_the_sizes_fit_the_text(num_tokens, cuda):
+    sizes = default_sizes(num_tokens, torch.device("cuda" if cuda else "cpu"), {})
+    config = GPT2Config(vocab_size=512, eos_token_id=0, **sizes)
+    context, num_train = config.n_positions, num_tokens - num_tokens // 10
+    assert 16 <= context <= 512
+    assert num_train >= 2 * context + 1  # the least that is refused to nobody
+    windows = default_batch_size(context, num_train)
+    assert 1 <= windows <= max(1, 8192 // context)
+    assert windows * context <= max(context, num_train / 50)
+    assert steps_within(60, 1000, windows * context, num_train) >= 1
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "vocab_size", "num_tokens", "sizes"),
+    [
+        (10_000, 512, 5_000, (64, 64, 2, 1)),
+        (100_000, 512, 50_000, (512, 64, 2, 1)),
+        (1_000_000, 1024, 400_000, (512, 128, 4, 2)),
+        (100_000_000, 8192, 25_000_000, (512, 256, 6, 4)),
+    ],
+)
+def test_more_text_gets_a_larger_network(num_bytes, vocab_size, num_tokens, sizes):
+    assert default_vocab_size(num_bytes) == vocab_size
+    assert tuple(default_sizes(num_tokens, CPU, {}).values()) == sizes
+
+
+@pytest.mark.parametrize("num_tokens", [34, 50, 100, 300])
+def test_a_few_sentences_can_be_cut_into_windows(num_tokens):
+    ids = np.zeros(num_tokens, dtype=np.uint16)
+    context, border = default_context(num_tokens), num_tokens - num_tokens // 10
+    Sampler([ids[:border]] if border > 32 else [ids], context, seed=0).batch(0, default_batch_size(context, border), context)
+    assert list(validation_batches([ids[border:]], context, 256, 16))
+
+
+def test_what_is_given_stays_and_the_rest_fits_it():
+    assert default_sizes(10**6, CPU, {"n_positions": 32, "n_layer": 9})["n_positions"] == 32
+    for n_embd, n_head in ((1, 1), (32, 1), (96, 1), (128, 2), (192, 3), (200, 2), (320, 5), (97, 1)):
+        assert default_sizes(10**6, CPU, {"n_embd": n_embd})["n_head"] == n_head
+    assert default_sizes(10**6, CPU, {"n_embd": 96, "n_head": 3})["n_head"] == 3
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 24])
+def test_a_batch_can_be_shared_out(num_parts):
+    for context, num_tokens in ((16, 100), (64, 5000), (512, 10**7)):
+        assert default_batch_size(context, num_tokens, num_parts) % num_parts == 0
+
+
+def test_steps_fit_into_the_time_and_into_twenty_epochs():
+    assert steps_within(60, 1000, 600, 10**6) == 100
+    assert steps_within(60, 1000, 600, 1200) == 40
+    assert steps_within(1, 1, 600, 1200) == 1
+
+
+def test_validation_takes_a_small_part_of_a_run():
+    assert default_validate_every(1000, 8192, 8192) == 50
+    assert default_validate_every(8, 8192, 46_000) == 8
+    assert default_validate_every(100, 8192, 131_072) == 32
+    assert default_validate_every(1, 16, 1) == 1
+
+
+def test_the_speed_is_that_of_all_processes_together(monkeypatch):
+    config = GPT2Config(vocab_size=40, n_positions=16, n_embd=8, n_layer=1, n_head=1, eos_token_id=0)
+    sampler = Sampler([np.zeros(1000, dtype=np.uint16)], 16, seed=0)
+    recipe = Recipe(max_steps=1, batch_size=12, accumulation=3)
+    seconds = iter(range(1000))
+    monkeypatch.setattr(defaults.time, "monotonic", lambda: float(next(seconds)))
+    assert measured_tokens_per_second(config, sampler, recipe, CPU, 1) == 12 * 16
+    assert measured_tokens_per_second(config, sampler, recipe, CPU, 2) == 12 * 16

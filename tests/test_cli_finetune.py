@@ -1,0 +1,136 @@
+"""`gpt2 train finetune` and `gpt2 train merge`: what they print, how they exit, and that they leave alone what was there."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from app.cli import main
+from model.checkpoint import load_model, save_checkpoint
+from model.config import GPT2Config
+from model.gpt2 import GPT2
+from model.training.progress import read_log
+
+QUICK = ["--steps", "2", "--batch-size", "4", "--precision", "float32", "--no-compile", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, small_tokenizer):
+    config = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_id=499)
+    directory = tmp_path_factory.mktemp("base") / "tiny"
+    save_checkpoint(directory, GPT2(config).init_weights(torch.Generator().manual_seed(0)), small_tokenizer, torch.float32)
+    return directory
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    lines = ({"prompt": f"{a} and {b}:", "completion": f" {a}{b}" * (i % 5 + 1)} for i, a in enumerate("abcdef") for b in "uvwxyz")
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def test_a_finetuned_checkpoint_is_ready_to_be_served(base, pairs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["train", "finetune", str(pairs), "--model", str(base), "--out", str(out), *QUICK]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"gpt2 serve --model {out}\n"
+    assert "33 examples to train on; 43,520 of 43,520 parameters; 2 steps of 4" in said.err
+    load_model(out)
+
+
+def test_an_adapter_is_kept_and_merged_by_the_line_that_is_printed(base, pairs, tmp_path, capsys):
+    out = tmp_path / "adapter"
+    arguments = ["train", "finetune", str(pairs), "--model", str(base), "--out", str(out), *QUICK]
+    lora = ["--lora", "--lora-rank", "2", "--lora-alpha", "4", "--lora-targets", "attn.c_attn,mlp.c_fc", "--keep-adapter"]
+    assert main([*arguments, *lora]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"gpt2 train merge --adapter {out} --out {out}-merged\n"
+    assert "1,152 of 44,672 parameters" in said.err
+    assert json.loads((out / "adapter_config.json").read_text())["r"] == 2
+    assert main(said.out.split()[1:]) == 0
+    assert capsys.readouterr().out == f"gpt2 serve --model {out}-merged\n"
+    load_model(tmp_path / "adapter-merged")
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "message"),
+    [
+        ('{"prompt": "a"}\n', [], 'data.jsonl, line 1: no "completion" field that is a string'),
+        ('{"prompt": "a", "completion": "b"}\n{"text": "c"}\n', [], 'data.jsonl, line 2: no "prompt" field'),
+        ('{"text": "a"}\n{"prompt": "a", "completion": "b"}\n', [], 'data.jsonl, line 2: no "text" field'),
+        ('{"question": "a"}\n', [], 'data.jsonl, line 1: neither a "text" nor a "prompt" and a "completion" field'),
+        ('{"text": "a"}\n', [], "too few even for windows of 16"),
+        ('{"text": "a"}\n', ["--model", "/gone"], "no such directory: '/gone'"),
+        ('{"text": "a"}\n', ["--lora-rank", "4"], "--lora-rank is an option of --lora; add it"),
+        ('{"text": "a"}\n', ["--keep-adapter"], "--keep-adapter is an option of --lora; add it"),
+        ('{"text": "a"}\n', ["--lora", "--lora-targets", "c_attn"], "'c_attn' is no projection"),
+        ('{"text": "a"}\n', ["--minutes", "0"], "minutes is 0.0; it must be above 0"),
+        ('{"text": "a"}\n', ["--validation-fraction", "1"], "validation fraction is 1.0; it must lie between 0 and 1"),
+        ('{"text": "a"}\n', ["--dropout", "1.5"], "dropout is 1.5; it must be at least 0 and below 1"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2_and_nothing_is_written(base, tmp_path, capsys, lines, options, message):
+    (tmp_path / "data.jsonl").write_text(lines)
+    call = ["train", "finetune", str(tmp_path / "data.jsonl"), "--model", str(base), "--out", str(tmp_path / "out"), *options]
+    assert main(call) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("gpt2: ")
+    assert message in said
+    assert [file.name for file in tmp_path.iterdir()] == ["data.jsonl"]
+
+
+def test_a_checkpoint_is_not_overwritten(base, pairs, capsys):
+    before = (base / "model.safetensors").read_bytes()
+    assert main(["train", "finetune", str(pairs), "--model", str(base), "--out", str(base), *QUICK]) == 2
+    assert "holds a checkpoint already" in capsys.readouterr().err
+    assert (base / "model.safetensors").read_bytes() == before
+    assert sorted(file.name for file in base.iterdir()) == ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+
+
+def test_data_or_resume_must_be_named_and_a_run_must_be_there(tmp_path, capsys):
+    assert main(["train", "finetune", "--out", str(tmp_path)]) == 2
+    assert "name the data to train on, or --resume alone" in capsys.readouterr().err
+    assert main(["train", "finetune", "--resume", "--out", str(tmp_path)]) == 2
+    assert "holds no run to resume" in capsys.readouterr().err
+    for option in (["--steps", "3"], ["--lora"], ["--lora-rank", "3"], ["--model", "gpt2"]):
+        assert main(["train", "finetune", "--resume", "--out", str(tmp_path), *option]) == 2
+        assert "--resume goes on as the run began" in capsys.readouterr().err
+
+
+def test_two_processes_learn_what_one_learns(base, pairs, tmp_path, capfd):
+    options = [str(pairs), "--model", str(base), *QUICK, "--steps", "6", "--validate-every", "1", "--dropout", "0"]
+    assert main(["train", "finetune", *options, "--out", str(tmp_path / "one")]) == 0
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "app",
+        "train",
+        "finetune",
+    ]
+    path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))  # noqa: PTH109  # the repository
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *options, "--out", str(tmp_path / "two")],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"gpt2 serve --model {tmp_path / 'two'}\n"
+    one, two = (
+        [float(row["validation_loss"]) for row in read_log(tmp_path / name / "training" / "log.csv") if row["validation_loss"]]
+        for name in ("one", "two")
+    )
+    assert two == pytest.approx(one, abs=2e-3)
+    assert len(one) == 6

@@ -1,0 +1,279 @@
+"""`gpt2 train tokenizer` and `gpt2 train pretrain`: a newcomer's way from texts to a served model, and every way to fail on it."""
+
+import os
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from app.cli import main
+from model.checkpoint import load_config, load_model, load_tokenizer
+from model.training.progress import read_log
+
+pytestmark = pytest.mark.timeout(900)  # some start processes of their own, maybe on a busy machine
+
+REPOSITORY = Path(__file__).parents[1]
+SIZES = "--device cpu --n-embd 16 --n-layer 1 --n-head 2 --n-positions 16 --vocab-size 257"
+TINY = f"{SIZES} --batch-size 4 --precision float32"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, shakespeare):
+    """The current directory, with a folder of texts in it."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "coriolanus.txt").write_text(shakespeare[:8000])
+    (tmp_path / "texts" / "notes.pdf").write_bytes(b"%PDF\0")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shakespeare():
+    return (Path(__file__).parent / "data" / "shakespeare.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def gpt2(monkeypatch, capsys):
+    """Run a command in this process; the result is its exit code, what it printed and what it reported."""
+    for kind in ("pretrain", "tokenizer"):  # another malloc would stay for all tests after this one
+        monkeypatch.setattr(f"app.commands.{kind}.prepare_for_training", lambda: None)
+
+    def run(line):
+        try:
+            code = main(shlex.split(line))
+        except SystemExit as error:
+            code = error.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def refusal(gpt2):
+    """The one line of a command that is refused."""
+
+    def run(line):
+        code, printed, reported = gpt2(line)
+        assert (code, printed) == (2, "")
+        last = reported.splitlines()[-1]
+        assert last.startswith("gpt2: ")
+        assert "Traceback" not in reported
+        return last.removeprefix("gpt2: ")
+
+    return run
+
+
+def contents(directory):
+    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in directory.rglob("*") if file.is_file()}
+
+
+def test_a_newcomer_names_texts_and_a_directory_and_nothing_else(folder, gpt2, monkeypatch):
+    monkeypatch.setattr("model.training.defaults.DEFAULT_MINUTES", 0.02)
+    code, printed, reported = gpt2("train pretrain texts --out my_model")
+    assert code == 0
+    assert printed == "gpt2 serve --model my_model\n"
+    lines = reported.splitlines()
+    assert lines[:4] == [
+        "8,000 bytes of text in 1 file",
+        "learning a vocabulary of 512 tokens",
+        "tokenising",
+        "measuring the speed of a training step here",
+    ]
+    assert "layers 2, heads 1, width 64, context 32" in reported
+    assert ", the best so far" in reported
+    assert lines[-1].startswith("trained in 0:0")
+    assert lines[-1].endswith("is of the model in my_model; the curves are in my_model/training/loss.png")
+    model, tokenizer = load_model(folder / "my_model"), load_tokenizer(folder / "my_model")
+    assert model.config.vocab_size == tokenizer.vocab_size == 512
+    files = {str(file.relative_to(folder / "my_model")) for file in contents(folder / "my_model")}
+    assert {file for file in files if "/" not in file} == {"config.json", "model.safetensors", "vocab.json", "merges.txt"}
+    assert {"training/log.csv", "training/loss.png", "training/run.json", "training/state.safetensors"} < files
+
+
+def test_a_vocabulary_is_learned_once_for_several_models(folder, gpt2):
+    code, printed, reported = gpt2("train tokenizer texts --out words --vocab-size 400")
+    assert (code, printed) == (0, "gpt2 train pretrain --tokenizer words\n")
+    assert reported == "8,000 bytes of text in 1 file\nlearning a vocabulary of 400 tokens\n"
+    before = contents(folder / "words")
+    code, _, reported = gpt2(f"train pretrain texts --out m --tokenizer words --steps 1 {TINY.replace('--vocab-size 257', '')}")
+    assert code == 0
+    assert "with the vocabulary of 400 tokens in words" in reported
+    assert load_config(folder / "m").vocab_size == 400
+    assert contents(folder / "words") == before
+
+
+def test_a_vocabulary_that_is_in_the_directory_already_is_taken(folder, gpt2, refusal):
+    gpt2("train tokenizer texts --out m --vocab-size 300")
+    before = contents(folder / "m")
+    assert refusal(f"train pretrain texts --out m --steps 1 {TINY}") == (
+        "m has a vocabulary, but not of 257; leave out --vocab-size, or name another --out"
+    )
+    gpt2("train tokenizer texts --out other --vocab-size 300")
+    (folder / "other" / "vocab.json").write_text((folder / "other" / "vocab.json").read_text().replace("<|endoftext|>", "<|end|>"))
+    assert refusal("train pretrain texts --out m --steps 1 --tokenizer other").endswith("has no end token <|endoftext|>")
+    gpt2("train tokenizer texts --out larger --vocab-size 301")
+    assert refusal("train pretrain texts --out m --steps 1 --tokenizer larger") == (
+        "m has another vocabulary than larger, which would be overwritten; choose another --out"
+    )
+    assert contents(folder / "m") == before
+    code, _, reported = gpt2(f"train pretrain texts --out m --steps 1 {TINY.replace('257', '300')}")
+    assert code == 0
+    assert "with the vocabulary of 300 tokens in m" in reported
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
+def test_tensorboards_events_are_an_option(folder, gpt2, refusal, monkeypatch):
+    assert gpt2(f"train pretrain texts --out m --steps 2 --tensorboard {TINY}")[0] == 0
+    assert [file.name.startswith("events.") for file in (folder / "m" / "training" / "tensorboard").iterdir()] == [True]
+    monkeypatch.setattr("app.commands.pretrain.find_spec", lambda name: None)
+    assert refusal("train pretrain texts --out n --tensorboard") == (
+        "--tensorboard needs a package more; pip install 'gpt2-service[tensorboard]'"
+    )
+
+
+def test_a_missing_package_is_named(folder, refusal, monkeypatch):
+    monkeypatch.setitem(sys.modules, "model.training.vocabulary", None)
+    assert refusal("train tokenizer texts --out words") == (
+        "model.training.vocabulary is missing; pip install 'gpt2-service[train]'"
+    )
+
+
+BYTES = "texts --steps 1 --vocab-size 257"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("", "name the text to train on, or --resume alone"),
+        ("texts --resume", "name the text to train on, or --resume alone"),
+        ("--resume --steps 5", "--resume goes on as the run began; of the other options it takes --device and --tensorboard alone"),
+        ("--resume", "m holds no run to resume"),
+        ("gone", "no such file or folder: gone"),
+        ("texts/notes.pdf", "texts/notes.pdf is binary: line 1 has a zero byte; leave it out"),
+        ("texts --steps -5", "max_steps is -5; it must be at least 1"),
+        ("texts --minutes 0", "minutes is 0.0; it must be above 0"),
+        ("texts --minutes nan", "minutes is nan; it must be above 0"),
+        ("texts --dropout 1.5", "dropout is 1.5; it must be at least 0 and below 1"),
+        ("texts --seed -1", "seed is -1; it must lie between 0 and 2147483647"),
+        ("texts --n-layer 0", "n_layer is 0; it must be at least 1"),
+        ("texts --device tpu", "--device tpu: cpu, cuda and cuda:N are known"),
+        ("texts --tokenizer texts", "texts has no vocab.json; make a vocabulary by gpt2 train tokenizer"),
+        ("texts --vocab-size 256", "a vocabulary of 256 is too small: the bytes and the end token alone are 257"),
+        ("texts --vocab-size 60000", "the text supports a vocabulary of at most "),
+        ("texts --validation-fraction 0", "the validation fraction is 0.0; it must lie between 0 and 1"),
+        (f"{BYTES} --validation-fraction 1e-9", "no text is held out for validation: more text, or a larger --validation-"),
+        (f"{BYTES} --n-embd 100 --n-head 3", "n_embd 100 cannot be split over n_head 3 heads"),
+        (f"{BYTES} --n-positions 5000", "7201 tokens to train on are too few for a context of 5000: more text, or a context of"),
+        (f"{BYTES} --batch-size 6 --accumulation 4", "a batch of 6 windows cannot be cut into 4 equal parts; "),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line(folder, refusal, options, words):
+    before = contents(folder / "texts")
+    assert refusal(f"train pretrain {options} --out m").startswith(words)
+    assert contents(folder / "texts") == before
+    assert not (folder / "m" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("options", ["--steps many", "--optimizer sgd", "--minutes 1 --steps 1", "--precision int8"])
+def test_what_is_no_option_is_refused(gpt2, options):
+    code, _, reported = gpt2(f"train pretrain texts --out m {options}")
+    assert code == 2
+    assert "error: argument" in reported
+
+
+def test_an_empty_folder_is_refused(folder, refusal):
+    (folder / "empty").mkdir()
+    for kind in ("pretrain", "tokenizer"):
+        assert refusal(f"train {kind} empty --out m").startswith("empty has no text files (.txt, ")
+    assert not (folder / "m").exists()
+
+
+def test_what_is_there_is_not_trained_over(folder, gpt2, refusal):
+    gpt2(f"train pretrain texts --out m --steps 2 {TINY}")
+    before = contents(folder)
+    assert refusal("train pretrain texts --out m") == "m holds an earlier run; go on with it by --resume, or choose another --out"
+    assert refusal("train tokenizer texts --out m") == "m/vocab.json exists already and would be overwritten; choose another --out"
+    assert refusal("train pretrain texts --out texts/coriolanus.txt").endswith("is a file; --out names a directory")
+    shutil.rmtree("m/training")
+    assert refusal("train pretrain texts --out m").startswith("m holds a checkpoint already, which would be overwritten")
+    assert all(contents(folder)[file] == old for file, old in before.items() if "training" not in file.parts)
+
+
+def test_resuming_a_finished_run_says_so_and_names_the_model(folder, gpt2):
+    gpt2(f"train pretrain texts --out m --steps 2 {TINY}")
+    code, printed, reported = gpt2("train pretrain --resume --out m --device cpu")
+    assert (code, printed) == (0, "gpt2 serve --model m\n")
+    assert reported.startswith("the run stands at step 2, its end: nothing is left to train\n")
+
+
+def test_a_run_whose_text_is_gone_goes_on_and_one_whose_tokens_are_gone_says_so(folder, gpt2, refusal):
+    gpt2(f"train pretrain texts --out m --steps 2 {TINY}")
+    shutil.rmtree("texts")
+    assert gpt2("train pretrain --resume --out m --device cpu")[0] == 0
+    shutil.rmtree("m/training/tokens")
+    assert "the tokenised text in m/training/tokens is damaged" in refusal("train pretrain --resume --out m --device cpu")
+
+
+def started(line, folder, **options):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GPT2_")}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "app", *shlex.split(line)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes, **options)
+
+
+def after_steps(process, folder, num_steps):
+    """Wait until the process has made some steps."""
+    log, deadline = folder / "m" / "training" / "log.csv", time.monotonic() + 600
+    while not log.exists() or log.read_text().count("\n") <= num_steps:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+
+
+ENDLESS = f"train pretrain texts --out m --steps 1000000 --validate-every 500000 {TINY}"
+
+
+def test_an_interrupt_saves_and_leaves_with_the_line_to_go_on_by(folder, gpt2):
+    with started(ENDLESS, folder) as process:
+        after_steps(process, folder, 3)
+        process.send_signal(signal.SIGINT)
+        printed, reported = process.communicate(timeout=600)
+    assert (process.returncode, printed) == (130, "")
+    assert reported.splitlines()[-1] == "stopped and saved; go on by gpt2 train pretrain --resume --out m"
+    num_steps = int(read_log(folder / "m" / "training" / "log.csv")[-1]["step"])
+    assert num_steps >= 3
+    with started("train pretrain --resume --out m --device cpu", folder) as process:
+        after_steps(process, folder, num_steps + 2)
+        process.send_signal(signal.SIGTERM)
+        _, reported = process.communicate(timeout=600)
+    assert process.returncode == 130
+    assert reported.startswith(f"the run stands at step {num_steps:,}\n")
+    steps = [int(row["step"]) for row in read_log(folder / "m" / "training" / "log.csv")]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_disk_without_room_is_one_line_and_the_earlier_state_stays(folder, gpt2):
+    """Played by a limit on the size of files, which the state alone exceeds; resumed, even a finished run saves it anew."""
+    gpt2(f"train pretrain texts --out m --steps 2 {TINY}")
+    state = folder / "m" / "training" / "state.safetensors"
+    before = contents(folder / "m")
+    limit = state.stat().st_size - 1000
+    room = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))}
+    with started("train pretrain --resume --out m --device cpu", folder, **room) as process:
+        _, reported = process.communicate(timeout=600)
+    assert process.returncode == 2
+    assert reported.splitlines()[-1].startswith("gpt2: ")
+    assert reported.splitlines()[-1].endswith("; what was saved before is as it was")
+    assert "File too large" in reported
+    assert "Traceback" not in reported
+    after = contents(folder / "m")
+    assert after.keys() == before.keys()
+    assert all(after[file][1] == old[1] for file, old in before.items() if file.suffix != ".png")
