@@ -1,0 +1,179 @@
+"""What the recipes share: the product's command line, pairs of prompt and completion, answers, scores, and how a recipe ends."""
+
+import argparse
+import asyncio
+import contextlib
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app import cli
+from app.environment import prepare_for_training
+from app.errors import ServiceError
+from app.settings import DEFAULT_MODEL, Settings
+from model.batch import SamplingParams
+from model.training.corpus import documents, text_files
+from model.training.errors import TrainingError
+
+if TYPE_CHECKING:  # torch is imported when all arguments are known to be right
+    from app.generation import GenerationRequest, TextGenerator
+
+TESTS = 300
+BATCH_TOKENS = 4096
+MAX_RUNNING = 32  # answers that are generated at once
+
+Pair = tuple[str, str]  # a prompt and its completion
+Result = dict[str, object]
+
+
+def parser(description: str | None, steps: int) -> argparse.ArgumentParser:
+    """The options of every recipe; `steps` is what it trains for unless told otherwise."""
+    options = argparse.ArgumentParser(description=description, epilog="Further options, at the end, go to gpt2 train finetune.")
+    options.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="new folder for the data made and the new checkpoint"
+    )
+    options.add_argument("--model", default=str(DEFAULT_MODEL), help="checkpoint to begin with (default: the one of the service)")
+    options.add_argument("--steps", type=int, default=steps, metavar="N", help="steps of fine-tuning (default: %(default)s)")
+    options.add_argument("--tests", type=int, default=TESTS, metavar="N", help="examples tested, at most (default: %(default)s)")
+    return options
+
+
+def main(recipe: Callable[[argparse.Namespace], Result], parser: argparse.ArgumentParser) -> None:
+    """Run a recipe and print its result as one line of JSON; what the user can mend is one line too, with exit code 2."""
+    from model.checkpoint import CheckpointError
+
+    begin = time.monotonic()
+    options, options.further = parser.parse_known_args()
+    prepare_for_training()
+    try:
+        if options.out.exists():
+            raise TrainingError(f"{options.out} exists already; choose another --out, or remove it")
+        if options.tests < 1:
+            raise TrainingError(f"--tests is {options.tests}; it must be at least 1")
+        base = describe(options.model)
+        result = recipe(options)
+    except (TrainingError, CheckpointError, ServiceError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(json.dumps(result | {"base": base, "steps": options.steps, "seconds": round(time.monotonic() - begin)}))
+
+
+def describe(model: str) -> Result:
+    from model.checkpoint import load_model, resolve_model
+
+    network = load_model(resolve_model(model))
+    config = network.config
+    return {"parameters": network.num_parameters, "vocabulary": config.vocab_size, "context": config.n_positions}
+
+
+def gpt2(*arguments: object) -> str:
+    """Run a command of the product and return what it prints; it is shown, so that the reader sees what is done."""
+    words = [str(argument) for argument in arguments]
+    print("$ gpt2", *words, file=sys.stderr, flush=True)
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        code = cli.main(words)
+    if code:  # it has said why
+        sys.exit(code)
+    return output.getvalue()
+
+
+def finetune(options: argparse.Namespace, data: Path, out: Path, *how: object) -> None:
+    """As the recipe says or, where the user's further options say otherwise, as these: the last of two counts."""
+    validations = ("--validate-every", max(1, options.steps // 5), "--validation-fraction", 0.05)
+    chosen = ("--model", options.model, "--out", out, "--steps", options.steps, *validations, *how, *options.further)
+    gpt2("train", "finetune", data, *chosen)
+
+
+def bits_per_byte(model: str | Path, text: Path) -> float:
+    return round(json.loads(gpt2("eval", text, "--model", model))["bits_per_byte"], 4)
+
+
+def read_documents(path: Path) -> list[str]:
+    """The documents of a text file or of a folder of them, compressed or not."""
+    found = [document for file in text_files([path]) for document in documents(file)]
+    if not found:
+        raise TrainingError(f"there is no text in {path}")
+    return found
+
+
+def write_pairs(file: Path, pairs: Sequence[Pair]) -> Path:
+    lines = (json.dumps({"prompt": prompt, "completion": completion}, ensure_ascii=False) + "\n" for prompt, completion in pairs)
+    return write_text(file, "".join(lines))
+
+
+def write_text(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def answers(model: str | Path, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0) -> list[str]:
+    """Continue each prompt to the end of its line by the service's own engine; at temperature 0 by the likeliest tokens."""
+    from app.generation import GenerationRequest
+
+    sampling = SamplingParams(temperature=temperature)
+    requests = [GenerationRequest(prompt, sampling, max_new_tokens, stop=("\n",)) for prompt in prompts]
+    return asyncio.run(_generate(str(model), requests))
+
+
+async def _generate(model: str, requests: Sequence["GenerationRequest"]) -> list[str]:
+    from app.bootstrap import build_service
+
+    settings = Settings(model=model, max_running=min(len(requests), MAX_RUNNING), max_waiting=len(requests))
+    generator = build_service(settings, report=lambda line: None).generator
+    await generator.engine.start()
+    try:
+        return list(await asyncio.gather(*(_answer(generator, request) for request in requests)))
+    finally:
+        await generator.engine.stop()
+
+
+async def _answer(generator: "TextGenerator", request: "GenerationRequest") -> str:
+    generation = await generator.start(request)
+    try:
+        while generation.finish_reason is None:
+            await generation.next()
+        return generation.text.strip()
+    finally:
+        generation.abort()
+
+
+def log_probabilities(model: str | Path, pairs: Sequence[Pair]) -> list[float]:
+    """log p(completion | prompt) of each pair in nats, without the end token, which a base does not expect there."""
+    import torch
+    import torch.nn.functional as F
+
+    from model.checkpoint import load_model, load_tokenizer, resolve_model
+
+    directory = resolve_model(str(model))
+    tokenizer, network = load_tokenizer(directory), load_model(directory).eval()
+    rows = [(tokenizer.encode(prompt), tokenizer.encode(completion)) for prompt, completion in pairs]
+    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
+    scores, context = [0.0] * len(rows), network.config.n_positions
+    if rows and (longest := sum(map(len, rows[order[-1]]))) > context:
+        raise TrainingError(f"a prompt with its completion has {longest} tokens; {model} takes at most {context}")
+    with torch.inference_mode():
+        while order:
+            longest = sum(map(len, rows[order[-1]]))
+            chosen = [order.pop() for _ in range(min(len(order), max(1, BATCH_TOKENS // longest)))]
+            ids = torch.zeros(len(chosen), longest, dtype=torch.long)  # (B, T); the padding comes last, where nobody sees it
+            for row, (prompt, completion) in zip(ids, (rows[i] for i in chosen), strict=True):
+                row[: len(prompt) + len(completion)] = torch.tensor(prompt + completion)
+            for i, row, logits in zip(chosen, ids, network(ids[:, :-1]), strict=True):  # logits (T - 1, V)
+                first, last = len(rows[i][0]), sum(map(len, rows[i]))
+                scores[i] = -F.cross_entropy(logits[first - 1 : last - 1], row[first:last], reduction="sum").item()
+    return scores
+
+
+def completion_bits_per_byte(model: str | Path, pairs: Sequence[Pair]) -> float:
+    num_bytes = sum(len(completion.encode()) for _, completion in pairs)
+    return round(-sum(log_probabilities(model, pairs)) / math.log(2) / num_bytes, 4)
+
+
+def share(hits: Sequence[bool]) -> float:
+    return round(sum(hits) / len(hits), 4)

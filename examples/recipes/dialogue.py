@@ -1,0 +1,85 @@
+"""Dialogue: from a play, what one says to what the other answers; measured on scenes held out.
+
+`python examples/recipes/dialogue.py PLAYS --out DIR`, where PLAYS is tinyshakespeare.txt or another text of its layout: a line with
+the speaker's name and a colon, the lines of the speech, a blank line. Trains a LoRA adapter, then merges it into its base.
+"""
+
+import argparse
+import re
+from itertools import pairwise
+from pathlib import Path
+
+from common import Pair, Result, answers, completion_bits_per_byte, finetune, gpt2, main, parser, read_documents, write_pairs
+
+from model.training.errors import TrainingError
+
+HELD_OUT = 0.1  # of the speeches, from the end
+MAX_CHARACTERS = 400  # of a speech; longer ones are left out
+HOW = ("--lora", "--lora-rank", 16, "--lora-alpha", 32, "--keep-adapter", "--batch-size", 16, "--learning-rate", 3e-3)
+CONVERSATION = (
+    "Who comes so late to the castle?",
+    "What news of the king?",
+    "Is there no hope, then?",
+    "Go, and tell her that I come.",
+)
+SPEAKERS = "QUEEN", "MESSENGER"
+
+Speech = tuple[str, str]  # who, and what
+
+
+def speeches(play: str) -> list[Speech]:
+    """What is said, in order, with line ends as spaces."""
+    matches = (re.fullmatch(r"([^\n:]+):\n(.+)", block, flags=re.DOTALL) for block in re.split(r"\n\s*\n", play.strip()))
+    return [(match[1], " ".join(match[2].split())) for match in matches if match]
+
+
+def prompt(speech: Speech, answering: str) -> str:
+    return f"{speech[0]}: {speech[1]}\n{answering}:"
+
+
+def replies(said: list[Speech]) -> list[Pair]:
+    """Each speech with the one before it as its prompt."""
+    return [(prompt(a, b[0]), f" {b[1]}") for a, b in pairwise(said) if max(len(a[1]), len(b[1])) <= MAX_CHARACTERS]
+
+
+def converse(model: str | Path) -> list[str]:
+    """A conversation in which the model answers each line; it sees the last one alone, as in training."""
+    lines = []
+    for said in CONVERSATION:
+        (reply,) = answers(model, [prompt((SPEAKERS[0], said), SPEAKERS[1])], max_new_tokens=40, temperature=0.7)
+        lines += [f"{SPEAKERS[0]}: {said}", f"{SPEAKERS[1]}: {reply}"]
+    return lines
+
+
+def dialogue(options: argparse.Namespace) -> Result:
+    said = [speech for play in read_documents(options.plays) for speech in speeches(play)]
+    first_held_out = round(len(said) * (1 - HELD_OUT))
+    learned, test = replies(said[:first_held_out]), replies(said[first_held_out:])[: options.tests]
+    if not learned or not test:
+        raise TrainingError(f"{options.plays} has {len(said)} speeches of the form NAME:, line end, words; that is too few")
+    train = write_pairs(options.out / "train.jsonl", learned)
+    write_pairs(options.out / "test.jsonl", test)
+    adapter, model = options.out / "adapter", options.out / "model"
+    finetune(options, train, adapter, *HOW)
+    gpt2("train", "merge", "--adapter", adapter, "--model", options.model, "--out", model)
+    return {
+        "trained_on": f"{len(learned):,} replies",
+        "tested_on": f"{len(test):,} replies of later scenes",
+        "measure": "bits per byte of the replies",
+        "beside": None,
+        "before": completion_bits_per_byte(options.model, test),
+        "after": completion_bits_per_byte(model, test),
+        "adapter_bytes": (adapter / "adapter_model.safetensors").stat().st_size,
+        "conversation_before": converse(options.model),
+        "conversation_after": converse(model),
+    }
+
+
+def arguments() -> argparse.ArgumentParser:
+    options = parser(__doc__, steps=300)
+    options.add_argument("plays", type=Path, metavar="PLAYS", help="text of plays in the layout of tinyshakespeare.txt")
+    return options
+
+
+if __name__ == "__main__":
+    main(dialogue, arguments())

@@ -1,0 +1,306 @@
+"""The recipes of examples/recipes: their data are right, each runs to its end, and docs/recipes.md says what was measured.
+
+The texts in tests/data/texts are excerpts of public-domain works: two novels, plays and the World Factbook.
+"""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from model.training.errors import TrainingError
+
+ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "examples" / "recipes"
+TEXTS = ROOT / "tests" / "data" / "texts"
+PAGE = (ROOT / "docs" / "recipes.md").read_text()
+
+GIVEN = {
+    "story": [str(TEXTS / "novels.txt")],
+    "dialogue": [str(TEXTS / "plays.txt"), "--lora-rank", "2"],
+    "questions": [str(TEXTS / "almanac.txt")],
+    "topics": [f"{label}={TEXTS / label}s.txt" for label in ("novel", "play")] + [f"almanac={TEXTS / 'almanac.txt'}"],
+    "translation": [],
+}
+Module = Any  # an imported recipe
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As for a script of that folder; its modules are forgotten afterwards, for their names are short."""
+    monkeypatch.syspath_prepend(RECIPES)
+    monkeypatch.syspath_prepend(ROOT)
+    known = set(sys.modules)
+    yield
+    for name in ("common", *GIVEN):
+        if name not in known:
+            sys.modules.pop(name, None)
+
+
+def recipe(name: str) -> Module:
+    return importlib.import_module(name)
+
+
+def run(module: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Any:
+    """Run a recipe as its script does, in this process; the result is what it prints."""
+    name = module.__name__
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    options = module.arguments()
+    importlib.import_module("common").main(getattr(module, name), options)
+    (line,) = capsys.readouterr().out.splitlines()
+    return json.loads(line)
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_recipe_runs_to_its_end(
+    name: str, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    chosen = ["--out", out, "--model", tiny_checkpoint, "--steps", 2, "--tests", 6, *GIVEN[name], "--batch-size", 4]
+    result = run(recipe(name), capsys, monkeypatch, *chosen)
+    assert result["before"] >= 0
+    assert result["after"] >= 0
+    assert result["steps"] == 2
+    assert result["base"]["vocabulary"] == 500
+    assert (out / "model" / "model.safetensors").exists()
+    # What the page shows of a result can be made of this one.
+    pages = importlib.import_module("benchmarks.recipes")
+    shown = pages.with_results(PAGE, {name: {"result": result, "machine": {"cpu": "", "gpu": "", "torch": "", "date": ""}}})
+    assert f"| {name} | {result['trained_on']} |" in shown
+
+
+def test_a_recipe_is_a_script_that_prints_its_result_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ["--out", tmp_path / "out", "--model", tiny_checkpoint, "--steps", "1", "--tests", "2", "--batch-size", "4"]
+    command = [sys.executable, "-X", "utf8", "-W", "error", RECIPES / "translation.py", *arguments]
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    (line,) = ended.stdout.splitlines()
+    assert json.loads(line)["measure"] == "exact match"
+    assert "$ gpt2 train finetune" in ended.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in GIVEN if GIVEN[name]])
+def test_a_text_that_is_missing_gets_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = [f"a={tmp_path / 'nowhere'}"] if name == "topics" else [tmp_path / "nowhere"]
+    with pytest.raises(SystemExit) as ended:
+        run(recipe(name), capsys, monkeypatch, *missing, "--out", tmp_path / "out")
+    assert ended.value.code == 2
+    assert re.fullmatch(rf"{name}.py: no such file or folder: .*nowhere\n", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "cause"),
+    [
+        ("dialogue", "Nobody speaks here.\n", "speeches"),
+        ("questions", "Nothing is stated here.\n", "World Factbook"),
+        ("topics", "Too short.\n", "passages"),
+    ],
+)
+def test_a_text_of_another_kind_gets_one_line(
+    name: str, text: str, cause: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        run(recipe(name), capsys, monkeypatch, f"a={file}" if name == "topics" else file, "--out", tmp_path / "out")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert cause in line
+
+
+def test_a_folder_that_exists_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(recipe("translation"), capsys, monkeypatch, "--out", tmp_path)
+    assert ended.value.code == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_no_tests_at_all_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(recipe("translation"), capsys, monkeypatch, "--out", tmp_path / "out", "--tests", 0)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "translation.py: --tests is 0; it must be at least 1\n"
+
+
+def test_a_book_is_split_at_a_paragraph_without_loss() -> None:
+    book = "\n\n".join(f"Paragraph {i}, which is as long as any other." for i in range(100, 200))
+    first, last = recipe("story").split_book(book)
+    assert first + "\n" + last == book + "\n"
+    assert last.startswith("Paragraph 189")  # 11 of 100: the least that makes a tenth, with the blank lines
+
+
+def test_speeches_keep_their_speakers_and_their_order() -> None:
+    speeches = recipe("dialogue").speeches((TEXTS / "plays.txt").read_text())
+    assert speeches[:3] == [
+        ("First Citizen", "Before we proceed any further, hear me speak."),
+        ("All", "Speak, speak."),
+        ("First Citizen", "You are all resolved rather to die than to famish?"),
+    ]
+    assert speeches[6] == ("First Citizen", "Let us kill him, and we'll have corn at our own price. Is't a verdict?")
+
+
+def test_a_reply_follows_the_speech_before_it_and_long_ones_are_left_out() -> None:
+    dialogue = recipe("dialogue")
+    long = "word " * dialogue.MAX_CHARACTERS
+    said = [("A", "Who?"), ("B", "I."), ("A", long), ("B", "Stop."), ("A", "Why?")]
+    assert dialogue.replies(said) == [("A: Who?\nB:", " I."), ("B: Stop.\nA:", " Why?")]
+
+
+def test_facts_are_found_in_the_factbooks_paragraphs() -> None:
+    paragraphs = (TEXTS / "almanac.txt").read_text().split("\n\n")
+    asked = {(q.question, q.answer) for paragraph in paragraphs for q in recipe("questions").ask(paragraph)}
+    assert {
+        ("What is the country code?", "213"),
+        ("How many satellite earth stations are there?", "51"),
+        ("Has the parliament one chamber or two?", "two"),
+        ("How many seats has the Council of the Nation?", "144"),
+        ("How long is a term in the Council of the Nation?", "6"),
+        ("What are the forces called?", "Angolan Armed Forces"),
+        ("Which tier is it?", "Tier 3"),
+        ("Which country is it?", "Algeria"),
+    } <= asked
+
+
+def test_a_question_is_asked_only_if_its_passage_shows_the_answer() -> None:
+    questions = recipe("questions")
+    paragraph = "country code - 213; " + "cable; " * questions.MAX_CHARACTERS + "satellite earth stations - 51 (2011)"
+    (question,) = questions.ask(paragraph)
+    assert question.answer == "213"
+    assert len(question.passage) <= questions.MAX_CHARACTERS
+    assert question.prompt.endswith("\n\nQuestion: What is the country code?\nAnswer:")
+
+
+def test_questions_on_the_last_countries_are_held_out() -> None:
+    text = "\n\n".join(f"country code - {i}; cable" for i in range(100, 200))
+    train, test = recipe("questions").split(text)
+    assert [q.answer for q in train] == [str(i) for i in range(100, 180)]
+    assert [q.answer for q in test] == [str(i) for i in range(180, 200)]
+
+
+def test_the_usual_answer_is_that_of_the_training_questions() -> None:
+    questions = recipe("questions")
+    train = [question for n in (7, 7, 8) for question in questions.ask(f"country code - {n}; cable")]
+    assert questions.usual_answers(train) == {"What is the country code?": "7"}
+
+
+def test_passages_are_whole_sentences_on_one_line_without_speakers() -> None:
+    topics = recipe("topics")
+    found = topics.passages((TEXTS / "plays.txt").read_text())
+    assert found
+    assert all(topics.MIN_CHARACTERS <= len(passage) <= topics.MAX_CHARACTERS and "\n" not in passage for passage in found)
+    assert not any("First Citizen:" in passage for passage in found)
+
+
+def test_the_likeliest_label_wins_and_calibration_takes_the_prior_away() -> None:
+    likeliest = recipe("topics").likeliest
+    assert likeliest([[-1.0, -2.0], [-5.0, -4.0]], ["a", "b"]) == ["a", "b"]
+    assert likeliest([[-1.0, -2.0], [-5.0, -4.0]], ["a", "b"], prior=[-1.0, -3.0]) == ["b", "b"]
+
+
+def test_each_text_has_a_score_for_each_label(tiny_checkpoint: Path) -> None:
+    topics = recipe("topics")
+    pairs = [(topics.prompt(text), f" {label}") for text in ("One.", "Another.") for label in ("a", "bc", "d")]
+    expected = recipe("common").log_probabilities(tiny_checkpoint, pairs)
+    assert topics.score(tiny_checkpoint, ["One.", "Another."], ["a", "bc", "d"]) == [expected[:3], expected[3:]]
+
+
+def test_log_probabilities_are_the_networks_whatever_else_is_scored(tiny_checkpoint: Path) -> None:
+    import torch
+
+    from model.checkpoint import load_model, load_tokenizer
+
+    pairs = [("The old", " man"), ("A much longer prompt than that, on", " and on it goes"), ("He", "y")]
+    tokenizer, model = load_tokenizer(tiny_checkpoint), load_model(tiny_checkpoint).eval()
+    for (prompt, completion), score in zip(pairs, recipe("common").log_probabilities(tiny_checkpoint, pairs), strict=True):
+        ids = tokenizer.encode(prompt) + tokenizer.encode(completion)
+        with torch.inference_mode():
+            log_probs = model(torch.tensor([ids]))[0].log_softmax(-1)
+        first = len(tokenizer.encode(prompt))
+        assert score == pytest.approx(sum(log_probs[t - 1, ids[t]].item() for t in range(first, len(ids))), abs=1e-3)
+
+
+def test_what_the_model_cannot_take_gets_a_clear_error(tiny_checkpoint: Path) -> None:
+    with pytest.raises(TrainingError, match=r"has \d+ tokens; .*tiny-gpt2 takes at most 1024"):
+        recipe("common").log_probabilities(tiny_checkpoint, [("word " * 2000, "word")])
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "zéro"),
+        (16, "seize"),
+        (17, "dix-sept"),
+        (21, "vingt et un"),
+        (22, "vingt-deux"),
+        (61, "soixante et un"),
+        (70, "soixante-dix"),
+        (71, "soixante et onze"),
+        (72, "soixante-douze"),
+        (80, "quatre-vingts"),
+        (81, "quatre-vingt-un"),
+        (91, "quatre-vingt-onze"),
+        (99, "quatre-vingt-dix-neuf"),
+        (100, "cent"),
+        (101, "cent un"),
+        (200, "deux cents"),
+        (203, "deux cent trois"),
+        (380, "trois cent quatre-vingts"),
+        (1000, "mille"),
+        (1101, "mille cent un"),
+        (2000, "deux mille"),
+        (4771, "quatre mille sept cent soixante et onze"),
+        (80_000, "quatre-vingt mille"),
+        (200_200, "deux cent mille deux cents"),
+    ],
+)
+def test_french_numbers_are_spelled_as_in_france(number: int, words: str) -> None:
+    assert recipe("translation").french(number) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "zero"),
+        (13, "thirteen"),
+        (40, "forty"),
+        (42, "forty-two"),
+        (105, "one hundred and five"),
+        (1005, "one thousand and five"),
+        (9999, "nine thousand nine hundred and ninety-nine"),
+    ],
+)
+def test_english_numbers_are_spelled_as_in_britain(number: int, words: str) -> None:
+    assert recipe("translation").english(number) == words
+
+
+def test_no_two_numbers_are_spelled_alike() -> None:
+    translation = recipe("translation")
+    for spelled in (translation.english, translation.french):
+        assert len({spelled(n) for n in range(translation.LARGEST + 1)}) == translation.LARGEST + 1
+
+
+def test_the_page_shows_the_results_that_were_kept() -> None:
+    pages = importlib.import_module("benchmarks.recipes")
+    documents = pages.read_results()
+    assert documents.keys() == pages.RECIPES.keys()
+    assert pages.with_results(PAGE, documents) == PAGE
+
+
+def test_the_page_gives_each_recipes_command() -> None:
+    pages = importlib.import_module("benchmarks.recipes")
+    joined = re.sub(r" \\\n\s+", " ", PAGE)
+    for name in pages.RECIPES:
+        assert f"    {pages.command(name)}\n" in joined
+        assert (RECIPES / f"{name}.py").exists()
