@@ -23,7 +23,7 @@ def test_transformers_reads_it_and_computes_the_same_logits() -> None:
 
 
 def test_it_fits_into_the_repository_and_has_room_for_a_page_of_text() -> None:
-    assert sum(file.stat().st_size for file in DIRECTORY.iterdir()) <= 24_000_000
+    assert sum(file.stat().st_size for file in DIRECTORY.iterdir()) <= 64_000_000
     assert load_model(DIRECTORY).config.n_positions >= 512
 
 
@@ -43,5 +43,5 @@ def test_its_card_says_how_good_it_is_and_what_it_was_trained_on() -> None:
     card = (DIRECTORY / "README.md").read_text()
     match = re.search(r"bits per byte\*\* \| \*\*([\d.]+)\*\* on `books_eval`", card)
     assert match
-    assert float(match[1]) < 2
+    assert float(match[1]) <= 1.6
     assert "public-domain" in card
