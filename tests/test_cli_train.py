@@ -132,7 +132,7 @@ def test_a_vocabulary_that_is_in_the_directory_already_is_taken(folder, gpt2, re
 def test_tensorboards_events_are_an_option(folder, gpt2, refusal, monkeypatch):
     assert gpt2(f"train pretrain texts --out m --steps 2 --tensorboard {TINY}")[0] == 0
     assert [file.name.startswith("events.") for file in (folder / "m" / "training" / "tensorboard").iterdir()] == [True]
-    monkeypatch.setattr("app.commands.pretrain.find_spec", lambda name: None)
+    monkeypatch.setattr("app.commands.training.find_spec", lambda name: None)
     assert refusal("train pretrain texts --out n --tensorboard") == (
         "--tensorboard needs a package more; pip install 'gpt2-service[tensorboard]'"
     )

@@ -1,11 +1,10 @@
 """`gpt2 train finetune`: a checkpoint trained on."""
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.commands.training import add_run_options, recipe_fields, report, training_errors
+from app.commands.training import add_run_options, check_run_options, recipe_fields, report, training_errors
 from app.environment import prepare_for_training
 from app.errors import CommandError
 from app.settings import DEFAULT_MODEL
@@ -42,9 +41,6 @@ def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is pri
     )
     _add_lora_options(parser)
     add_run_options(parser, optimizer="adamw", minutes="15, or three epochs if they take less")
-    parser.add_argument(
-        "--tensorboard", action="store_true", help="also write TensorBoard's events, to training/tensorboard in --out"
-    )
 
 
 def _add_lora_options(parser: argparse.ArgumentParser) -> None:
@@ -65,12 +61,7 @@ def _add_lora_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _finetune(options: argparse.Namespace) -> int:
-    if bool(options.paths) == options.resume:
-        raise CommandError("name the data to train on, or --resume alone")
-    if options.resume and (_given(options) or _given_lora(options) or options.lora or options.keep_adapter):
-        raise CommandError("--resume goes on as the run began; of the other options it takes --device and --tensorboard alone")
-    if options.tensorboard and find_spec("tensorboard") is None:
-        raise CommandError("--tensorboard needs a package more; pip install 'gpt2-service[tensorboard]'")
+    check_run_options(options, _given(options) or _given_lora(options) or options.lora or options.keep_adapter, "data")
     prepare_for_training()
     with training_errors():
         from model.training.adapter import is_adapter

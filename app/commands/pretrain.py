@@ -1,13 +1,11 @@
 """`gpt2 train pretrain`: a new model from text."""
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from app.commands.training import add_run_options, recipe_fields, report, training_errors
+from app.commands.training import add_run_options, check_run_options, recipe_fields, report, training_errors
 from app.environment import prepare_for_training
-from app.errors import CommandError
 
 SIZES = {"n_positions": "context, in tokens", "n_embd": "width", "n_layer": "layers", "n_head": "attention heads"}
 
@@ -28,19 +26,11 @@ def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is pri
     for name, text in SIZES.items():
         parser.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=f"{text} (default: for the text)")
     add_run_options(parser)
-    parser.add_argument(
-        "--tensorboard", action="store_true", help="also write TensorBoard's events, to training/tensorboard in --out"
-    )
 
 
 def _pretrain(options: argparse.Namespace) -> int:
     given = _given(options)
-    if bool(options.paths) == options.resume:
-        raise CommandError("name the text to train on, or --resume alone")
-    if options.resume and given:
-        raise CommandError("--resume goes on as the run began; of the other options it takes --device and --tensorboard alone")
-    if options.tensorboard and find_spec("tensorboard") is None:
-        raise CommandError("--tensorboard needs a package more; pip install 'gpt2-service[tensorboard]'")
+    check_run_options(options, given, "text")
     prepare_for_training()
     with training_errors():
         from model.training.distributed import join_processes, training_device

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from app.errors import CommandError
 
@@ -41,6 +42,19 @@ def add_run_options(parser: argparse.ArgumentParser, optimizer: str = "muon", mi
         "--compile", action=argparse.BooleanOptionalAction, dest="compiled", help="fuse operations (default: if it pays)"
     )
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda if there is one)")
+    group.add_argument(
+        "--tensorboard", action="store_true", help="also write TensorBoard's events, to training/tensorboard in --out"
+    )
+
+
+def check_run_options(options: argparse.Namespace, given: object, data: str) -> None:
+    """Refuse a run without `data`, a resumed one with options that would change it, and an extra that is not installed."""
+    if bool(options.paths) == options.resume:
+        raise CommandError(f"name the {data} to train on, or --resume alone")
+    if options.resume and given:
+        raise CommandError("--resume goes on as the run began; of the other options it takes --device and --tensorboard alone")
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise CommandError("--tensorboard needs a package more; pip install 'gpt2-service[tensorboard]'")
 
 
 def recipe_fields(options: argparse.Namespace) -> dict[str, object]:
