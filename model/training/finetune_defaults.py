@@ -83,12 +83,7 @@ def choose_recipe(
         "bfloat16": bfloat16_pays(device),
     }
     recipe = Recipe(**(chosen | given))  # type: ignore[arg-type]
-    num_parts = recipe.accumulation * processes.num
-    if recipe.batch_size % num_parts:
-        raise TrainingError(
-            f"a batch of {recipe.batch_size} cannot be cut into {num_parts} equal parts; "
-            f"choose a --batch-size that {num_parts} (processes times --accumulation) divides"
-        )
+    recipe.check_shares(processes.num)
     if recipe.compiled and material.is_examples:
         raise TrainingError("examples make batches of many shapes, each of which would be compiled anew; leave out --compile")
     return recipe

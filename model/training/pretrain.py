@@ -169,15 +169,9 @@ def _recipe(
         "bfloat16": bfloat16_pays(device),
     }
     recipe = Recipe(**(chosen | options.recipe))  # type: ignore[arg-type]
-    if recipe.batch_size % num_parts:
-        raise TrainingError(
-            f"a batch of {recipe.batch_size} windows cannot be cut into {num_parts} equal parts; "
-            f"choose a --batch-size that {num_parts} (processes times --accumulation) divides"
-        )
+    recipe.check_shares(processes.num, " windows")
     if "compiled" not in options.recipe and can_compile(device):
-        work = _num_parameters(config) * recipe.max_steps * recipe.batch_size * config.n_positions
-        pays = work >= COMPILING_PAYS_WORK if "max_steps" in options.recipe else minutes >= COMPILING_PAYS_MINUTES
-        recipe = replace(recipe, compiled=pays)
+        recipe = replace(recipe, compiled=_compiling_pays(recipe, config, None if "max_steps" in options.recipe else minutes))
     if "max_steps" not in options.recipe:
         report("measuring the speed of a training step here" + (", which is compiled first" if recipe.compiled else ""))
         rate = defaults.measured_tokens_per_second(config, sampler, recipe, device, processes.num)
@@ -188,6 +182,13 @@ def _recipe(
         every = defaults.default_validate_every(recipe.max_steps, recipe.batch_size * config.n_positions, held_out)
         recipe = replace(recipe, validate_every=every)
     return recipe
+
+
+def _compiling_pays(recipe: Recipe, config: GPT2Config, minutes: float | None) -> bool:
+    """Whether the run is long enough, by its minutes or, if those are None, by its steps."""
+    if minutes is not None:
+        return minutes >= COMPILING_PAYS_MINUTES
+    return _num_parameters(config) * recipe.max_steps * recipe.batch_size * config.n_positions >= COMPILING_PAYS_WORK
 
 
 def _num_parameters(config: GPT2Config) -> int:

@@ -53,6 +53,15 @@ class Recipe:
         if not 0 <= self.seed < 1 << 31:
             raise TrainingError(f"seed is {self.seed}; it must lie between 0 and {(1 << 31) - 1}")
 
+    def check_shares(self, num_processes: int, rows: str = "") -> None:
+        """Refuse a batch that the processes cannot share equally in their parts; `rows` names in the message what it is made of."""
+        num_parts = self.accumulation * num_processes
+        if self.batch_size % num_parts:
+            raise TrainingError(
+                f"a batch of {self.batch_size}{rows} cannot be cut into {num_parts} equal parts; "
+                f"choose a --batch-size that {num_parts} (processes times --accumulation) divides"
+            )
+
     def learning_rate_factor(self, step: int) -> float:
         """What all learning rates are multiplied by at this step: linear warm-up, then a cosine down to zero."""
         warmup = min(self.warmup_steps, self.max_steps // 10)
