@@ -7,6 +7,11 @@ ARG BASE=python:3.11-slim
 FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/gpt2/bin:${PATH}
 WORKDIR /src
+# For the native step; a version's number would be gone from the mirrors with Debian's next update.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/gpt2
 COPY requirements.lock requirements-torch.txt ./
 RUN pip install --require-hashes -r requirements.lock
@@ -16,13 +21,13 @@ FROM build AS build-cuda
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
 RUN pip install --index-url "${TORCH_INDEX}" -r requirements-torch.txt
 COPY . .
-RUN pip install --no-deps --no-build-isolation .
+RUN GPT2_REQUIRE_NATIVE=1 pip install --no-deps --no-build-isolation .
 
 FROM build AS build-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --index-url "${TORCH_INDEX}" -r requirements-torch.txt
 COPY . .
-RUN pip install --no-deps --no-build-isolation .
+RUN GPT2_REQUIRE_NATIVE=1 pip install --no-deps --no-build-isolation .
 
 # ---- what runs: no compiler, no setuid file, nobody with a shell
 FROM ${BASE} AS runtime
@@ -50,7 +55,10 @@ FROM runtime AS cuda
 # Tell NVIDIA's container runtime to mount the driver: a base image of NVIDIA's own would have said so.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build-cuda /opt/gpt2 /opt/gpt2
+RUN [ "$(uname -m)" != x86_64 ] || python -c 'import torch; from model.native.library import load_library; load_library()'
 
 # Last, so that a build without --target makes the image that runs everywhere.
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/gpt2 /opt/gpt2
+# The native step finds here all that it links to: its OpenMP library, libgomp.so.1, is the one that torch brings and loads.
+RUN [ "$(uname -m)" != x86_64 ] || python -c 'import torch; from model.native.library import load_library; load_library()'

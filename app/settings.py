@@ -19,8 +19,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all of the machine's.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto is cuda if there is one, else cpu.")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Precision of weights and cache; auto is bfloat16 on cuda, float32 on cpu."
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="Precision; auto is bfloat16 on cuda, and on a CPU the fastest of int8, bfloat16 and float32 that it has the "
+        "instructions for and that keeps the checkpoint's perplexity.",
     )
     threads: int = Field(0, ge=0, le=1024, description="Threads for computing on a CPU; 0 is one a core.")
     max_running: int = Field(32, ge=1, le=1024, description="Requests that run at once, each in a cache slot of its own.")
@@ -29,7 +31,10 @@ class Settings(BaseSettings):
         256, ge=1, description="Tokens in one step: less keeps those that are decoding smooth, more prefills long prompts sooner."
     )
     prefill_chunk: int = Field(
-        128, ge=1, description="Prompts are cut at its multiples; another value gives other last bits, the same for every request."
+        128,
+        ge=1,
+        description="Prompt tokens that may run in every step, however many requests decode. PyTorch's runner cuts prompts at its "
+        "multiples, so that with it another value gives other last bits, the same for every request.",
     )
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body that is read.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -101,6 +101,10 @@ class Runner(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
+    @property
+    def exact_at_any_cut(self) -> bool:
+        """Whether a position's bits are the same however its prompt is cut into chunks, decoded instead, or copied from a slot."""
+
     def execute(self, batch: ForwardBatch) -> StepOutput:
         """Run the chunks and draw; a slot's positions below a chunk's start must have been run or copied before."""
 

@@ -34,6 +34,8 @@ class TorchRunner:
     needs the plain network runs it before.
     """
 
+    exact_at_any_cut = False
+
     def __init__(self, model: GPT2, num_slots: int, chunk_size: int, device: torch.device, dtype: torch.dtype) -> None:
         self.model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self.device, self.chunk_size = device, chunk_size

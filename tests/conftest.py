@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from app.bootstrap import Service, build_service
+from app.engine.scheduler import Scheduler
 from app.main import create_app
 from app.server import Server
 from app.settings import Settings
@@ -68,6 +69,14 @@ class RunningServer:
     url: str
     service: Service
     server: Server
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.service.generator.engine.engine.scheduler
+
+    def num_reusable(self, num_prompt: int) -> int:
+        """How much of a prompt that was asked before comes from the prefix cache."""
+        return (num_prompt - 1) // self.scheduler.multiple * self.scheduler.multiple
 
     def metric(self, name: str, **labels: str) -> float:
         """A sample's value by its full name, as in `gpt2_batch_size_bucket`; 0 if there is none yet."""

@@ -267,7 +267,7 @@ def test_start_up_tells_what_it_loads_and_where_it_listens(serving, tiny_checkpo
     address, lines = serving("--port", "0", "--log-format", "console")
     output = "".join(lines)
     assert str(tiny_checkpoint) in output
-    assert "M parameters, float32 on cpu" in output
+    assert re.search(r"M parameters, (float32|bfloat16|int8) on cpu, by the (native|torch) runner", output)
     assert "cache slots" in output
     assert all(line.startswith("gpt2: ") for line in lines)
     assert httpx.get(address + "/health").status_code == 200

@@ -87,11 +87,20 @@ def test_the_cpu_image_knows_no_cuda_index_and_the_cuda_image_no_cpu_index() -> 
     assert not re.search(r"cuda|nvidia|cu1\d\d", stages()["cpu"], re.IGNORECASE)
 
 
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_an_image_is_not_built_without_the_native_step_and_brings_no_compiler(target: str) -> None:
+    image = stages()[target]
+    assert re.findall(r"apt-get install .* (\S+) ", stages()["build"]) == ["g++"]
+    assert "\nRUN GPT2_REQUIRE_NATIVE=1 pip install --no-deps --no-build-isolation .\n" in image
+    assert "load_library()" in image
+    assert "apt-get" not in stages()["runtime"]
+
+
 def test_an_image_gets_no_file_but_those_it_needs() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     allowed = {line[1:] for line in lines if line.startswith("!")}
     assert "*" in lines
-    assert {"app", "model", "pyproject.toml", "README.md"} <= allowed
+    assert {"app", "model", "pyproject.toml", "setup.py", "README.md"} <= allowed
     for sources in re.findall(r"(?m)^COPY (?!--from)(?!\. )(.*) \S+$", (ROOT / "Dockerfile").read_text()):
         assert set(sources.split()) <= allowed
     for name in allowed:
@@ -322,8 +331,10 @@ esac
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout in which installing takes no time and reaches no registry."""
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-dev.lock", "requirements-torch.txt"):
+    for name in ("Makefile", "pyproject.toml", "setup.py", "requirements.lock", "requirements-dev.lock", "requirements-torch.txt"):
         shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "model/native/src").mkdir(parents=True)
+    (tmp_path / "model/native/src/step.cpp").touch()
     python = tmp_path / "python"
     python.write_text(FAKE_PYTHON)
     python.chmod(0o755)
@@ -363,11 +374,21 @@ def test_an_install_that_failed_is_tried_again(checkout: Path, step: str) -> Non
     assert "-r requirements.lock" in asked
 
 
-def test_a_changed_lock_is_installed(checkout: Path) -> None:
+@pytest.mark.parametrize("name", ["requirements.lock", "setup.py", "model/native/src/step.cpp"])
+def test_a_changed_lock_or_source_of_the_native_step_is_installed(checkout: Path, name: str) -> None:
     make(checkout, "install")
     later = (checkout / ".venv/.serve-stamp").stat().st_mtime + 1
-    os.utime(checkout / "requirements.lock", (later, later))
+    os.utime(checkout / name, (later, later))
     assert "-r requirements.lock" in make(checkout, "install")[1]
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_an_installation_without_the_native_step_says_so(checkout: Path, built: bool) -> None:
+    if built:
+        (checkout / "model/native/_step.so").touch()
+    result, _ = make(checkout, "install")
+    assert result.returncode == 0
+    assert ("Without the native step" in result.stdout) is not built
 
 
 def test_torch_comes_from_the_index_that_was_named(checkout: Path) -> None:

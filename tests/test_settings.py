@@ -60,7 +60,7 @@ def test_settings_do_not_change():
         ("drain_seconds", "inf"),
         ("threads", "many"),
         ("device", "tpu"),
-        ("dtype", "int8"),
+        ("dtype", "float16"),
         ("log_format", "xml"),
     ],
 )

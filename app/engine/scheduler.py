@@ -21,14 +21,20 @@ class Scheduler:
     """Continuous batching (Yu et al. 2022, "Orca", section 3.1): sequences join and leave between steps.
 
     All that decode run in every step. Prompts are prefilled in chunks, first come, first served, while the step stays within
-    `max_batch_tokens`; one chunk may always run, so that nobody starves.
+    `max_batch_tokens`; `chunk_size` tokens of prompts may always run, so that nobody starves. Chunks end at its multiples, and
+    prefixes are shared in whole chunks of prompts; `cut_freely`, for a runner whose bits depend on no cut, lifts both rules.
     """
 
-    def __init__(self, num_slots: int, chunk_size: int, max_batch_tokens: int) -> None:
-        self.chunk_size, self.max_batch_tokens = chunk_size, max_batch_tokens
-        self.slots = SlotPool(num_slots, chunk_size)
+    def __init__(self, num_slots: int, chunk_size: int, max_batch_tokens: int, cut_freely: bool = False) -> None:
+        self.chunk_size, self.max_batch_tokens, self.cut_freely = chunk_size, max_batch_tokens, cut_freely
+        self.slots = SlotPool(num_slots, self.multiple)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+
+    @property
+    def multiple(self) -> int:
+        """Of what a chunk's end and a shared prefix's length are multiples."""
+        return 1 if self.cut_freely else self.chunk_size
 
     @property
     def has_work(self) -> bool:
@@ -40,16 +46,16 @@ class Scheduler:
     def schedule(self, now: float) -> Plan:
         """Plan a step: the decoding sequences, then as many chunks of prompts as its budget allows."""
         copies: list[PrefixCopy] = []
-        work = [(s, s.next_chunk(self.chunk_size)) for s in self.running if not s.is_prefilling]
-        budget = self.max_batch_tokens - len(work)
+        work = [(s, s.next_chunk(1, 1)) for s in self.running if not s.is_prefilling]
+        budget = max(self.max_batch_tokens - len(work), self.chunk_size)
         prefilling = deque(s for s in self.running if s.is_prefilling)
-        while budget >= self.chunk_size or not any(s.is_prefilling for s, _ in work):
+        while budget >= self.multiple:
             if not prefilling and (started := self._start_next(now, copies)):
                 prefilling.append(started)
             if not prefilling:
                 break
             sequence = prefilling.popleft()
-            chunk = sequence.next_chunk(self.chunk_size)
+            chunk = sequence.next_chunk(budget if self.cut_freely else self.chunk_size, self.multiple)
             work.append((sequence, chunk))
             budget -= len(chunk.token_ids)
         return Plan(ForwardBatch(tuple(c for _, c in work)), tuple(s for s, _ in work), tuple(copies))
@@ -57,8 +63,8 @@ class Scheduler:
     def advance(self, sequence: Sequence, chunk: Chunk) -> None:
         """Note that a chunk of the sequence has been run."""
         sequence.num_cached = chunk.end
-        if chunk.end <= sequence.num_prompt:
-            self.slots.record_prefill(chunk.slot, sequence.token_ids[: chunk.end])
+        if self.cut_freely or chunk.end <= sequence.num_prompt:
+            self.slots.record(chunk.slot, sequence.token_ids, chunk.end)
 
     def finish(self, sequence: Sequence, trust_slot: bool = True) -> None:
         """Let go of a waiting or running sequence; its slot is free at once and keeps its contents if they are to be trusted."""

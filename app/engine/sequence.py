@@ -84,11 +84,14 @@ class Sequence:
         assert self.started_at is not None
         return self.started_at - self.arrived_at
 
-    def next_chunk(self, chunk_size: int) -> Chunk:
-        """The next token to decode, or the prompt up to the next multiple of chunk_size: cuts never depend on other requests."""
+    def next_chunk(self, max_tokens: int, multiple: int) -> Chunk:
+        """The next token to decode, or of the prompt at most `max_tokens`, to its end or to a multiple of `multiple`.
+
+        With both at the prefill chunk's size cuts depend on the sequence alone; with a multiple of 1 the step decides.
+        """
         assert self.slot is not None
         start = self.num_cached
-        end = min((start // chunk_size + 1) * chunk_size, self.num_prompt) if self.is_prefilling else start + 1
+        end = min((start + max_tokens) // multiple * multiple, self.num_prompt) if self.is_prefilling else start + 1
         draw = self._draw() if end == len(self.token_ids) else None
         return Chunk(self.slot, start, tuple(self.token_ids[start:end]), draw)
 

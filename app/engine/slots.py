@@ -23,16 +23,23 @@ class Acquired:
     copy: PrefixCopy | None
 
 
+# A shorter prefix is computed as quickly as it is copied, and would cost the slot what it holds of another prompt.
+MIN_SHARED = 16
+
+
 class SlotPool:
     """Hands out slots; a new prompt starts from the slot that shares its longest prefix, in place or by copying.
 
-    Only whole chunks that came from prefill are shared, and never the chunk with a prompt's last token: a position's bits depend on
-    where its chunk is cut, so that anything else would make an answer depend on what was asked before.
+    Prefixes are shared up to a multiple of `multiple`, and never the stretch with a prompt's last token, which has to run again.
+    It is 1 with a runner for which any prefix will do, and else the prefill chunk: a position's bits depend then on where its chunk
+    is cut, so that anything else would make an answer depend on what was asked before.
     """
 
-    def __init__(self, num_slots: int, chunk_size: int) -> None:
-        self.num_slots, self.chunk_size = num_slots, chunk_size
-        self._prefixes: list[tuple[int, ...]] = [()] * num_slots
+    def __init__(self, num_slots: int, multiple: int) -> None:
+        self.num_slots, self.multiple = num_slots, multiple
+        self.min_shared = MIN_SHARED if multiple == 1 else multiple
+        # Token ids, maybe of a sequence that still grows, and how many of them count.
+        self._contents: list[tuple[Sequence[int], int]] = [((), 0)] * num_slots
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_slots))  # least recently used first
 
     @property
@@ -45,18 +52,22 @@ class SlotPool:
 
     def acquire(self, prompt_ids: Sequence[int]) -> Acquired:
         """Take a free slot, which there must be."""
-        reusable = tuple(prompt_ids[: (len(prompt_ids) - 1) // self.chunk_size * self.chunk_size])
-        source, length = self._longest_shared(reusable)
+        source, length = self._longest_shared(prompt_ids)
         in_place = length > 0 and source in self._free
         slot = source if in_place else next(iter(self._free))
         del self._free[slot]
-        self._prefixes[slot] = reusable[:length]
+        self._contents[slot] = (prompt_ids, length)
         copy = None if in_place or length == 0 else PrefixCopy(source, slot, length)
         return Acquired(slot, length, copy)
 
-    def record_prefill(self, slot: int, prefix: Sequence[int]) -> None:
-        """Say that a slot's prompt has been run up to the end of `prefix`; its whole chunks may be shared from now on."""
-        self._prefixes[slot] = tuple(prefix[: len(prefix) // self.chunk_size * self.chunk_size])
+    def record(self, slot: int, token_ids: Sequence[int], length: int) -> None:
+        """Say that a slot holds the first `length` of these tokens, to be shared from now on; the caller may append to them."""
+        self._contents[slot] = (token_ids, length // self.multiple * self.multiple)
+
+    def contents(self, slot: int) -> tuple[int, ...]:
+        """What may be shared of a slot."""
+        token_ids, length = self._contents[slot]
+        return tuple(token_ids[:length])
 
     def release(self, slot: int) -> None:
         assert slot not in self._free, f"slot {slot} is free already"
@@ -64,18 +75,27 @@ class SlotPool:
 
     def forget(self, slot: int) -> None:
         """Trust nothing of what the slot holds."""
-        self._prefixes[slot] = ()
+        self._contents[slot] = ((), 0)
 
-    def _longest_shared(self, prompt_ids: tuple[int, ...]) -> tuple[int, int]:
-        """The slot that shares most whole chunks with the prompt, a free one if several do, and how many tokens these are."""
-        lengths = {slot: self._shared(prefix, prompt_ids) for slot, prefix in enumerate(self._prefixes)}
+    def _longest_shared(self, prompt_ids: Sequence[int]) -> tuple[int, int]:
+        """The slot that shares most with the prompt, a free one if several do, and how many tokens these are."""
+        lengths = {slot: self._shared(slot, prompt_ids) for slot in range(self.num_slots)}
         best = max(lengths, key=lambda slot: (lengths[slot], slot in self._free))
         return best, lengths[best]
 
-    def _shared(self, prefix: tuple[int, ...], prompt_ids: tuple[int, ...]) -> int:
-        length = 0
-        for end in range(self.chunk_size, min(len(prefix), len(prompt_ids)) + 1, self.chunk_size):
-            if prefix[length:end] != prompt_ids[length:end]:
-                break
-            length = end
-        return length
+    def _shared(self, slot: int, prompt_ids: Sequence[int]) -> int:
+        token_ids, length = self._contents[slot]
+        common = _num_common(token_ids, prompt_ids, min(length, len(prompt_ids) - 1))
+        return common // self.multiple * self.multiple if common >= self.min_shared else 0
+
+
+def _num_common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
+    """How many of the first `limit` values are equal; by halving, since slices compare much faster than a loop does."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if tuple(a[low:middle]) == tuple(b[low:middle]):
+            low = middle
+        else:
+            high = middle - 1
+    return low

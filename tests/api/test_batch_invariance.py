@@ -11,6 +11,9 @@ import httpx
 import pytest
 import torch
 
+import app.runners
+from model.native.library import NativeUnavailable
+
 WORDS = ["the ", "old ", "man ", "and ", "sea ", "of ", "stone ", "é", "\n", "42 ", "walks", ", "]
 STYLES = {
     "greedy": {},
@@ -87,6 +90,34 @@ async def among_neighbours(url, requests, num_neighbours, num_at_once):
     return dict(zip([name for name, *_ in requests], answers, strict=True))
 
 
+PRECISIONS = {"cpu": ["torch float32", "float32", "bfloat16", "int8"], "cuda": ["auto"]}
+
+
+@pytest.fixture(params=[(kind, precision) for kind, precisions in PRECISIONS.items() for precision in precisions], ids=" ".join)
+def start(request, start_server, monkeypatch):
+    """Start a server on a device and in a precision; on a CPU by the native step, unless it says torch."""
+    kind, precision = request.param
+    if kind == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU; none is here")
+    if precision.startswith("torch"):
+        monkeypatch.setattr(app.runners, "available_features", refuse)
+
+    def start_one(**settings):
+        server = start_server(device=kind, dtype=precision.removeprefix("torch "), **settings)
+        wanted = "torch" if kind == "cuda" or precision.startswith("torch") else "native"
+        if server.service.info.backend != wanted or (
+            kind == "cpu" and server.service.info.dtype != precision.removeprefix("torch ")
+        ):
+            pytest.skip(f"this CPU cannot run {precision}")
+        return server
+
+    return start_one
+
+
+def refuse():
+    raise NativeUnavailable("not in this test")
+
+
 @pytest.fixture
 def threads(request):
     before = torch.get_num_threads()
@@ -95,9 +126,9 @@ def threads(request):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
-def test_a_request_gets_the_same_bits_alone_and_in_any_company(start_server, device, threads):
+def test_a_request_gets_the_same_bits_alone_and_in_any_company(start, threads):
     requests = watched_requests()
-    server = start_server(device=device.type, threads=threads, max_running=32, max_batch_tokens=300)
+    server = start(threads=threads, max_running=32, max_batch_tokens=300)
     alone = asyncio.run(among_neighbours(server.url, requests, num_neighbours=0, num_at_once=1))
     assert server.metric("gpt2_batch_size_count") == server.metric("gpt2_batch_size_bucket", le="1.0"), "nothing was beside them"
     shuffled = random.Random(threads).sample(requests, len(requests))
@@ -113,25 +144,25 @@ def test_a_request_gets_the_same_bits_alone_and_in_any_company(start_server, dev
     assert server.metric("gpt2_requests_total", route="/generate_stream", outcome="aborted") > 0
 
 
-def test_it_does_not_matter_what_was_asked_before(start_server, device):
+def test_it_does_not_matter_what_was_asked_before(start):
     """Slots keep what earlier requests left in them, and prompts are taken up from there: the answer is that of a fresh server."""
     requests = [request for request in watched_requests() if "420" in request[0]]
-    used = start_server(device=device.type, max_running=2, threads=2)
+    used = start(max_running=2, threads=2)
     asyncio.run(among_neighbours(used.url, requests, num_neighbours=2, num_at_once=2))
     again = asyncio.run(among_neighbours(used.url, requests[::-1], num_neighbours=0, num_at_once=1))
     assert used.metric("gpt2_prefix_cache_hit_tokens_total") > 0
     for request in requests:
-        fresh = start_server(device=device.type, max_running=2, threads=2)
+        fresh = start(max_running=2, threads=2)
         assert asyncio.run(among_neighbours(fresh.url, [request], 0, 1)) == {request[0]: again[request[0]]}
         assert fresh.metric("gpt2_prefix_cache_hit_tokens_total") == 0
 
 
-def test_a_prompt_that_is_split_over_steps_is_computed_as_if_it_were_not(start_server, device):
+def test_a_prompt_that_is_split_over_steps_is_computed_as_if_it_were_not(start):
     """With a small budget the chunks of a prompt run in steps of their own, with a large one all in a few steps with others."""
     requests = [request for request in watched_requests() if "270" in request[0] or "420" in request[0]]
     answers = []
     for budget in (1, 2048):
-        server = start_server(device=device.type, max_batch_tokens=budget, threads=2)
+        server = start(max_batch_tokens=budget, threads=2)
         answers.append(asyncio.run(among_neighbours(server.url, requests, num_neighbours=2, num_at_once=4)))
         assert server.metric("gpt2_prefill_chunks_total") > len(requests)
     assert answers[0] == answers[1]

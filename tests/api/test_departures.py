@@ -6,7 +6,7 @@ The engine stands still between steps here, so that "within one step" is counted
 import httpx
 import pytest
 
-LONG = "word after word " * 40  # several prefill chunks
+LONG = "word after word " * 100  # several prefill chunks
 REQUESTS = {
     "native": ("/generate", {"inputs": "a", "parameters": {"max_new_tokens": 500}}),
     "native, streamed": ("/generate_stream", {"inputs": "a", "parameters": {"max_new_tokens": 500}}),

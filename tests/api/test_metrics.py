@@ -68,17 +68,18 @@ def test_tokens_are_counted_exactly(start_server):
     server = start_server()
     prompt = "one two three " * 50
     num_prompt = len(httpx.post(server.url + "/tokenize", json={"inputs": prompt}).json())
-    num_reusable = (num_prompt - 1) // 128 * 128
+    num_reusable = server.num_reusable(num_prompt)
+    num_chunks = -(-num_prompt // (256 if server.scheduler.cut_freely else 128))
     for _ in range(3):
         httpx.post(server.url + "/generate", json={"inputs": prompt, "parameters": {"max_new_tokens": 7, "ignore_eos": True}})
     assert server.metric("gpt2_generated_tokens_total") == 3 * 7
     assert server.metric("gpt2_prefix_cache_hit_tokens_total") == 2 * num_reusable > 0
     assert server.metric("gpt2_prompt_tokens_total") == 3 * num_prompt - 2 * num_reusable
-    assert server.metric("gpt2_prefill_chunks_total") == -(-num_prompt // 128) + 2
+    assert server.metric("gpt2_prefill_chunks_total") == num_chunks + 2
     assert server.metric("gpt2_time_to_first_token_seconds_count") == server.metric("gpt2_request_seconds_count") == 3
     assert server.metric("gpt2_inter_token_seconds_count") == 3 * 6
     assert server.metric("gpt2_queue_seconds_count") == 3
-    assert server.metric("gpt2_batch_size_sum") == server.metric("gpt2_step_seconds_count") == -(-num_prompt // 128) + 2 + 3 * 6
+    assert server.metric("gpt2_batch_size_sum") == server.metric("gpt2_step_seconds_count") == num_chunks + 2 + 3 * 6
 
 
 def test_tokens_that_could_not_be_computed_are_not_counted(stepped_server):
@@ -110,9 +111,9 @@ def test_promtool_finds_nothing_to_complain_about(client):
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-def test_what_is_served_is_described(client):
+def test_what_is_served_is_described(client, server):
     text = client.get("/metrics").text
-    assert 'gpt2_model_info{device="cpu",dtype="float32",model="tiny-gpt2"} 1.0' in text
+    assert f'gpt2_model_info{{device="cpu",dtype="{server.service.info.dtype}",model="tiny-gpt2"}} 1.0' in text
     assert "gpt2_build_info{" in text
     assert "gpt2_engine_heartbeat_timestamp_seconds" in text
 

@@ -29,7 +29,8 @@ class FakeRunner:
     next draw comes with a log-probability that is not a number. `may_run` holds steps back while it is not set.
     """
 
-    def __init__(self, num_slots: int = 4, max_positions: int = 256, vocab_size: int = 50) -> None:
+    def __init__(self, num_slots: int = 4, max_positions: int = 256, vocab_size: int = 50, exact_at_any_cut: bool = False) -> None:
+        self.exact_at_any_cut = exact_at_any_cut
         self.num_slots, self.max_positions, self.vocab_size = num_slots, max_positions, vocab_size
         self.contents: list[list[History | None]] = [[None] * max_positions for _ in range(num_slots)]
         self.batches: list[ForwardBatch] = []
@@ -83,16 +84,24 @@ class FakeRunner:
 
     def _run(self, chunk: Chunk, failing: bool) -> SampledToken | None:
         require(0 < len(chunk.token_ids) <= self.max_positions - chunk.start, "a chunk is empty or too long")
-        history = (*self.history(chunk.slot, chunk.start), (chunk.start, chunk.token_ids))
+        history = self.history(chunk.slot, chunk.start)
         is_nan = chunk.slot in self.nan_slots and chunk.draw is not None
         spoilt = failing or is_nan
-        self.contents[chunk.slot][chunk.start : chunk.end] = [None if spoilt else history] * len(chunk.token_ids)
+        for start, token_ids in self._pieces(chunk):
+            history = (*history, (start, token_ids))
+            self.contents[chunk.slot][start : start + len(token_ids)] = [None if spoilt else history] * len(token_ids)
         if chunk.draw is None:
             return None
         self.nan_slots.discard(chunk.slot)
         allowed = [i for i in range(self.vocab_size) if i not in chunk.draw.banned_ids]
         token_id = allowed[zlib.crc32(repr((history, chunk.draw)).encode()) % len(allowed)]
         return SampledToken(token_id, math.nan if is_nan else -1.0)
+
+    def _pieces(self, chunk: Chunk) -> History:
+        """The chunk as a whole, or token by token for a runner that cuts do not matter to."""
+        if not self.exact_at_any_cut:
+            return ((chunk.start, chunk.token_ids),)
+        return tuple((chunk.start + i, (token_id,)) for i, token_id in enumerate(chunk.token_ids))
 
     def _fails(self, name: str) -> bool:
         if self.fail_next != name:

@@ -37,11 +37,13 @@ class Engines(RuleBasedStateMachine):
     """Drives a scheduler through its engine, over a runner that remembers how every position was computed."""
 
     make_runner: Callable
+    cut_freely: bool
 
     @initialize(num_slots=st.integers(1, 4), chunk_size=st.integers(1, 4), max_batch_tokens=st.integers(1, 24))
     def start(self, num_slots: int, chunk_size: int, max_batch_tokens: int) -> None:
-        self.runner = self.make_runner(num_slots, vocab_size=3)
-        self.scheduler = RecordingScheduler(num_slots, chunk_size, max_batch_tokens)
+        self.runner = self.make_runner(num_slots, vocab_size=3, exact_at_any_cut=self.cut_freely)
+        self.scheduler = RecordingScheduler(num_slots, chunk_size, max_batch_tokens, self.cut_freely)
+        self.scheduler.slots.min_shared = 2 if self.cut_freely else chunk_size  # prompts are short here
         self.engine = Engine(self.runner, self.scheduler, clock=lambda: 0.0)
         self.requests: dict[int, EngineRequest] = {}
         self.tokens: dict[int, list[int]] = {}
@@ -116,20 +118,20 @@ class Engines(RuleBasedStateMachine):
                 ends.append(output.finish_reason)
 
     def check_plan(self, plan: Plan) -> None:
-        size, budget = self.scheduler.chunk_size, self.scheduler.max_batch_tokens
+        size, multiple, budget = self.scheduler.chunk_size, self.scheduler.multiple, self.scheduler.max_batch_tokens
         prefills = [(s, c) for s, c in zip(plan.sequences, plan.batch.chunks, strict=True) if c.start < s.num_prompt]
         num_decoding = len(plan.sequences) - len(prefills)
-        guaranteed = num_decoding + (len(prefills[0][1].token_ids) if prefills else 0)
-        assert plan.batch.num_tokens <= max(budget, guaranteed)
-        for sequence, chunk in prefills:
-            assert chunk.start % size == 0
-            assert chunk.end == min(chunk.start + size, sequence.num_prompt), "a chunk is cut for another reason than its position"
+        assert plan.batch.num_tokens <= max(budget, num_decoding + size)
+        for sequence, chunk in prefills[:-1] if self.cut_freely else prefills:
+            assert chunk.start % multiple == 0
+            wanted = sequence.num_prompt if self.cut_freely else min(chunk.start + size, sequence.num_prompt)
+            assert chunk.end == wanted, "a chunk is cut for another reason than its position or the step's budget"
         order = [s.request.sequence_id for s, _ in prefills]
         assert order == sorted(order), "a later prompt goes first"
         for sequence, chunk in zip(plan.sequences, plan.batch.chunks, strict=True):
             if plan.copies or chunk.start == sequence.num_reused:
-                assert sequence.num_reused % size == 0
-                assert sequence.num_reused < sequence.num_prompt, "the chunk with the last prompt token has to run"
+                assert sequence.num_reused % multiple == 0
+                assert sequence.num_reused < sequence.num_prompt, "the stretch with the last prompt token has to run"
 
     @invariant()
     def each_slot_has_one_owner_and_none_is_lost(self) -> None:
@@ -148,14 +150,15 @@ class Engines(RuleBasedStateMachine):
     def every_cached_position_was_computed_as_if_its_sequence_were_alone(self) -> None:
         for s in self.scheduler.running:
             if s.num_cached > s.num_reused:  # that is, all copies that it starts from have been made
-                expected = cut(s.token_ids, s.num_prompt, self.scheduler.chunk_size, s.num_cached)
+                expected = cut(s.token_ids, s.num_prompt, self.scheduler.multiple, s.num_cached)
                 assert self.runner.history(s.slot, s.num_cached) == expected
 
     @invariant()
     def a_free_slot_offers_only_what_it_holds(self) -> None:
-        for slot, prefix in enumerate(self.scheduler.slots._prefixes):
-            assert len(prefix) % self.scheduler.chunk_size == 0
-            expected = cut(list(prefix), len(prefix), self.scheduler.chunk_size, len(prefix))
+        for slot in range(self.scheduler.slots.num_slots):
+            prefix = self.scheduler.slots.contents(slot)
+            assert len(prefix) % self.scheduler.multiple == 0
+            expected = cut(list(prefix), len(prefix), self.scheduler.multiple, len(prefix))
             assert self.runner.history(slot, len(prefix)) == expected
 
     def teardown(self) -> None:
@@ -173,7 +176,8 @@ class Engines(RuleBasedStateMachine):
                 assert self.tokens[sequence_id] == self.alone(self.requests[sequence_id])
 
     def alone(self, request: EngineRequest) -> list[int]:
-        engine = Engine(self.make_runner(1, vocab_size=3), Scheduler(1, self.scheduler.chunk_size, 1), clock=lambda: 0.0)
+        runner = self.make_runner(1, vocab_size=3, exact_at_any_cut=self.cut_freely)
+        engine = Engine(runner, Scheduler(1, self.scheduler.chunk_size, 1, self.cut_freely), clock=lambda: 0.0)
         engine.submit(request)
         tokens = []
         while engine.has_work:
@@ -181,9 +185,10 @@ class Engines(RuleBasedStateMachine):
         return tokens
 
 
-def test_the_rules_hold_whatever_happens(make_runner):
+@pytest.mark.parametrize("freely", [False, True], ids=["cut_at_multiples", "cut_freely"])
+def test_the_rules_hold_whatever_happens(make_runner, freely):
     class Machine(Engines):
-        pass
+        cut_freely = freely
 
     Machine.make_runner = staticmethod(make_runner)
     quick = settings(
@@ -250,6 +255,16 @@ def test_without_a_free_slot_the_next_prompt_waits():
     scheduler.finish(first)
     assert carry_out(scheduler) == [(1, 0, 4)]
     assert second.slot == 0
+
+
+def test_a_scheduler_that_cuts_freely_fills_each_step_to_its_budget():
+    scheduler = Scheduler(num_slots=4, chunk_size=8, max_batch_tokens=20, cut_freely=True)
+    waiting(scheduler, 15, 30)
+    assert [carry_out(scheduler) for _ in range(3)] == [
+        [(0, 0, 15), (1, 0, 5)],
+        [(0, 15, 16), (1, 5, 24)],
+        [(0, 16, 17), (1, 24, 30)],
+    ]
 
 
 def test_an_idle_scheduler_plans_nothing():

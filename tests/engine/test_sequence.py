@@ -16,7 +16,7 @@ def sequence(prompt_ids=(1, 2, 3), sampling=SamplingParams(), max_new_tokens=4, 
 
 def chunks_of(running: Sequence, chunk_size: int, num_new: int):
     while running.num_generated < num_new:
-        chunk = running.next_chunk(chunk_size)
+        chunk = running.next_chunk(chunk_size, chunk_size)
         yield chunk
         running.num_cached = chunk.end
         if chunk.draw is not None:
@@ -44,7 +44,7 @@ def test_a_token_is_drawn_after_the_prompts_last_chunk_and_after_each_decoded_to
 def test_a_reused_prefix_is_not_run_again():
     running = sequence(range(10))
     running.num_cached = 8
-    chunk = running.next_chunk(4)
+    chunk = running.next_chunk(4, 4)
     assert (chunk.start, chunk.token_ids) == (8, (8, 9))
 
 

@@ -10,14 +10,14 @@ END = (9,)
 
 @pytest.fixture
 def pool() -> SlotPool:
-    return SlotPool(num_slots=3, chunk_size=4)
+    return SlotPool(num_slots=3, multiple=4)
 
 
 def run(pool: SlotPool, prompt: tuple[int, ...], keep: bool = False) -> Acquired:
     """Prefill a prompt to its end, and let go of its slot unless it is to be kept."""
     acquired = pool.acquire(prompt)
     for end in range(acquired.num_reused + 4, len(prompt) + 4, 4):
-        pool.record_prefill(acquired.slot, prompt[: min(end, len(prompt))])
+        pool.record(acquired.slot, prompt, min(end, len(prompt)))
     if not keep:
         pool.release(acquired.slot)
     return acquired
@@ -89,7 +89,7 @@ def test_a_prompts_unfinished_last_chunk_is_never_shared(pool):
 
 def test_a_prompt_that_did_not_get_far_shares_what_was_run(pool):
     slot = pool.acquire(A + B + C).slot
-    pool.record_prefill(slot, A)
+    pool.record(slot, A + B + C, 4)
     pool.release(slot)
     assert pool.acquire(A + B + C) == Acquired(slot, 4, None)
 
@@ -115,3 +115,29 @@ def test_nothing_is_shared_from_a_slot_that_is_not_to_be_trusted(pool):
     pool.forget(acquired.slot)
     pool.release(acquired.slot)
     assert pool.acquire(A + B + END).num_reused == 0
+
+
+# Where any prefix will do: a multiple of 1.
+
+
+@pytest.fixture
+def free_pool() -> SlotPool:
+    return SlotPool(num_slots=3, multiple=1)
+
+
+@pytest.mark.parametrize(("num_common", "num_reused"), [(15, 0), (16, 16), (17, 17), (39, 39), (40, 39)])
+def test_any_prefix_long_enough_to_pay_is_reused_but_for_the_last_token(free_pool, num_common, num_reused):
+    prompt = tuple(range(40))
+    slot = free_pool.acquire(prompt).slot
+    free_pool.record(slot, prompt, 40)
+    free_pool.release(slot)
+    assert free_pool.acquire(prompt[:num_common] + (99,) * (40 - num_common)).num_reused == num_reused
+
+
+def test_what_was_generated_is_shared_as_far_as_it_has_been_run(free_pool):
+    token_ids = list(range(20))
+    slot = free_pool.acquire(tuple(token_ids)).slot
+    free_pool.record(slot, token_ids, 20)
+    token_ids += [50, 51, 52]  # 52 has been drawn, not run
+    free_pool.record(slot, token_ids, 22)
+    assert free_pool.acquire((*token_ids, 60)).copy == PrefixCopy(slot, 1, 22)

@@ -1,0 +1,24 @@
+// Keys and values of a head in the cache, and attention over them (Vaswani et al. 2017, equation 1).
+//
+// A tile holds 64 positions. Keys of 16 positions lie side by side, so that a vector of scores needs no sum across lanes; so do the
+// outputs of a value. float32: keys [T/16][D][16], values [T][D]; bfloat16, in pairs along the summed axis: keys [T/16][D/2][16][2],
+// values [T/2][D][2].
+#pragma once
+
+#include "model.h"
+
+namespace gpt2 {
+
+constexpr int QUERIES = 4;  // consecutive positions of one sequence that share what is read from the cache
+
+using Store = void(gpt2_model&, int layer, int slot, int position, const float* qkv, int begin, int end);
+using Attend = void(const gpt2_model&, int layer, int head, int slot, int position, int num_rows, const float* qkv, size_t stride,
+                    float* out, size_t stride_out, float* scratch);
+
+Store store_float32, store_bfloat16;
+Attend attend_float32, attend_bfloat16, attend_bfloat16_emulated;
+
+// Floats of scratch that `attend` needs.
+inline size_t attention_scratch(const gpt2_model& model) { return size_t(QUERIES) * (model.positions + model.head_width) + 64; }
+
+}  // namespace gpt2

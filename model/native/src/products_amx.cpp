@@ -1,0 +1,145 @@
+// Matrix products on AMX: a tile of 16 rows by 64 bytes of inputs times one of 64 bytes by 16 outputs (Intel SDM, TDPBUSD, TDPBF16PS).
+//
+// The same packed weights as for AVX-512 serve: 16 steps along k of 16 outputs are a tile, 256 bytes from row to row. Integer sums
+// are the same to the bit; bfloat16 sums are AMX's own, in one order for every number of rows.
+#include "products.h"
+
+#include <algorithm>
+
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,amx-tile,amx-int8,amx-bf16")
+#include "finish.h"
+
+namespace gpt2 {
+namespace {
+
+constexpr int TILE_ROWS = 16, STEP = 256, TILE_BYTES = TILE_ROWS * STEP;
+// How far ahead weights are asked for while few rows leave the memory as the bound.
+constexpr int PREFETCH_BYTES = 8192;
+
+struct alignas(64) TileConfig {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes_per_row[16] = {};
+    uint8_t rows[16] = {};
+};
+
+// C += A B by tile numbers; gcc's own _tile_dp... take literals alone, not template parameters.
+struct Int8 {
+    using Element = int32_t;
+    template <int C, int A, int B>
+    static void dot() {
+        __asm__ volatile("tdpbusd\t%%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+    }
+};
+
+struct BFloat16 {
+    using Element = float;
+    template <int C, int A, int B>
+    static void dot() {
+        __asm__ volatile("tdpbf16ps\t%%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+    }
+};
+
+constexpr int ROW_BYTES = BLOCK * 4;  // of sums
+
+// Up to 16 rows by 64 outputs. Tiles 0-3: sums; 4: inputs; 5-7: weights.
+template <class Precision>
+void sum_16_rows(const char* w, int num_tiles, const char* x, size_t stride, typename Precision::Element* sums) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int k = 0; k < num_tiles; ++k, w += TILE_BYTES, x += 64) {
+        for (int line = 0; line < TILE_BYTES; line += 64) _mm_prefetch(w + PREFETCH_BYTES + line, _MM_HINT_T0);
+        _tile_loadd(4, x, stride);
+        _tile_loadd(5, w, STEP);
+        Precision::template dot<0, 4, 5>();
+        _tile_loadd(6, w + 64, STEP);
+        Precision::template dot<1, 4, 6>();
+        _tile_loadd(7, w + 128, STEP);
+        Precision::template dot<2, 4, 7>();
+        _tile_loadd(5, w + 192, STEP);
+        Precision::template dot<3, 4, 5>();
+    }
+    _tile_stored(0, sums, ROW_BYTES);
+    _tile_stored(1, sums + 16, ROW_BYTES);
+    _tile_stored(2, sums + 32, ROW_BYTES);
+    _tile_stored(3, sums + 48, ROW_BYTES);
+}
+
+// 32 rows by 32 outputs: each tile that is loaded is used twice. Tiles 0-3: sums; 4, 5: inputs; 6, 7: weights.
+template <class Precision>
+void sum_32_rows(const char* w, int num_tiles, const char* x, size_t stride, typename Precision::Element* sums) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int k = 0; k < num_tiles; ++k, w += TILE_BYTES, x += 64) {
+        _tile_loadd(4, x, stride);
+        _tile_loadd(6, w, STEP);
+        Precision::template dot<0, 4, 6>();
+        _tile_loadd(5, x + TILE_ROWS * stride, stride);
+        Precision::template dot<2, 5, 6>();
+        _tile_loadd(7, w + 64, STEP);
+        Precision::template dot<1, 4, 7>();
+        Precision::template dot<3, 5, 7>();
+    }
+    _tile_stored(0, sums, ROW_BYTES);
+    _tile_stored(1, sums + 16, ROW_BYTES);
+    _tile_stored(2, sums + TILE_ROWS * BLOCK, ROW_BYTES);
+    _tile_stored(3, sums + TILE_ROWS * BLOCK + 16, ROW_BYTES);
+}
+
+void finish(const Linear& layer, const Input&, int block, int row, int num_rows, const float* sums, Finish finish, float* y,
+            size_t stride_y) {
+    finish_floats(layer, block, row, num_rows, sums, finish, y, stride_y);
+}
+
+void finish(const Linear& layer, const Input& x, int block, int row, int num_rows, const int32_t* sums, Finish finish, float* y,
+            size_t stride_y) {
+    finish_integers(layer, x, block, row, num_rows, sums, finish, y, stride_y);
+}
+
+template <class Precision>
+void multiply(const Linear& layer, const Input& x, int num_rows, int begin, int end, Finish how, float* y, size_t stride_y) {
+    alignas(64) typename Precision::Element sums[2 * TILE_ROWS * BLOCK];
+    int num_tiles = int(layer.block_bytes / TILE_BYTES);
+    for (int block = begin; block < end; ++block) {
+        const char* w = layer.weights.as<char>() + block * layer.block_bytes;
+        int row = 0;
+        for (; num_rows - row > TILE_ROWS; row += 2 * TILE_ROWS) {
+            const char* rows = x.data.as<char>() + row * x.stride;
+            sum_32_rows<Precision>(w, num_tiles, rows, x.stride, sums);
+            sum_32_rows<Precision>(w + 128, num_tiles, rows, x.stride, sums + 32);
+            finish(layer, x, block, row, std::min(2 * TILE_ROWS, num_rows - row), sums, how, y, stride_y);
+        }
+        if (row < num_rows) {
+            sum_16_rows<Precision>(w, num_tiles, x.data.as<char>() + row * x.stride, x.stride, sums);
+            finish(layer, x, block, row, num_rows - row, sums, how, y, stride_y);
+        }
+    }
+}
+
+}  // namespace
+
+void configure_tiles(int num_rows) {
+    TileConfig config;
+    for (int tile = 0; tile < 8; ++tile) config.bytes_per_row[tile] = 64, config.rows[tile] = TILE_ROWS;
+    // A step of fewer than 16 rows neither loads nor multiplies what it does not have.
+    if (num_rows < TILE_ROWS)
+        for (int tile = 0; tile < 5; ++tile) config.rows[tile] = uint8_t(num_rows);
+    // Not gcc 12's _tile_loadconfig, which tells the compiler of the first eight bytes alone: the others were never written.
+    __asm__ volatile("ldtilecfg\t%0" ::"m"(config));
+}
+
+void release_tiles() { _tile_release(); }
+
+void multiply_bfloat16_amx(const Linear& layer, const Input& x, int num_rows, int begin, int end, Finish finish, float* y,
+                           size_t stride_y) {
+    multiply<BFloat16>(layer, x, num_rows, begin, end, finish, y, stride_y);
+}
+
+void multiply_int8_amx(const Linear& layer, const Input& x, int num_rows, int begin, int end, Finish finish, float* y, size_t stride_y) {
+    multiply<Int8>(layer, x, num_rows, begin, end, finish, y, stride_y);
+}
+
+}  // namespace gpt2
