@@ -6,12 +6,20 @@ import functools
 import platform
 from pathlib import Path
 
-ABI = 1  # GPT2_ABI in src/interface.h
+ABI = 2  # GPT2_ABI in src/interface.h
 NAME = "_step"
 
 
 class NativeUnavailable(Exception):
     """The native step cannot run here; the message says why."""
+
+
+class ErrorCode(enum.IntEnum):
+    """The values of gpt2_error."""
+
+    OUT_OF_MEMORY = 1
+    OUT_OF_RANGE = 2
+    UNAVAILABLE = 3
 
 
 class Feature(enum.IntFlag):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.batch import Chunk, Draw, ForwardBatch, SampledToken, SamplingParams, StepOutput
 from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.native.library import Config, Feature, NativeUnavailable, Precision, Token, available_features, load_library
+from model.native.library import Config, ErrorCode, Feature, NativeUnavailable, Precision, Token, available_features, load_library
 from model.philox import uniform
 
 MAX_TOP_K = 2**31 - 1  # more than any vocabulary; a client may send any number
@@ -41,11 +41,11 @@ class NativeRunner:
         config = _native_config(model.config, num_slots, precision, available_features() if features is None else features)
         self._model = self._library.gpt2_create(ctypes.byref(config))
         if not self._model:
-            self._raise()
+            message = self._library.gpt2_last_error().decode()
+            raise MemoryError(message) if message == "out of memory" else NativeUnavailable(message)
         for name, parameter in model.named_parameters():
             values = parameter.detach().to(torch.float32).contiguous()
-            if self._library.gpt2_load(self._model, name.encode(), values.data_ptr(), values.numel(), num_threads):
-                self._raise()
+            self._check(self._library.gpt2_load(self._model, name.encode(), values.data_ptr(), values.numel(), num_threads))
 
     def __del__(self) -> None:
         if getattr(self, "_model", None):
@@ -67,25 +67,27 @@ class NativeRunner:
     @property
     def cache_bytes(self) -> int:
         """Of a full cache; memory is taken as positions come into use."""
-        per_position = 2 * self.config.n_layer * self.config.n_embd * (4 if self.precision is Precision.FLOAT32 else 2)
-        return self.num_slots * self.max_positions * per_position
+        element, scale = {Precision.FLOAT32: (4, 0), Precision.BFLOAT16: (2, 0), Precision.INT8: (1, 4)}[self.precision]
+        per_layer = 2 * (self.config.n_embd * element + self.config.n_head * scale)
+        return self.num_slots * self.max_positions * self.config.n_layer * per_layer
 
     def execute(self, batch: ForwardBatch) -> StepOutput:
         rows, num_rows, draw_rows = _rows(batch)
         draws = _Draws([chunk.draw for chunk in batch.chunks if chunk.draw is not None], draw_rows)
         tokens = (Token * draws.num)()
-        if self._library.gpt2_step(
-            self._model,
-            rows,
-            num_rows,
-            draws.packed,
-            draws.num,
-            draws.ids,
-            draws.values,
-            ctypes.addressof(tokens),
-            self.num_threads,
-        ):
-            self._raise()
+        self._check(
+            self._library.gpt2_step(
+                self._model,
+                rows,
+                num_rows,
+                draws.packed,
+                draws.num,
+                draws.ids,
+                draws.values,
+                ctypes.addressof(tokens),
+                self.num_threads,
+            )
+        )
         return StepOutput(tuple(SampledToken(token.token_id, token.logprob) for token in tokens))
 
     def logits(self, batch: ForwardBatch, of_rows: Iterable[int]) -> NDArray[np.float32]:
@@ -93,10 +95,11 @@ class NativeRunner:
         rows, num_rows, _ = _rows(batch)
         wanted = array("i", of_rows)
         logits = np.empty((len(wanted), self.vocab_size), np.float32)
-        if self._library.gpt2_logits(
-            self._model, rows, num_rows, wanted.tobytes(), len(wanted), logits.ctypes.data, self.num_threads
-        ):
-            self._raise()
+        self._check(
+            self._library.gpt2_logits(
+                self._model, rows, num_rows, wanted.tobytes(), len(wanted), logits.ctypes.data, self.num_threads
+            )
+        )
         return logits
 
     def warm_up(self) -> None:
@@ -109,9 +112,15 @@ class NativeRunner:
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         self._library.gpt2_copy_prefix(self._model, source, target, length)
 
-    def _raise(self) -> None:
-        message = self._library.gpt2_last_error().decode()
-        raise MemoryError(message) if message == "out of memory" else NativeUnavailable(message)
+    def _check(self, code: int) -> None:
+        if code:
+            message = self._library.gpt2_last_error().decode()
+            errors = {
+                ErrorCode.OUT_OF_MEMORY: MemoryError,
+                ErrorCode.OUT_OF_RANGE: IndexError,
+                ErrorCode.UNAVAILABLE: NativeUnavailable,
+            }
+            raise errors[ErrorCode(code)](message)
 
 
 def _native_config(config: GPT2Config, num_slots: int, precision: Precision, features: Feature) -> Config:

@@ -31,15 +31,6 @@ struct BFloat16 {
     static void write(float* to, __m512 x) { _mm256_storeu_si256((__m256i*)to, to_bfloat16(x)); }
 };
 
-// For machines with VNNI but without the bfloat16 product: both halves widened.
-struct BFloat16Emulated : BFloat16 {
-    static __m512 dot(__m512 sum, __m512i broadcast, __m512i lanes) {
-        const __m512i high = _mm512_set1_epi32(int(0xFFFF0000));
-        sum = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(broadcast, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(lanes, 16)), sum);
-        return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(broadcast, high)), _mm512_castsi512_ps(_mm512_and_si512(lanes, high)), sum);
-    }
-};
-
 // Scores of N queries with B blocks of 16 keys that follow one another: scores[n][b * 16 ...].
 template <class P, int N, int B>
 inline void scores_of(const int32_t* const* queries, const char* keys, int depth, float scale, float* scores, size_t stride) {
@@ -81,15 +72,14 @@ inline float weigh(float* scores, int num) {
     return _mm512_reduce_add_ps(sum);
 }
 
-// Adds the values of positions [0, num) of one tile, weighed, to N rows of 16 * V outputs.
+// Adds the values of positions [begin, end) of one tile, weighed, to N rows of 16 * V outputs; begin is the first of a pair.
 template <class P, int N, int V>
-inline void gather(const int32_t* const* weights, const char* values, int num, int width, float* out, size_t stride) {
+inline void gather(const int32_t* const* weights, const char* values, int begin, int end, int width, float* out, size_t stride) {
     __m512 sum[N][V];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sum[n][v] = _mm512_loadu_ps(out + n * stride + 16 * v);
-    int full = num / P::PAIR;
     auto step = [&](int j, __mmask32 halves) __attribute__((always_inline)) {
         __m512i lanes[V];
 #pragma GCC unroll 8
@@ -102,20 +92,27 @@ inline void gather(const int32_t* const* weights, const char* values, int num, i
             for (int v = 0; v < V; ++v) sum[n][v] = P::dot(sum[n][v], w, lanes[v]);
         }
     };
-    for (int j = 0; j < full; ++j) step(j, 0xFFFFFFFF);
+    for (int j = begin / P::PAIR; j < end / P::PAIR; ++j) step(j, 0xFFFFFFFF);
     // The last position's partner has a weight of zero, but what stands there may be an old NaN.
-    if (num % P::PAIR) step(full, 0x55555555);
+    if (end % P::PAIR) step(end / P::PAIR, 0x55555555);
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + n * stride + 16 * v, sum[n][v]);
 }
 
-template <class P, int N>
-void gather_tile(const int32_t* const* weights, const char* values, int num, int width, float* out, size_t stride) {
-    int c = 0;
-    for (; c + 64 <= width; c += 64) gather<P, N, 4>(weights, values + size_t(c) * 4, num, width, out + c, stride);
-    for (; c < width; c += 16) gather<P, N, 1>(weights, values + size_t(c) * 4, num, width, out + c, stride);
+// The same of positions [begin, end) of the sequence, all outputs; `scores` holds the rows' weights, `length` floats apart.
+template <class P, int N, class ValuesOfTile>
+void gather_range(const float* scores, size_t length, const ValuesOfTile& values_of_tile, int begin, int end, int width, float* out) {
+    for (int first = begin / TILE * TILE; first < end; first += TILE) {
+        const int32_t* weights[N];
+        for (int n = 0; n < N; ++n) weights[n] = reinterpret_cast<const int32_t*>(scores + n * length) + first / P::PAIR;
+        const char* values = values_of_tile(first / TILE);
+        const int from = std::max(begin - first, 0), to = std::min(TILE, end - first);
+        int c = 0;
+        for (; c + 64 <= width; c += 64) gather<P, N, 4>(weights, values + size_t(c) * 4, from, to, width, out + c, width);
+        for (; c < width; c += 16) gather<P, N, 1>(weights, values + size_t(c) * 4, from, to, width, out + c, width);
+    }
 }
 
 // N queries at consecutive positions; each sees the positions up to its own. Per query the order of every sum is the same for any N.
@@ -125,12 +122,11 @@ void attend_rows(const gpt2_model& model, int layer, int head, int slot, int pos
     const int size = model.config.n_embd / model.config.n_head, width = model.head_width, length = model.positions;
     float* scores = scratch;                                   // (N, length)
     float* sums = scratch + size_t(QUERIES) * length;          // (N, width), first the queries, then the outputs
-    const int32_t *queries[N], *weights[N];
+    const int32_t* queries[N];
     for (int n = 0; n < N; ++n) {
         for (int c = 0; c < width; c += 16)
             P::write(sums + n * width + c / P::PAIR, _mm512_maskz_loadu_ps(first_lanes(size - c), qkv + n * stride + head * size + c));
         queries[n] = reinterpret_cast<const int32_t*>(sums + n * width);
-        weights[n] = reinterpret_cast<const int32_t*>(scores + size_t(n) * length);
     }
     const int end = position + N;
     const float scale = 1.0f / std::sqrt(float(size));
@@ -142,14 +138,13 @@ void attend_rows(const gpt2_model& model, int layer, int head, int slot, int pos
     }
     float inverse[N];
     for (int n = 0; n < N; ++n) inverse[n] = 1.0f / weigh<P>(scores + size_t(n) * length, position + n + 1);
-    // Later rows reach further: where an earlier one has no weight any more, it must find zeros.
-    for (int n = 0; n < N; ++n)
-        for (int t = round_up(position + n + 1, TILE); t < end; t += 16) P::write(scores + size_t(n) * length + t / P::PAIR, _mm512_setzero_ps());
     std::memset(sums, 0, size_t(N) * width * sizeof(float));
-    for (int t = 0; t < end; t += TILE) {
-        for (int n = 0; n < N; ++n) weights[n] = reinterpret_cast<const int32_t*>(scores + size_t(n) * length) + t / P::PAIR;
-        gather_tile<P, N>(weights, model.values(layer, head, slot, t / TILE), std::min(TILE, end - t), width, sums, width);
-    }
+    auto values = [&](int tile) { return model.values(layer, head, slot, tile); };
+    // What all rows see they read together; the few last positions each for itself, as a weight of zero does not silence a NaN.
+    const int common = (position + 1) / P::PAIR * P::PAIR;
+    gather_range<P, N>(scores, length, values, 0, common, width, sums);
+    for (int n = 0; n < N; ++n)
+        gather_range<P, 1>(scores + size_t(n) * length, length, values, common, position + n + 1, width, sums + n * width);
     for (int n = 0; n < N; ++n)
         for (int c = 0; c < size; c += 16)
             _mm512_mask_storeu_ps(out + n * stride_out + head * size + c, first_lanes(size - c),
@@ -205,11 +200,6 @@ void attend_float32(const gpt2_model& model, int layer, int head, int slot, int 
 void attend_bfloat16(const gpt2_model& model, int layer, int head, int slot, int position, int num_rows, const float* qkv, size_t stride,
                      float* out, size_t stride_out, float* scratch) {
     attend<BFloat16>(model, layer, head, slot, position, num_rows, qkv, stride, out, stride_out, scratch);
-}
-
-void attend_bfloat16_emulated(const gpt2_model& model, int layer, int head, int slot, int position, int num_rows, const float* qkv,
-                              size_t stride, float* out, size_t stride_out, float* scratch) {
-    attend<BFloat16Emulated>(model, layer, head, slot, position, num_rows, qkv, stride, out, stride_out, scratch);
 }
 
 }  // namespace gpt2

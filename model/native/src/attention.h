@@ -2,7 +2,7 @@
 //
 // A tile holds 64 positions. Keys of 16 positions lie side by side, so that a vector of scores needs no sum across lanes; so do the
 // outputs of a value. float32: keys [T/16][D][16], values [T][D]; bfloat16, in pairs along the summed axis: keys [T/16][D/2][16][2],
-// values [T/2][D][2].
+// values [T/2][D][2]; int8, in fours: keys [T/16][D/4][16][4], values [T/4][D][4], each with a scale a position.
 #pragma once
 
 #include "model.h"
@@ -15,10 +15,12 @@ using Store = void(gpt2_model&, int layer, int slot, int position, const float* 
 using Attend = void(const gpt2_model&, int layer, int head, int slot, int position, int num_rows, const float* qkv, size_t stride,
                     float* out, size_t stride_out, float* scratch);
 
-Store store_float32, store_bfloat16;
-Attend attend_float32, attend_bfloat16, attend_bfloat16_emulated;
+Store store_float32, store_bfloat16, store_int8;
+Attend attend_float32, attend_bfloat16, attend_int8;
 
-// Floats of scratch that `attend` needs.
-inline size_t attention_scratch(const gpt2_model& model) { return size_t(QUERIES) * (model.positions + model.head_width) + 64; }
+// Floats of scratch that `attend` needs: scores, weights in 16 bits, and a row of the head a query.
+inline size_t attention_scratch(const gpt2_model& model) {
+    return size_t(QUERIES) * (model.positions + model.positions / 2 + model.head_width) + 64;
+}
 
 }  // namespace gpt2

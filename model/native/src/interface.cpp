@@ -30,13 +30,13 @@ Kernels choose_kernels(const gpt2_config& config) {
     };
     need(GPT2_AVX512, "AVX-512");
     if (config.precision == GPT2_FLOAT32) return {multiply_float32, prepare_float32, store_float32, attend_float32};
-    Attend* attend = have & GPT2_AVX512_BF16 ? attend_bfloat16 : attend_bfloat16_emulated;
     if (config.precision == GPT2_BFLOAT16) {
         need(GPT2_AVX512_BF16, "AVX512_BF16");
-        return {have & GPT2_AMX_BF16 ? multiply_bfloat16_amx : multiply_bfloat16, prepare_bfloat16, store_bfloat16, attend};
+        return {have & GPT2_AMX_BF16 ? multiply_bfloat16_amx : multiply_bfloat16, prepare_bfloat16, store_bfloat16,
+                attend_bfloat16};
     }
     need(GPT2_AVX512_VNNI, "AVX512_VNNI");
-    return {have & GPT2_AMX_INT8 ? multiply_int8_amx : multiply_int8, prepare_int8, store_bfloat16, attend};
+    return {have & GPT2_AMX_INT8 ? multiply_int8_amx : multiply_int8, prepare_int8, store_int8, attend_int8};
 }
 
 Norm make_norm(int width) { return {std::vector<float>(width, 0.0f), std::vector<float>(width, 0.0f)}; }
@@ -49,6 +49,7 @@ void build(gpt2_model& model, const gpt2_config& config) {
     model.width = round_up(embd, BLOCK);
     model.inner_width = round_up(config.n_inner, BLOCK);
     model.head_width = round_up(embd / config.n_head, 16);
+    if (model.head_width > MAX_HEAD_WIDTH) throw std::runtime_error("heads are larger than 1,024");
     model.positions = round_up(config.n_positions, 64);
     model.ln_f = make_norm(model.width);
     shape_linear(model.head, embd, config.vocab_size, config.precision);
@@ -115,10 +116,26 @@ int32_t guarded(Body body) {
         return 0;
     } catch (const std::bad_alloc&) {
         last_error = "out of memory";
+        return GPT2_OUT_OF_MEMORY;
+    } catch (const std::out_of_range& error) {
+        last_error = error.what();
+        return GPT2_OUT_OF_RANGE;
     } catch (const std::exception& error) {
         last_error = error.what();
+        return GPT2_UNAVAILABLE;
     }
-    return 1;
+}
+
+void check(const gpt2_model& model, const gpt2_row* rows, int num_rows) {
+    auto require = [](bool holds, const char* what, int value) {
+        if (!holds) throw std::out_of_range(std::string(what) + " " + std::to_string(value) + " is out of range");
+    };
+    const gpt2_config& config = model.config;
+    for (int r = 0; r < num_rows; ++r) {
+        require(rows[r].token_id >= 0 && rows[r].token_id < config.vocab_size, "token", rows[r].token_id);
+        require(rows[r].position >= 0 && rows[r].position < config.n_positions, "position", rows[r].position);
+        require(rows[r].slot >= 0 && rows[r].slot < config.num_slots, "slot", rows[r].slot);
+    }
 }
 
 // Draw from a row of logits whose log(sum of exp) is known; NaN for a row that cannot be drawn from.
@@ -155,6 +172,8 @@ int32_t gpt2_load(gpt2_model* model, const char* name, const float* data, int64_
 int32_t gpt2_step(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, const gpt2_draw* draws, int32_t num_draws, const int32_t* ids,
                   const float* values, gpt2_token* tokens, int32_t num_threads) {
     return guarded([&] {
+        check(*model, rows, num_rows);
+        if (num_rows == 0) return;
         Workspace& work = model->work;
         const int vocab_size = model->config.vocab_size;
         std::vector<int32_t> draw_rows(num_draws);
@@ -181,6 +200,8 @@ int32_t gpt2_step(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, con
 int32_t gpt2_logits(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, const int32_t* draw_rows, int32_t num_draws, float* logits,
                     int32_t num_threads) {
     return guarded([&] {
+        check(*model, rows, num_rows);
+        if (num_rows == 0) return;
         std::vector<float*> each(num_draws);
         for (int i = 0; i < num_draws; ++i) each[i] = logits + size_t(i) * model->config.vocab_size;
         run_step(*model, rows, num_rows, draw_rows, num_draws, each.data(), num_threads, [](int, const RowStats&, int) {});

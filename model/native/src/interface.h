@@ -1,6 +1,6 @@
 /* The C interface of the native GPT-2 step, for ctypes. One model is used by one caller at a time.
  *
- * Functions that can fail return NULL or a nonzero code; gpt2_last_error() then says why, on the same thread. */
+ * Functions that can fail return NULL or a nonzero gpt2_error; gpt2_last_error() then says why, on the same thread. */
 #pragma once
 
 #include <stdint.h>
@@ -10,7 +10,9 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default) /* everything else in the library is hidden */
 
-#define GPT2_ABI 1 /* counted up with every change of this file */
+#define GPT2_ABI 2 /* counted up with every change of this file */
+
+enum gpt2_error { GPT2_OUT_OF_MEMORY = 1, GPT2_OUT_OF_RANGE = 2, GPT2_UNAVAILABLE = 3 };
 
 enum gpt2_precision { GPT2_FLOAT32 = 0, GPT2_BFLOAT16 = 1, GPT2_INT8 = 2 };
 

@@ -12,6 +12,7 @@
 
 namespace gpt2 {
 
+constexpr int MAX_HEAD_WIDTH = 1024;
 constexpr int BLOCK = 64;  // outputs in one block of packed weights: four vectors of 16 floats
 
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -114,11 +115,14 @@ struct gpt2_model {
     gpt2::Workspace work;
 
     bool is_float32() const { return config.precision == GPT2_FLOAT32; }
-    size_t cache_element() const { return is_float32() ? 4 : 2; }
+    size_t cache_element() const { return is_float32() ? 4 : config.precision == GPT2_BFLOAT16 ? 2 : 1; }
 
     // The cache is [slot][T/64][layer][head][keys, values][64 positions]: it grows in memory with the positions in use, a prefix
-    // is one stretch of it, and the 8 KiB that a head reads at a time lie together.
-    size_t tile_bytes() const { return size_t{64} * head_width * cache_element(); }
+    // is one stretch of it, and what a head reads at a time lies together.
+    // Behind the values of a tile of int8 stand the scales of its 64 positions.
+    size_t tile_bytes() const {
+        return size_t{64} * head_width * cache_element() + (config.precision == GPT2_INT8 ? 64 * sizeof(float) : 0);
+    }
     size_t group_bytes() const { return size_t(config.n_layer) * config.n_head * 2 * tile_bytes(); }
     size_t slot_bytes() const { return size_t(positions / 64) * group_bytes(); }
     char* keys(int layer, int head, int slot, int group) const {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <new>
 
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
@@ -45,10 +46,19 @@ int element_of(int32_t precision) { return 4 / step_of(precision); }
 // The greatest weight of each output becomes 127; the same scale either way, so that a zero stays zero.
 void quantise_row(const float* w, int n, float& scale, int32_t& sum, int8_t* to) {
     float greatest = 0.0f;
-    for (int k = 0; k < n; ++k) greatest = std::max(greatest, std::abs(w[k]));
+    bool finite = true;
+    for (int k = 0; k < n; ++k) {
+        greatest = std::max(greatest, std::abs(w[k]));
+        finite &= std::isfinite(w[k]);
+    }
     scale = greatest > 0 ? greatest / 127.0f : 1.0f;
-    const float inverse = 1.0f / scale;
     sum = 0;
+    if (!finite) {  // bytes hold no NaN: the scale carries it to the output
+        scale = std::numeric_limits<float>::quiet_NaN();
+        std::memset(to, 0, n);
+        return;
+    }
+    const float inverse = 1.0f / scale;
     for (int k = 0; k < n; ++k) {
         to[k] = int8_t(std::lrint(w[k] * inverse));
         sum += to[k];

@@ -82,15 +82,21 @@ void prepare_int8(const float* x, int width, int row, Input& input) {
 }
 
 BlockStats block_stats(const float* logits, int num, int first_id) {
-    __m512 best = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    for (int c = 0; c < num; c += 16) best = _mm512_mask_max_ps(best, first_lanes(num - c), best, _mm512_loadu_ps(logits + c));
+    const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    __m512 best = lowest;
+    for (int c = 0; c < num; c += 16) {
+        __mmask16 lanes = first_lanes(num - c);
+        best = _mm512_mask_max_ps(best, lanes, best, _mm512_maskz_loadu_ps(lanes, logits + c));
+    }
     float max = _mm512_reduce_max_ps(best);
     __m512 sum = _mm512_setzero_ps();
     int argmax = -1;
     for (int c = 0; c < num; c += 16) {
         __mmask16 lanes = first_lanes(num - c);
-        __m512 v = _mm512_loadu_ps(logits + c);
-        sum = _mm512_mask_add_ps(sum, lanes, sum, exp16(_mm512_sub_ps(v, _mm512_set1_ps(max))));
+        __m512 v = _mm512_maskz_loadu_ps(lanes, logits + c);
+        // What is impossible adds nothing, in a block where nothing else is too.
+        __mmask16 counted = _mm512_mask_cmp_ps_mask(lanes, v, lowest, _CMP_NEQ_UQ);
+        sum = _mm512_mask_add_ps(sum, counted, sum, exp16(_mm512_sub_ps(v, _mm512_set1_ps(max))));
         __mmask16 equal = _mm512_mask_cmp_ps_mask(lanes, v, _mm512_set1_ps(max), _CMP_EQ_OQ);
         if (argmax < 0 && equal) argmax = first_id + c + __builtin_ctz(equal);
     }

@@ -185,10 +185,10 @@ int32_t sample(const float* logits, int vocab_size, const gpt2_draw& draw, const
     if (draw.repetition_penalty != 1 || draw.frequency_penalty != 0 || draw.presence_penalty != 0) penalise(row, draw, ids, scratch);
     for (int i = draw.banned.begin; i < draw.banned.end; ++i) row[ids[i]] = -INFINITY_;
     if (draw.temperature == 0) return argmax(row);
+    if (draw.top_k > 0) keep_top_k(row, draw.top_k);  // before the temperature, whose rounding could make logits equal
     // Counted from the greatest, so that the smallest temperature overflows to -inf alone.
     double greatest = max_of(row);
     for (float& logit : row) logit = float((logit - greatest) / draw.temperature);
-    if (draw.top_k > 0) keep_top_k(row, draw.top_k);
     if (draw.top_p < 1) keep_top_p(row, scratch, draw.top_p);
     if (draw.min_p > 0) keep_min_p(row, draw.min_p);
     if (draw.typical_p < 1) keep_typical(row, scratch, draw.typical_p);

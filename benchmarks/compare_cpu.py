@@ -1,0 +1,158 @@
+"""Ours against the other servers and engines that run GPT-2 on a CPU: GPT-2 124M, random weights, 128 tokens in, 128 out, greedy.
+
+    python -m benchmarks.peers.setup     # once: installs and converts, some 12 GB
+    python -m benchmarks.compare_cpu
+
+At 1, 8 and 32 sequences at once, over HTTP with streaming and in process. All contenders are loaded at the beginning and stand
+still but for the one that runs; rounds alternate, every other one backwards; medians. The memory's speed and the arithmetic peaks
+are measured in every round.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare_table import table
+from benchmarks.machine import gpt2_tokenizer, prompts_of, random_gpt2, write_result
+from benchmarks.peers.load import run_load
+from benchmarks.peers.places import DEFAULT_ROOT, OURS, checkpoint, versions
+from benchmarks.peers.processes import ServerPeer, WorkerPeer
+
+NUM_PROMPT, NUM_NEW = 128, 128
+PEAKS = Path(__file__).with_name("peaks.cpp")
+WEIGHT_MEGABYTES = 124  # of the int8 step; the memory's speed depends a little on how much is read
+
+
+@dataclass
+class Contender:
+    """Somebody who runs a batch of prompts; `name` is what the table says, the rest how it is started."""
+
+    label: str
+    name: str
+    dtype: str
+    weights: str = ""
+    http: bool = False
+    peer: Any = None
+    results: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def open(self, root: Path, stack: ExitStack) -> None:
+        peer = ServerPeer(root, self.name, self.dtype) if self.http else WorkerPeer(root, self.name, self.weights, self.dtype)
+        self.peer = stack.enter_context(peer)
+        stack.callback(self._signal, signal.SIGCONT)  # before it is asked to end
+        self.run([[11] * NUM_PROMPT], 4)
+        self._signal(signal.SIGSTOP)
+
+    def run(self, prompts: list[list[int]], max_new_tokens: int) -> dict[str, Any]:
+        if not self.http:
+            return self.peer.run(prompts, max_new_tokens)
+        return run_load(self.name, self.peer.url, prompts, max_new_tokens) | self.peer.memory()
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        self._signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: int) -> None:
+        os.killpg(self.peer.process.pid, number)
+
+
+def contenders() -> list[Contender]:
+    return [
+        Contender("ours, default (int8)", OURS, "auto", http=True),
+        Contender("ours, float32", OURS, "float32", http=True),
+        Contender("llama-server Q8_0", "llama", "q8_0", http=True),
+        Contender("llama-server BF16", "llama", "bf16", http=True),
+        Contender("vLLM bfloat16", "vllm", "bfloat16", http=True),
+        Contender("ours, default (int8)", OURS, "auto"),
+        Contender("ours, bfloat16", OURS, "bfloat16"),
+        Contender("ours, float32", OURS, "float32"),
+        Contender("OpenVINO int8 weights, bf16", "openvino", "bf16", "int8"),
+        Contender("OpenVINO int8 weights, f32", "openvino", "f32", "int8"),
+        Contender("OpenVINO bf16", "openvino", "bf16", "float32"),
+        Contender("OpenVINO float32", "openvino", "f32", "float32"),
+        Contender("CTranslate2 int8", "ctranslate2", "int8", "int8"),
+        Contender("CTranslate2 float32", "ctranslate2", "float32", "float32"),
+        Contender("transformers bfloat16", "transformers", "bfloat16"),
+        Contender("transformers float32", "transformers", "float32"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--root", type=Path, default=DEFAULT_ROOT)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="contenders whose label has one of these words")
+    options = parser.parse_args()
+    random_gpt2(checkpoint(options.root))
+    asked = [c for c in contenders() if not options.only or any(word.lower() in c.label.lower() for word in options.only)]
+    peaks: list[dict[str, float]] = []
+    with ExitStack() as stack:
+        running = _open(asked, options.root, stack)
+        measure_peaks = _compile_peaks(stack)
+        for seed in range(options.rounds):
+            for num_clients in options.clients:
+                peaks.append(measure_peaks())
+                prompts = _prompts(num_clients, seed)
+                for contender in running[:: -1 if seed % 2 else 1]:
+                    _measure(contender, prompts, seed)
+    rows = table(running, options.clients, peaks)
+    used = sorted({c.name for c in running} - {OURS})
+    write_result(
+        "compare_cpu",
+        "python -m benchmarks.compare_cpu" + (" --only " + " ".join(options.only) if options.only else ""),
+        {"rounds": options.rounds, "peers": {name: versions(options.root, name) for name in used}, "peaks": peaks, "rows": rows},
+    )
+
+
+def _open(asked: list[Contender], root: Path, stack: ExitStack) -> list[Contender]:
+    """Load them one after another; who does not come up is named and left out."""
+    running = []
+    for contender in asked:
+        try:
+            contender.open(root, stack)
+            running.append(contender)
+            print(f"loaded: {contender.label}{' over HTTP' if contender.http else ''}", flush=True)
+        except (OSError, RuntimeError) as error:
+            print(f"left out: {contender.label}: {error}", flush=True)
+    return running
+
+
+def _compile_peaks(stack: ExitStack) -> Any:
+    program = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "peaks"
+    subprocess.run(["g++", "-O2", "-fopenmp", str(PEAKS), "-o", str(program)], check=True)
+    return lambda: json.loads(subprocess.run([program, "2", str(WEIGHT_MEGABYTES)], check=True, capture_output=True).stdout)
+
+
+def _prompts(num_clients: int, seed: int) -> list[list[int]]:
+    tokenizer = gpt2_tokenizer()
+    return [tokenizer.encode(prompt) for prompt in prompts_of(tokenizer, NUM_PROMPT, num_clients, 1000 * num_clients + seed)]
+
+
+def _measure(contender: Contender, prompts: list[list[int]], seed: int) -> None:
+    with contender.awake():
+        result = contender.run(prompts, NUM_NEW)
+    contender.results.setdefault(len(prompts), []).append(result)
+    speed = result["tokens"] / result["seconds"]
+    first = 1000 * statistics.median(result["first_token_seconds"])
+    where = "over HTTP" if contender.http else "in process"
+    print(
+        f"round {seed + 1}, {len(prompts):>2} at once, {where}, {contender.label}: {speed:,.0f} tokens/s, first {first:,.0f} ms",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

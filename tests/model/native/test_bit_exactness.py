@@ -1,0 +1,242 @@
+"""The native runner gives a sequence the same bits alone and among others, however its prompt is cut, on any number of threads.
+
+The reference is each sequence by itself, one token a step, on one thread. Schedules are made to meet the kernels' borders: 4 rows
+of one sequence whose attention is computed together, 6 and 16 and 32 rows of a product, 16 rows of a piece of attention, 64
+positions of a group in the cache.
+"""
+
+import functools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from model.batch import Chunk, Draw, ForwardBatch, SampledToken, SamplingParams
+from model.config import GPT2Config
+from model.gpt2 import GPT2
+from model.native.runner import NativeRunner
+
+NUM_SLOTS = 40
+SHAPES = {
+    "tails_everywhere": GPT2Config(vocab_size=500, n_positions=200, n_embd=100, n_layer=2, n_head=4, eos_token_id=0),
+    "heads_of_64": GPT2Config(vocab_size=257, n_positions=200, n_embd=128, n_layer=1, n_head=2, n_inner=200, eos_token_id=0),
+}
+LENGTHS = [1, 2, 3, 4, 5, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 66, 97, 129, 150]
+CUTS = [1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 17, 20, 31, 33, 64, 65, 100, 150]
+
+
+def network(config: GPT2Config) -> GPT2:
+    """Random weights and biases, large enough that attention is far from uniform."""
+    chance = torch.Generator().manual_seed(0)
+    model = GPT2(config).init_weights(chance).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(4)
+        else:
+            parameter.add_(torch.randn(parameter.shape, generator=chance) * 0.1)
+    return model
+
+
+@functools.cache
+def runner_of(kind, shape: str, purpose: str) -> NativeRunner:
+    return NativeRunner(network(SHAPES[shape]), 1 if purpose == "alone" else NUM_SLOTS, kind.precision, 1, kind.features)
+
+
+@dataclass
+class Running:
+    """A sequence: its tokens, how many of them are in the cache, and what came out."""
+
+    token_ids: list[int]
+    num_prompt: int
+    params: SamplingParams = field(default_factory=SamplingParams)
+    num_cached: int = 0
+    slot: int = 0
+    drawn: list[SampledToken] = field(default_factory=list)
+
+    def chunk(self, length: int) -> Chunk:
+        """The next tokens, with a draw if they are the last known."""
+        start, end = self.num_cached, min(self.num_cached + length, len(self.token_ids))
+        draw = None
+        if end == len(self.token_ids):
+            past = (tuple(self.token_ids[: self.num_prompt]), tuple(self.token_ids[self.num_prompt :]))
+            draw = Draw(self.params, end, *(past if self.params.needs_history else ()))
+        return Chunk(self.slot, start, tuple(self.token_ids[start:end]), draw)
+
+
+class Schedule:
+    """Sequences that come and go in the slots of one runner; slots keep what they held, and a prefix may be taken from any."""
+
+    def __init__(self, runner: NativeRunner, chance: random.Random, max_running: int) -> None:
+        self.runner, self.chance, self.max_running = runner, chance, max_running
+        self.held: dict[int, list[int]] = {}
+
+    def steps(self, waiting: list[Running], num_new: int) -> Iterator[list[tuple[Running, Chunk]]]:
+        """Each step's chunks; whoever iterates runs them. A sequence is done with `num_new` draws."""
+        waiting, running = list(waiting), []
+        while waiting or running:
+            while waiting and len(running) < self.max_running and (not running or self.chance.random() < 0.7):
+                running.append(self._start(waiting.pop(), {sequence.slot for sequence in running}))
+            chosen = [sequence for sequence in running if self.chance.random() < 0.8] or running[:1]
+            self.chance.shuffle(chosen)
+            self.runner.num_threads = self.chance.randint(1, 4)
+            chunks = [(sequence, sequence.chunk(self.chance.choice(CUTS))) for sequence in chosen]
+            yield chunks
+            for sequence, chunk in chunks:
+                sequence.num_cached = chunk.end
+                self.held[sequence.slot][chunk.start :] = chunk.token_ids
+            running = [s for s in running if len(s.drawn) < num_new if s.num_cached < len(s.token_ids)]
+
+    def _start(self, sequence: Running, busy: set[int]) -> Running:
+        sequence.slot = self.chance.choice([slot for slot in range(NUM_SLOTS) if slot not in busy])
+        shared = {slot: common_prefix(held, sequence.token_ids[:-1]) for slot, held in self.held.items()}
+        sources = [slot for slot, length in shared.items() if length]
+        if sources and self.chance.random() < 0.8:
+            source = self.chance.choice(sources)
+            sequence.num_cached = self.chance.choice([shared[source], self.chance.randint(1, shared[source])])
+            if source != sequence.slot:
+                self.runner.copy_prefix(source, sequence.slot, sequence.num_cached)
+        self.held[sequence.slot] = list(sequence.token_ids[: sequence.num_cached])
+        return sequence
+
+
+def common_prefix(one: list[int], other: list[int]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def random_sequences(chance: random.Random, lengths: list[int], vocab_size: int) -> list[Running]:
+    """Tokens of these lengths, most of them with a beginning in common."""
+    base = [chance.randrange(vocab_size) for _ in range(max(lengths))]
+    sequences = []
+    for length in lengths:
+        shared = chance.choice([0, chance.randint(0, length), length])
+        ids = base[:shared] + [chance.randrange(vocab_size) for _ in range(length - shared)]
+        sequences.append(Running(ids, length, random_params(chance)))
+    return sequences
+
+
+def random_params(chance: random.Random) -> SamplingParams:
+    return SamplingParams(
+        temperature=chance.choice([0.0, 0.8, 1.5]),
+        top_k=chance.choice([0, 20]),
+        top_p=chance.choice([1.0, 0.9]),
+        min_p=chance.choice([0.0, 0.01]),
+        typical_p=chance.choice([1.0, 0.9]),
+        repetition_penalty=chance.choice([1.0, 1.2]),
+        frequency_penalty=chance.choice([0.0, 0.5]),
+        logit_bias=chance.choice([(), ((3, 2.0), (9, -100.0))]),
+        seed=chance.getrandbits(64),
+    )
+
+
+def bits(tokens: list[SampledToken]) -> list[tuple[int, str]]:
+    return [(token.token_id, token.logprob.hex()) for token in tokens]
+
+
+def generate_alone(runner: NativeRunner, prompt: list[int], params: SamplingParams, num_new: int) -> list[tuple[int, str]]:
+    sequence = Running(list(prompt), len(prompt), params)
+    while len(sequence.drawn) < num_new:
+        chunk = sequence.chunk(1)
+        tokens = runner.execute(ForwardBatch((chunk,))).tokens
+        sequence.num_cached = chunk.end
+        sequence.drawn.extend(tokens)
+        sequence.token_ids.extend(token.token_id for token in tokens)
+    return bits(sequence.drawn)
+
+
+def logits_alone(runner: NativeRunner, token_ids: list[int]) -> list[bytes]:
+    batches = (ForwardBatch((Chunk(0, i, (token_id,), None),)) for i, token_id in enumerate(token_ids))
+    return [runner.logits(batch, [0]).tobytes() for batch in batches]
+
+
+def check_logits(kind, shape: str, lengths: list[int], seed: int) -> None:
+    """Every row of every sequence, given its tokens, against that sequence alone."""
+    runner, alone, chance = runner_of(kind, shape, "together"), runner_of(kind, shape, "alone"), random.Random(seed)
+    sequences = random_sequences(chance, lengths, runner.vocab_size)
+    expected = {id(sequence): logits_alone(alone, sequence.token_ids) for sequence in sequences}
+    schedule = Schedule(runner, chance, max_running=chance.choice([1, 2, 5, NUM_SLOTS - 1]))
+    for step in schedule.steps(sequences, num_new=1):
+        batch = ForwardBatch(tuple(chunk for _, chunk in step))
+        rows = iter(runner.logits(batch, range(batch.num_tokens)))
+        for sequence, chunk in step:
+            for position in range(chunk.start, chunk.end):
+                assert next(rows).tobytes() == expected[id(sequence)][position], f"position {position} of {chunk}"
+
+
+def check_tokens(kind, shape: str, lengths: list[int], seed: int, num_new: int) -> None:
+    """Token ids and log-probabilities of every sequence against that sequence alone."""
+    runner, alone, chance = runner_of(kind, shape, "together"), runner_of(kind, shape, "alone"), random.Random(seed)
+    sequences = random_sequences(chance, lengths, runner.vocab_size)
+    schedule = Schedule(runner, chance, max_running=chance.choice([1, 2, 5, NUM_SLOTS - 1]))
+    for step in schedule.steps(sequences, num_new):
+        tokens = iter(runner.execute(ForwardBatch(tuple(chunk for _, chunk in step))).tokens)
+        for sequence, chunk in step:
+            if chunk.draw is not None:
+                sequence.drawn.append(next(tokens))
+                sequence.token_ids.append(sequence.drawn[-1].token_id)
+        assert next(tokens, None) is None
+    for sequence in sequences:
+        prompt = sequence.token_ids[: sequence.num_prompt]
+        assert bits(sequence.drawn) == generate_alone(alone, prompt, sequence.params, num_new), f"prompt of {len(prompt)} tokens"
+
+
+LENGTH = st.sampled_from(LENGTHS) | st.integers(1, 150)
+FEW = st.lists(LENGTH, min_size=1, max_size=4)
+SEEDS = st.integers(0, 2**32)
+# More rows than the products' tiles hold, all of them decoding or many of them in prompts.
+MANY = [1] * 20 + [2] * 18
+LONG = [150, 149, 64, 65, 33]
+property_of_schedules = settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@property_of_schedules
+@given(lengths=FEW, seed=SEEDS)
+@example(lengths=MANY, seed=1)
+@example(lengths=LONG, seed=2)
+def test_every_rows_logits_are_those_of_its_sequence_alone(kind, shape, lengths, seed):
+    check_logits(kind, shape, lengths, seed)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@property_of_schedules
+@given(lengths=FEW, seed=SEEDS, num_new=st.integers(1, 12))
+@example(lengths=MANY, seed=1, num_new=5)
+@example(lengths=LONG, seed=2, num_new=40)
+def test_tokens_and_log_probabilities_are_those_of_a_sequence_alone(kind, shape, lengths, seed, num_new):
+    check_tokens(kind, shape, lengths, seed, num_new)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 4])
+def test_any_number_of_equal_rows_in_a_step_gives_equal_bits(kind, num_threads):
+    runner = runner_of(kind, "tails_everywhere", "together")
+    expected = logits_alone(runner_of(kind, "tails_everywhere", "alone"), [5, 7])[1]
+    runner.num_threads = num_threads
+    for num_rows in range(1, NUM_SLOTS + 1):
+        runner.logits(ForwardBatch(tuple(Chunk(slot, 0, (5,), None) for slot in range(num_rows))), [])
+        batch = ForwardBatch(tuple(Chunk(slot, 1, (7,), None) for slot in range(num_rows)))
+        assert {row.tobytes() for row in runner.logits(batch, range(num_rows))} == {expected}, f"{num_rows} rows"
+
+
+@pytest.mark.parametrize("cut", [*range(1, 25), 33, 63, 64, 65, 127, 128, 129])
+def test_a_prompt_cut_at_any_place_gives_the_bits_of_one_token_at_a_time(kind, cut):
+    runner, chance = runner_of(kind, "tails_everywhere", "together"), random.Random(3)
+    token_ids = [chance.randrange(500) for _ in range(150)]
+    expected = whole_prompt(kind, tuple(token_ids))
+    runner.num_threads = 1 + cut % 4
+    rows: list[np.ndarray] = []
+    for start in range(0, 150, cut):
+        chunk = Chunk(9, start, tuple(token_ids[start : start + cut]), None)
+        rows.extend(runner.logits(ForwardBatch((chunk,)), range(len(chunk.token_ids))))
+    assert [row.tobytes() for row in rows] == expected
+
+
+@functools.cache
+def whole_prompt(kind, token_ids: tuple[int, ...]) -> list[bytes]:
+    return logits_alone(runner_of(kind, "tails_everywhere", "alone"), list(token_ids))

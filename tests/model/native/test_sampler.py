@@ -1,0 +1,322 @@
+"""The native sampler draws what the plain one draws: from the same tokens, with the same probabilities.
+
+A token drawn at a uniform u is right if u lies in its interval of the cumulative distribution that PyTorch computes in float64, or
+within 1e-6 of it: the native one weighs tokens in float32.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from model.batch import Draw, SampledToken, SamplingParams
+from model.native.library import load_library
+from model.native.runner import DRAW, _Draws
+from model.sampler import Sampler, SamplingPlan
+from model.upload import Upload
+
+V = 500
+GPT2_V = 50_257
+CLOSE = 1e-6
+UNIFORM = 11  # its place among the values of DRAW
+LAST_UNIFORM = 1 - 2**-53
+
+pytestmark = pytest.mark.usefixtures("features")
+
+
+def gaussian(seed: int, size: int = V, spread: float = 2.0) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+class NativeSampler:
+    """One row of logits and what is asked of it, to be drawn from at any uniform."""
+
+    def __init__(self, logits: torch.Tensor, asked: Draw) -> None:
+        # NaN stands around the row: nothing beyond it may count.
+        self.padded = np.full(len(logits) + 128, np.nan, np.float32)
+        self.row = self.padded[64 : 64 + len(logits)]
+        self.row[:] = logits.numpy()
+        self.draws = _Draws([asked], [0])
+        self.values = list(DRAW.unpack(self.draws.packed))
+
+    def draw(self, uniform: float | None = None) -> SampledToken:
+        """At a uniform, or at that of the draw's own seed and position."""
+        values = list(self.values)
+        if uniform is not None:
+            values[UNIFORM] = uniform
+        packed = DRAW.pack(*values)
+        token = load_library().gpt2_sample(self.row.ctypes.data, len(self.row), packed, self.draws.ids, self.draws.values)
+        return SampledToken(token.token_id, token.logprob)
+
+
+def adjusted(logits: torch.Tensor, asked: Draw) -> torch.Tensor:
+    upload = Upload(torch.device("cpu"))
+    plan = SamplingPlan([asked], upload)
+    upload.send()
+    return Sampler().adjust(logits[None], plan, upload)[0]
+
+
+def probabilities(logits: torch.Tensor, asked: Draw) -> torch.Tensor:
+    upload = Upload(torch.device("cpu"))
+    plan = SamplingPlan([asked], upload)
+    upload.send()
+    return Sampler().probabilities(Sampler().adjust(logits[None], plan, upload), plan, upload)[0]
+
+
+class Expected:
+    """The distributions (N, V) that may be drawn from: with the filters as they are, and with each moved a little either way.
+
+    Where a filter's limit falls within rounding of a token's border, that token may stay or go. So it may where logits become
+    equal in float32, once they are counted from the greatest.
+    """
+
+    def __init__(self, logits: torch.Tensor, asked: Draw) -> None:
+        p = asked.params
+        moves = [[0.0] if off else [0.0, -CLOSE, CLOSE] for off in (p.top_p == 1, p.min_p == 0, p.typical_p == 1)]
+        ready = adjusted(logits, asked).double()
+        rounded = ((ready - ready.max()) / p.temperature).float()
+        rows = []
+        for a, b, c in itertools.product(*moves):
+            moved = replace(p, top_p=p.top_p * (1 + a), min_p=p.min_p * (1 + b), typical_p=p.typical_p * (1 + c))
+            rows.append(probabilities(logits, replace(asked, params=moved)))
+            filters = SamplingParams(1.0, moved.top_k, moved.top_p, moved.min_p, moved.typical_p)
+            rows.append(probabilities(rounded, Draw(filters, 0)))
+        self.probabilities = torch.stack(rows).unique(dim=0)
+        self.plain = rows[0]
+        self.ends = self.probabilities.cumsum(dim=-1)
+        self.logprobs = logits.double().log_softmax(dim=-1)
+
+    def middles(self) -> list[float]:
+        """A uniform for each token that can be drawn."""
+        ends = self.plain.cumsum(dim=-1)
+        return ((ends - self.plain / 2)[self.plain > 0]).clamp(max=LAST_UNIFORM).tolist()
+
+    def check(self, uniform: float, token: SampledToken) -> None:
+        p, end = self.probabilities[:, token.token_id], self.ends[:, token.token_id]
+        right = (p > 0) & (end - p - CLOSE <= uniform) & (uniform <= end + CLOSE)
+        assert right.any(), f"token {token.token_id} of probability {p.tolist()}, up to {end.tolist()}, at {uniform}"
+        assert token.logprob == pytest.approx(self.logprobs[token.token_id].item(), rel=1e-6, abs=1e-6)
+
+
+def check(logits: torch.Tensor, asked: Draw, uniforms: Sequence[float] | None = None) -> None:
+    """At uniforms that meet every token, or at those given: the same tokens, and their log-probabilities the model's own."""
+    expected, native = Expected(logits, asked), NativeSampler(logits, asked)
+    for uniform in (*(expected.middles() if uniforms is None else uniforms), 0.0, LAST_UNIFORM):
+        expected.check(uniform, native.draw(uniform))
+
+
+HISTORY = {"prompt_ids": (1, 2, 3, 3), "generated_ids": (4, 4, 4, 5, 2)}
+CASES = {
+    "plain": Draw(SamplingParams(temperature=1.0), 0),
+    "cold": Draw(SamplingParams(temperature=0.3), 0),
+    "hot": Draw(SamplingParams(temperature=3.0), 0),
+    "top_1": Draw(SamplingParams(temperature=1.0, top_k=1), 0),
+    "top_k": Draw(SamplingParams(temperature=1.0, top_k=37), 0),
+    "top_k_all_but_one": Draw(SamplingParams(temperature=1.0, top_k=V - 1), 0),
+    "top_k_above_the_vocabulary": Draw(SamplingParams(temperature=1.0, top_k=10**30), 0),
+    "top_p": Draw(SamplingParams(temperature=1.0, top_p=0.9), 0),
+    "top_p_small": Draw(SamplingParams(temperature=1.0, top_p=0.01), 0),
+    "top_p_smallest": Draw(SamplingParams(temperature=1.0, top_p=1e-300), 0),
+    "top_p_nearly_1": Draw(SamplingParams(temperature=1.0, top_p=0.99999), 0),
+    "min_p": Draw(SamplingParams(temperature=1.0, min_p=0.05), 0),
+    "min_p_1": Draw(SamplingParams(temperature=1.0, min_p=1.0), 0),
+    "typical_p": Draw(SamplingParams(temperature=1.0, typical_p=0.7), 0),
+    "typical_p_smallest": Draw(SamplingParams(temperature=1.0, typical_p=1e-300), 0),
+    "all_filters": Draw(SamplingParams(temperature=1.5, top_k=300, top_p=0.95, min_p=0.02, typical_p=0.9), 0),
+    "repetition": Draw(SamplingParams(temperature=1.0, repetition_penalty=1.8), 0, **HISTORY),
+    "frequency": Draw(SamplingParams(temperature=1.0, frequency_penalty=0.7), 0, **HISTORY),
+    "presence": Draw(SamplingParams(temperature=1.0, presence_penalty=-1.1), 0, **HISTORY),
+    "bias": Draw(SamplingParams(temperature=1.0, logit_bias=((0, 3.0), (9, -100.0), (0, 0.5))), 0),
+    "banned": Draw(SamplingParams(temperature=1.0), 0, banned_ids=(0, 8, 39, 8)),
+    "everything": Draw(SamplingParams(0.8, 200, 0.9, 0.01, 0.95, 1.3, 0.2, 0.4, ((2, 1.0),)), 0, (1, 2, 3), (4, 4, 5), (6, 499)),
+}
+
+
+@pytest.mark.parametrize("asked", CASES.values(), ids=CASES)
+def test_every_token_that_can_be_drawn_is_drawn_where_it_should_be_and_no_other(asked):
+    check(gaussian(1), asked)
+
+
+@pytest.mark.parametrize("asked", CASES.values(), ids=CASES)
+def test_so_it_is_with_the_vocabulary_of_gpt2(asked):
+    logits = gaussian(2, GPT2_V, spread=3.0)
+    uniforms = torch.rand(50, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    check(logits, asked, uniforms.tolist())
+
+
+@pytest.mark.parametrize("size", [V, GPT2_V])
+@pytest.mark.parametrize("asked", CASES.values(), ids=CASES)
+def test_temperature_zero_takes_the_likeliest_token_after_bias_penalties_and_bans(asked, size):
+    for seed in range(5):
+        logits = gaussian(seed, size)
+        greedy = replace(asked, params=replace(asked.params, temperature=0.0))
+        token = NativeSampler(logits, greedy).draw()
+        assert token.token_id == adjusted(logits, greedy).argmax()
+        assert token.logprob == pytest.approx(logits.double().log_softmax(dim=-1)[token.token_id].item(), rel=1e-6, abs=1e-6)
+
+
+def test_a_draw_without_a_uniform_of_its_own_uses_that_of_its_seed_and_position():
+    logits = gaussian(4)
+    expected = Expected(logits, Draw(SamplingParams(temperature=1.0), 0))
+    for seed, position in itertools.product((0, 1, 2**40, 2**64 - 1), (0, 7, 1023)):
+        asked = Draw(SamplingParams(temperature=1.0, seed=seed), position)
+        native = NativeSampler(logits, asked)
+        expected.check(native.values[UNIFORM], native.draw())
+
+
+# Values in steps, so that many are equal; near each other; far apart.
+ROWS = st.one_of(
+    st.integers(0, 2**32).map(gaussian),
+    st.tuples(st.integers(0, 2**32), st.sampled_from([0.25, 1.0, 4.0])).map(lambda x: (gaussian(x[0]) / x[1]).round() * x[1]),
+    st.tuples(st.integers(0, 2**32), st.sampled_from([0.1, 30.0])).map(lambda x: gaussian(x[0], spread=x[1])),
+    st.tuples(st.integers(0, 2**32), st.integers(2, 70)).map(lambda x: gaussian(*x)),
+)
+PARAMS = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.1, 0.7, 1.0, 1.3, 5.0]),
+    top_k=st.sampled_from([0, 0, 1, 2, 50, 499, 1000]),
+    top_p=st.just(1.0) | st.floats(1e-3, 1.0),
+    min_p=st.just(0.0) | st.floats(1e-6, 1.0),
+    typical_p=st.just(1.0) | st.floats(1e-3, 1.0),
+    repetition_penalty=st.sampled_from([1.0, 1.3, 0.5, 1000.0]),
+    frequency_penalty=st.sampled_from([0.0, 0.6, -2.0]),
+    presence_penalty=st.sampled_from([0.0, -0.4, 2.0]),
+    logit_bias=st.lists(st.tuples(st.integers(0, 1), st.floats(-100, 100, width=32)), max_size=3).map(tuple),
+)
+IDS = st.lists(st.integers(0, 1), max_size=6).map(tuple)
+DRAWS = st.builds(Draw, PARAMS, st.just(0), IDS, IDS, st.sampled_from([(), (0,), (1, 1)]))
+
+
+# Always the same examples: in one of some ten thousand, rounding swaps two tokens of nearly equal cost at typical_p's limit.
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(logits=ROWS, asked=DRAWS, uniforms=st.lists(st.floats(0, LAST_UNIFORM), min_size=5, max_size=5))
+def test_whatever_is_asked_for_the_same_is_drawn(logits, asked, uniforms):
+    check(logits, asked, [*uniforms, 0.1, 0.5, 0.9, 0.999])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(1.0, top_k=3),
+        SamplingParams(1.0, top_k=1, top_p=0.5),
+        SamplingParams(1.0, top_p=0.3),
+        SamplingParams(1.0, typical_p=0.3),
+        SamplingParams(1.0, min_p=1.0),
+        SamplingParams(0.5, top_k=3, top_p=0.5, min_p=0.5, typical_p=0.5),
+    ],
+)
+@pytest.mark.parametrize("value", [0.0, -0.0, -7.5, 1e-40, 1e6])
+def test_among_equal_logits_top_k_keeps_all_and_the_masses_keep_the_first(params, value):
+    check(torch.full((V,), value), Draw(params, 0))
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-5])
+def test_next_to_no_temperature_takes_the_likeliest(temperature):
+    logits = gaussian(5)
+    for uniform in (0.0, 0.3, LAST_UNIFORM):
+        asked = Draw(SamplingParams(temperature, top_k=40, top_p=0.9, min_p=0.1, typical_p=0.9), 0)
+        assert NativeSampler(logits, asked).draw(uniform).token_id == logits.argmax()
+
+
+@pytest.mark.parametrize("temperature", [1e6, 1e38, 1e300])
+def test_any_temperature_above_leaves_nothing_but_chance(temperature):
+    asked = Draw(SamplingParams(temperature), 0)
+    for i in range(V):
+        assert NativeSampler(gaussian(6), asked).draw((i + 0.5) / V).token_id == i
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 5, "top_p": 0.5, "min_p": 0.5, "typical_p": 0.5}], ids=["plain", "filtered"])
+@pytest.mark.parametrize("temperature", [0.0, 1e-5, 1.0, 1e5])
+def test_the_only_token_that_is_not_banned_is_taken(temperature, filters):
+    logits = gaussian(7)
+    for only in (0, 63, 64, 499):
+        asked = Draw(SamplingParams(temperature, **filters), 0, banned_ids=tuple(i for i in range(V) if i != only))
+        for uniform in (0.0, 0.5, LAST_UNIFORM):
+            token = NativeSampler(logits, asked).draw(uniform)
+            assert token.token_id == only
+            assert token.logprob == pytest.approx(logits.double().log_softmax(dim=-1)[only].item(), rel=1e-6, abs=1e-6)
+
+
+FILTERS = {
+    "plain": {},
+    "top_k": {"top_k": 5},
+    "top_p": {"top_p": 0.5},
+    "min_p": {"min_p": 0.5},
+    "typical_p": {"typical_p": 0.5},
+    "all": {"top_k": 5, "top_p": 0.5, "min_p": 0.5, "typical_p": 0.5},
+}
+
+
+@pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
+def test_a_row_of_which_all_is_banned_gives_a_nan(filters):
+    for uniform in (0.0, 0.5, LAST_UNIFORM):
+        asked = Draw(SamplingParams(1.0, **filters), 0, banned_ids=tuple(range(V)))
+        token = NativeSampler(gaussian(8), asked).draw(uniform)
+        assert math.isnan(token.logprob)
+        assert 0 <= token.token_id < V
+
+
+@pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+@pytest.mark.parametrize("places", [slice(0, 1), slice(499, 500), slice(70, 71), slice(64, 128), slice(None)], ids=str)
+def test_a_row_with_a_logit_that_is_no_number_gives_a_nan(value, places, temperature, filters):
+    logits = gaussian(9)
+    logits[places] = value
+    for history in ({}, HISTORY):
+        penalty = 1.2 if history else 1.0
+        asked = Draw(SamplingParams(temperature, repetition_penalty=penalty, **filters), 0, **history)
+        for uniform in (0.0, 0.5, LAST_UNIFORM):
+            token = NativeSampler(logits, asked).draw(uniform)
+            assert math.isnan(token.logprob)
+            assert 0 <= token.token_id < V
+
+
+@pytest.mark.parametrize("asked", [CASES[name] for name in ("plain", "top_k", "top_p", "typical_p", "all_filters")])
+@pytest.mark.parametrize("places", [slice(0, 40), slice(3, 500, 2), slice(64, 128)], ids=["some", "half", "a_whole_block"])
+def test_tokens_that_the_model_rules_out_are_never_drawn(asked, places):
+    logits = gaussian(10)
+    logits[places] = -math.inf
+    check(logits, asked)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"repetition_penalty": 1e-300},
+        {"repetition_penalty": 1e300},
+        {"frequency_penalty": -1e38},
+        {"frequency_penalty": 1e38},
+        {"presence_penalty": -2.0, "frequency_penalty": -2.0, "repetition_penalty": 1000.0},
+    ],
+    ids=str,
+)
+def test_a_penalty_beyond_what_floats_hold_still_draws_a_token_of_the_vocabulary(temperature, extreme):
+    logits = gaussian(11)
+    asked = Draw(SamplingParams(temperature, **extreme), 0, prompt_ids=(1, 2, 70), generated_ids=(3, 3, 4))
+    if temperature == 0:
+        token = NativeSampler(logits, asked).draw()
+        assert token.token_id == adjusted(logits, asked).argmax()
+        assert math.isfinite(token.logprob)
+    else:
+        check(logits, asked)
+
+
+def test_the_same_row_gives_the_same_bits_again():
+    logits, asked = gaussian(12), CASES["everything"]
+    assert len({NativeSampler(logits, asked).draw(0.37).logprob.hex() for _ in range(10)}) == 1
+
+
+def test_a_penalty_counts_every_time_that_a_token_came():
+    logits = torch.zeros(V)
+    for count, expected in ((0, 7), (1, 7), (2, 0)):
+        logits[7] = 1.5
+        asked = Draw(SamplingParams(frequency_penalty=1.0), 0, generated_ids=(7,) * count)
+        assert NativeSampler(logits, asked).draw().token_id == expected
