@@ -71,7 +71,6 @@ class Contender:
 def contenders() -> list[Contender]:
     return [
         Contender("ours, default (int8)", OURS, "auto", http=True),
-        Contender("ours, float32", OURS, "float32", http=True),
         Contender("llama-server Q8_0", "llama", "q8_0", http=True),
         Contender("llama-server BF16", "llama", "bf16", http=True),
         Contender("vLLM bfloat16", "vllm", "bfloat16", http=True),

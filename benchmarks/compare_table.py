@@ -12,7 +12,7 @@ WEIGHTS = 123.5e6
 CACHE_ELEMENTS = 2 * 12 * 768
 MEAN_LENGTH = 192  # from 128 to 256
 OPERATIONS = 2 * WEIGHTS
-BYTES = {"int8": (1, 2), "auto": (1, 2), "bfloat16": (2, 2), "float32": (4, 4)}  # of a weight, of a value in the cache
+BYTES = {"int8": (1, 17 / 16), "auto": (1, 17 / 16), "bfloat16": (2, 2), "float32": (4, 4)}  # of a weight, of a value in the cache
 PEAK = {
     "int8": ("amx_int8_gops", "int8_gops"),
     "bfloat16": ("amx_bfloat16_gflops", "bfloat16_gflops"),

@@ -169,12 +169,15 @@ void attend_rows(const gpt2_model& model, int layer, int head, int slot, int pos
     const int end = position + N;
     for (int t = 0; t < end; t += TILE) {
         const char* keys = model.keys(layer, head, slot, t / TILE);
+        prefetch_tile(keys + model.tile_bytes(), model.tile_bytes());  // the values, which come next
         // Four blocks of 16 keys for one query, two for several: enough sums in flight, few enough for the registers.
         constexpr int B = N == 1 ? 4 : 2;
         for (int b = 0; b < 4; b += B)
             scores_of<N, B>(queries, keys + size_t(b) * 16 * width, width, scales_of(keys, width) + 16 * b, scores + t + 16 * b, length);
     }
     auto values = [&](int tile) { return model.values(layer, head, slot, tile); };
+    // The next head's keys, which lie behind this one's values and are mostly this thread's next piece.
+    for (int t = 0; t < end; t += TILE) prefetch_tile(values(t / TILE) + model.tile_bytes(), model.tile_bytes());
     auto value_scales = [&](int tile) { return scales_of(values(tile), width); };
     for (int n = 0; n < N; ++n) weigh(scores + size_t(n) * length, position + n + 1, round_up(end, TILE), value_scales, weights[n]);
     int c = 0;

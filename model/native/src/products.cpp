@@ -80,16 +80,6 @@ void sum_block(const char* weights, int num_steps, const char* x, size_t stride,
 template <class Precision>
 using SumBlock = void (*)(const char*, int, const char*, size_t, typename Precision::Element*);
 
-void finish(const Linear& layer, const Input&, int block, int row, int num_rows, const float* sums, Finish finish, float* y,
-            size_t stride_y) {
-    finish_floats(layer, block, row, num_rows, sums, finish, y, stride_y);
-}
-
-void finish(const Linear& layer, const Input& x, int block, int row, int num_rows, const int32_t* sums, Finish finish, float* y,
-            size_t stride_y) {
-    finish_integers(layer, x, block, row, num_rows, sums, finish, y, stride_y);
-}
-
 template <class Precision>
 void multiply(const Linear& layer, const Input& x, int num_rows, int begin, int end, Finish how, float* y, size_t stride_y) {
     static constexpr SumBlock<Precision> BY_ROWS[] = {nullptr,
@@ -105,7 +95,7 @@ void multiply(const Linear& layer, const Input& x, int num_rows, int begin, int 
         for (int row = 0; row < num_rows; row += MAX_ROWS) {
             int n = std::min(MAX_ROWS, num_rows - row);
             BY_ROWS[n](weights, layer.depth / Precision::WIDTH, x.data.as<char>() + row * x.stride, x.stride, sums);
-            finish(layer, x, block, row, n, sums, how, y, stride_y);
+            finish_block(layer, x, block, row, n, sums, how, y, stride_y);
         }
     }
 }

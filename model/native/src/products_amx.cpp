@@ -13,8 +13,19 @@ namespace gpt2 {
 namespace {
 
 constexpr int TILE_ROWS = 16, STEP = 256, TILE_BYTES = TILE_ROWS * STEP;
-// How far ahead weights are asked for while few rows leave the memory as the bound.
+// How far ahead weights are asked for where few rows leave the memory as the bound.
 constexpr int PREFETCH_BYTES = 8192;
+
+// A part of the next block's weights, which is asked for step by step while this block is computed.
+struct Ahead {
+    const char* next;
+    int bytes_per_step;
+
+    void step() {
+        for (int line = 0; line < bytes_per_step; line += 64) _mm_prefetch(next + line, _MM_HINT_T1);
+        next += bytes_per_step;
+    }
+};
 
 struct alignas(64) TileConfig {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -68,12 +79,13 @@ void sum_16_rows(const char* w, int num_tiles, const char* x, size_t stride, typ
 
 // 32 rows by 32 outputs: each tile that is loaded is used twice. Tiles 0-3: sums; 4, 5: inputs; 6, 7: weights.
 template <class Precision>
-void sum_32_rows(const char* w, int num_tiles, const char* x, size_t stride, typename Precision::Element* sums) {
+void sum_32_rows(const char* w, int num_tiles, const char* x, size_t stride, typename Precision::Element* sums, Ahead& ahead) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (int k = 0; k < num_tiles; ++k, w += TILE_BYTES, x += 64) {
+        ahead.step();
         _tile_loadd(4, x, stride);
         _tile_loadd(6, w, STEP);
         Precision::template dot<0, 4, 6>();
@@ -89,32 +101,25 @@ void sum_32_rows(const char* w, int num_tiles, const char* x, size_t stride, typ
     _tile_stored(3, sums + TILE_ROWS * BLOCK + 16, ROW_BYTES);
 }
 
-void finish(const Linear& layer, const Input&, int block, int row, int num_rows, const float* sums, Finish finish, float* y,
-            size_t stride_y) {
-    finish_floats(layer, block, row, num_rows, sums, finish, y, stride_y);
-}
-
-void finish(const Linear& layer, const Input& x, int block, int row, int num_rows, const int32_t* sums, Finish finish, float* y,
-            size_t stride_y) {
-    finish_integers(layer, x, block, row, num_rows, sums, finish, y, stride_y);
-}
-
 template <class Precision>
 void multiply(const Linear& layer, const Input& x, int num_rows, int begin, int end, Finish how, float* y, size_t stride_y) {
     alignas(64) typename Precision::Element sums[2 * TILE_ROWS * BLOCK];
     int num_tiles = int(layer.block_bytes / TILE_BYTES);
     for (int block = begin; block < end; ++block) {
         const char* w = layer.weights.as<char>() + block * layer.block_bytes;
+        // Spread over all passes through this block, so that the memory is read while the tiles multiply.
+        const int num_passes = std::max(1, (num_rows + TILE_ROWS - 1) / (2 * TILE_ROWS) * 2);
+        Ahead ahead{w + layer.block_bytes, block + 1 < end ? round_up(TILE_BYTES / num_passes, 64) : 0};
         int row = 0;
         for (; num_rows - row > TILE_ROWS; row += 2 * TILE_ROWS) {
             const char* rows = x.data.as<char>() + row * x.stride;
-            sum_32_rows<Precision>(w, num_tiles, rows, x.stride, sums);
-            sum_32_rows<Precision>(w + 128, num_tiles, rows, x.stride, sums + 32);
-            finish(layer, x, block, row, std::min(2 * TILE_ROWS, num_rows - row), sums, how, y, stride_y);
+            sum_32_rows<Precision>(w, num_tiles, rows, x.stride, sums, ahead);
+            sum_32_rows<Precision>(w + 128, num_tiles, rows, x.stride, sums + 32, ahead);
+            finish_block(layer, x, block, row, std::min(2 * TILE_ROWS, num_rows - row), sums, how, y, stride_y);
         }
         if (row < num_rows) {
             sum_16_rows<Precision>(w, num_tiles, x.data.as<char>() + row * x.stride, x.stride, sums);
-            finish(layer, x, block, row, num_rows - row, sums, how, y, stride_y);
+            finish_block(layer, x, block, row, num_rows - row, sums, how, y, stride_y);
         }
     }
 }

@@ -93,7 +93,7 @@ class Step {
     void run_layer(int i, const Share& mine, int thread, int num_threads) {
         const Layer& layer = model_.layers[i];
         const gpt2_config& config = model_.config;
-        const size_t qkv_stride = size_t(layer.qkv.num_blocks()) * BLOCK;
+        const size_t qkv_stride = size_t(layer.qkv.num_blocks()) * BLOCK, stride = model_.width, inner_stride = model_.inner_width;
         float *qkv = work_.qkv.as<float>(), *attended = work_.attended.as<float>(), *inner = work_.inner.as<float>();
         for (int r = mine.begin; r < mine.end; ++r) {
             layer_norm(hidden(r), config.n_embd, config.layer_norm_epsilon, layer.ln_1, normed(r));
@@ -104,24 +104,28 @@ class Step {
         for (int r = 0; r < num_rows_; ++r)
             model_.kernels.store(model_, i, rows_[r].slot, rows_[r].position, qkv + r * qkv_stride, heads.begin, heads.end);
 #pragma omp barrier
-        const int num_pieces = int(runs_.size()) * config.n_head;
+        // A thread takes neighbouring heads, which lie side by side in the cache.
+        const int heads_at_once = std::max(1, config.n_head / std::max(2, num_threads));
+        const int num_parts = (config.n_head + heads_at_once - 1) / heads_at_once, num_pieces = int(runs_.size()) * num_parts;
 #pragma omp for schedule(dynamic, 1)
         for (int piece = 0; piece < num_pieces; ++piece) {
-            const Run& run = runs_[piece / config.n_head];
-            model_.kernels.attend(model_, i, piece % config.n_head, run.slot, run.position, run.num_rows, qkv + run.row * qkv_stride, qkv_stride,
-                                  attended + size_t(run.row) * model_.width, model_.width, work_.scratch[thread].data());
+            const Run& run = runs_[piece / num_parts];
+            const int first = piece % num_parts * heads_at_once;
+            for (int head = first; head < std::min(first + heads_at_once, config.n_head); ++head)
+                model_.kernels.attend(model_, i, head, run.slot, run.position, run.num_rows, qkv + run.row * qkv_stride, qkv_stride,
+                                      attended + run.row * stride, stride, work_.scratch[thread].data());
         }
         for (int r = mine.begin; r < mine.end; ++r)
-            model_.kernels.prepare(attended + size_t(r) * model_.width, model_.width, r, work_.input);
-        product(layer.out, work_.input, Finish::add, hidden(0), model_.width, thread, num_threads);
+            model_.kernels.prepare(attended + r * stride, model_.width, r, work_.input);
+        product(layer.out, work_.input, Finish::add, hidden(0), stride, thread, num_threads);
         for (int r = mine.begin; r < mine.end; ++r) {
             layer_norm(hidden(r), config.n_embd, config.layer_norm_epsilon, layer.ln_2, normed(r));
             model_.kernels.prepare(normed(r), model_.width, r, work_.input);
         }
-        product(layer.fc, work_.input, Finish::gelu, inner, model_.inner_width, thread, num_threads);
+        product(layer.fc, work_.input, Finish::gelu, inner, inner_stride, thread, num_threads);
         for (int r = mine.begin; r < mine.end; ++r)
-            model_.kernels.prepare(inner + size_t(r) * model_.inner_width, model_.inner_width, r, work_.inner_input);
-        product(layer.proj, work_.inner_input, Finish::add, hidden(0), model_.width, thread, num_threads);
+            model_.kernels.prepare(inner + r * inner_stride, model_.inner_width, r, work_.inner_input);
+        product(layer.proj, work_.inner_input, Finish::add, hidden(0), stride, thread, num_threads);
     }
 
     // This thread's blocks of outputs, between a barrier for the inputs and one for the outputs.
