@@ -3,11 +3,12 @@
     python -m benchmarks.batch_invariance
 
 Each probe is asked for alone on an idle server, then again amid neighbours that come and go; token ids and log-probabilities must
-be equal to the last bit. Done with 1, 2 and 3 threads.
+be equal to the last bit. Done in each precision with 1, 2 and 3 threads.
 """
 
 import argparse
 import asyncio
+import itertools
 import random
 import tempfile
 import urllib.request
@@ -30,14 +31,15 @@ METRICS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--dtypes", nargs="+", default=["int8", "bfloat16", "float32"])
     parser.add_argument("--model", type=Path, default=Path(tempfile.gettempdir()) / "gpt2-124m-random")
     options = parser.parse_args()
     results = {}
-    for threads in options.threads:
-        with ServerProcess(random_gpt2(options.model), threads=threads, dtype="float32") as server:
+    for dtype, threads in itertools.product(options.dtypes, options.threads):
+        with ServerProcess(random_gpt2(options.model), threads=threads, dtype=dtype) as server:
             num_equal, num_probes = asyncio.run(_compare(server.url))
-            results[str(threads)] = {"equal": num_equal, "probes": num_probes, **_metrics(server.url)}
-            print(f"{threads} threads: {results[str(threads)]}", flush=True)
+            results[f"{dtype}, {threads} threads"] = {"equal": num_equal, "probes": num_probes, **_metrics(server.url)}
+            print(f"{dtype}, {threads} threads: {results[f'{dtype}, {threads} threads']}", flush=True)
     write_result("batch_invariance", "python -m benchmarks.batch_invariance", results)
     if any(result["equal"] != result["probes"] for result in results.values()):
         raise SystemExit("not the same bits")

@@ -5,6 +5,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -14,6 +15,7 @@
 #include "products.h"
 #include "rows.h"
 #include "step.h"
+#include "team.h"
 
 namespace gpt2 {
 namespace {
@@ -37,7 +39,8 @@ class Step {
    public:
     Step(gpt2_model& model, const gpt2_row* rows, int num_rows) : 
         model_(model), work_(model.work), rows_(rows), num_rows_(num_rows),
-          uses_tiles_(model.kernels.multiply == multiply_int8_amx || model.kernels.multiply == multiply_bfloat16_amx) {
+          uses_tiles_(model.kernels.multiply == multiply_int8_amx || model.kernels.multiply == multiply_bfloat16_amx),
+          next_piece_(model.config.n_layer) {
         for (int r = 0; r < num_rows; ++r) {
             if (!runs_.empty() && runs_.back().slot == rows[r].slot && runs_.back().num_rows < PIECE_ROWS)
                 ++runs_.back().num_rows;
@@ -70,7 +73,7 @@ class Step {
             layer_norm(hidden(draw_rows[i]), config.n_embd, config.layer_norm_epsilon, model_.ln_f, normed(i));
             model_.kernels.prepare(normed(i), model_.width, i, work_.input);
         }
-#pragma omp barrier
+        barrier_.wait(num_threads);
         const int num_blocks = model_.head.num_blocks();
         const Share blocks(num_blocks, thread, num_threads);
         float* y = work_.scratch[thread].data();  // (num_draws, 64): the block's logits never leave the cache
@@ -82,7 +85,7 @@ class Step {
                 if (logits[i]) std::memcpy(logits[i] + block * BLOCK, y + i * BLOCK, num * sizeof(float));
             }
         }
-#pragma omp barrier
+        barrier_.wait(num_threads);
         if (uses_tiles_) release_tiles();
     }
 
@@ -103,18 +106,18 @@ class Step {
         const Share heads(config.n_head, thread, num_threads);
         for (int r = 0; r < num_rows_; ++r)
             model_.kernels.store(model_, i, rows_[r].slot, rows_[r].position, qkv + r * qkv_stride, heads.begin, heads.end);
-#pragma omp barrier
+        barrier_.wait(num_threads);
         // A thread takes neighbouring heads, which lie side by side in the cache.
         const int heads_at_once = std::max(1, config.n_head / std::max(2, num_threads));
         const int num_parts = (config.n_head + heads_at_once - 1) / heads_at_once, num_pieces = int(runs_.size()) * num_parts;
-#pragma omp for schedule(dynamic, 1)
-        for (int piece = 0; piece < num_pieces; ++piece) {
+        for (int piece; (piece = next_piece_[i].fetch_add(1, std::memory_order_relaxed)) < num_pieces;) {
             const Run& run = runs_[piece / num_parts];
             const int first = piece % num_parts * heads_at_once;
             for (int head = first; head < std::min(first + heads_at_once, config.n_head); ++head)
                 model_.kernels.attend(model_, i, head, run.slot, run.position, run.num_rows, qkv + run.row * qkv_stride, qkv_stride,
                                       attended + run.row * stride, stride, work_.scratch[thread].data());
         }
+        barrier_.wait(num_threads);
         for (int r = mine.begin; r < mine.end; ++r)
             model_.kernels.prepare(attended + r * stride, model_.width, r, work_.input);
         product(layer.out, work_.input, Finish::add, hidden(0), stride, thread, num_threads);
@@ -130,10 +133,10 @@ class Step {
 
     // This thread's blocks of outputs, between a barrier for the inputs and one for the outputs.
     void product(const Linear& layer, const Input& input, Finish finish, float* y, size_t stride, int thread, int num_threads) {
-#pragma omp barrier
+        barrier_.wait(num_threads);
         const Share blocks(layer.num_blocks(), thread, num_threads);
         model_.kernels.multiply(layer, input, num_rows_, blocks.begin, blocks.end, finish, y, stride);
-#pragma omp barrier
+        barrier_.wait(num_threads);
     }
 
     gpt2_model& model_;
@@ -142,6 +145,8 @@ class Step {
     const int num_rows_;
     std::vector<Run> runs_;
     const bool uses_tiles_;
+    Barrier barrier_;
+    std::vector<std::atomic<int>> next_piece_;  // of each layer's attention
 };
 
 void reserve(gpt2_model& model, int num_rows, int num_draws, int num_threads) {
@@ -179,12 +184,12 @@ void run_step(gpt2_model& model, const gpt2_row* rows, int num_rows, const int32
     reserve(model, num_rows, num_draws, num_threads);
     Step step(model, rows, num_rows);
     const int num_blocks = model.head.num_blocks();
+    std::atomic<int> next_draw{0};
 #pragma omp parallel num_threads(num_threads)
     {
         step.run_layers();
         if (num_draws) step.run_head(draw_rows, num_draws, logits);
-#pragma omp for schedule(dynamic, 1)
-        for (int i = 0; i < num_draws; ++i)
+        for (int i; (i = next_draw.fetch_add(1, std::memory_order_relaxed)) < num_draws;)
             of_draw(i, combine(&model.work.stats[size_t(i) * num_blocks], num_blocks), omp_get_thread_num());
     }
 }
