@@ -15,13 +15,13 @@ import signal
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare_table import table
+from benchmarks.compare_table import step_bytes, table
 from benchmarks.machine import gpt2_tokenizer, prompts_of, random_gpt2, write_result
 from benchmarks.peers.load import run_load
 from benchmarks.peers.places import DEFAULT_ROOT, OURS, checkpoint, versions
@@ -29,7 +29,6 @@ from benchmarks.peers.processes import ServerPeer, WorkerPeer
 
 NUM_PROMPT, NUM_NEW = 128, 128
 PEAKS = Path(__file__).with_name("peaks.cpp")
-WEIGHT_MEGABYTES = 124  # of the int8 step; the memory's speed depends a little on how much is read
 
 
 @dataclass
@@ -103,7 +102,7 @@ def main() -> None:
         measure_peaks = _compile_peaks(stack)
         for seed in range(options.rounds):
             for num_clients in options.clients:
-                peaks.append(measure_peaks())
+                peaks.append(measure_peaks(num_clients))
                 prompts = _prompts(num_clients, seed)
                 for contender in running[:: -1 if seed % 2 else 1]:
                     _measure(contender, prompts, seed)
@@ -129,10 +128,17 @@ def _open(asked: list[Contender], root: Path, stack: ExitStack) -> list[Contende
     return running
 
 
-def _compile_peaks(stack: ExitStack) -> Any:
+def _compile_peaks(stack: ExitStack) -> Callable[[int], dict[str, float]]:
     program = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "peaks"
     subprocess.run(["g++", "-O2", "-fopenmp", str(PEAKS), "-o", str(program)], check=True)
-    return lambda: json.loads(subprocess.run([program, "2", str(WEIGHT_MEGABYTES)], check=True, capture_output=True).stdout)
+
+    def measure(num_clients: int) -> dict[str, float]:
+        # As much memory as our int8 step reads: less of it stays in the processor's cache the more there is.
+        megabytes = str(round(step_bytes("int8", num_clients) / (1 << 20)))
+        output = subprocess.run([program, "2", megabytes], check=True, capture_output=True).stdout
+        return {"clients": num_clients} | json.loads(output)
+
+    return measure
 
 
 def _prompts(num_clients: int, seed: int) -> list[list[int]]:

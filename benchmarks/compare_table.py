@@ -56,14 +56,19 @@ def _row(contender: Any, num_clients: int, peaks: Sequence[dict[str, float]]) ->
     return row
 
 
-def limit(dtype: str, num_clients: int, peaks: Sequence[dict[str, float]]) -> float:
-    """Decoded tokens/s that memory or arithmetic allow: B / ((weights + B x 192 x cache bytes a token) / bandwidth)."""
+def step_bytes(dtype: str, num_clients: int) -> float:
+    """What one decoding step reads: the weights once and everybody's past."""
     per_weight, per_value = BYTES[dtype]
-    bandwidth = 1e9 * statistics.median(peak["read_gb_per_second"] for peak in peaks)
-    memory = num_clients * bandwidth / (WEIGHTS * per_weight + num_clients * MEAN_LENGTH * CACHE_ELEMENTS * per_value)
-    name = next(name for name in PEAK[dtype] if name in peaks[0])
-    arithmetic = 1e9 * statistics.median(peak[name] for peak in peaks) / OPERATIONS
-    return min(memory, arithmetic)
+    return WEIGHTS * per_weight + num_clients * MEAN_LENGTH * CACHE_ELEMENTS * per_value
+
+
+def limit(dtype: str, num_clients: int, peaks: Sequence[dict[str, float]]) -> float:
+    """Decoded tokens/s that memory or arithmetic allow, whichever is less, by what was measured beside so many clients."""
+    beside = [peak for peak in peaks if peak["clients"] == num_clients]
+    bandwidth = 1e9 * statistics.median(peak["read_gb_per_second"] for peak in beside)
+    name = next(name for name in PEAK[dtype] if name in beside[0])
+    arithmetic = 1e9 * statistics.median(peak[name] for peak in beside) / OPERATIONS
+    return min(num_clients * bandwidth / step_bytes(dtype, num_clients), arithmetic)
 
 
 def _compare(group: list[dict[str, Any]]) -> None:

@@ -31,19 +31,21 @@ AVX512 static float read_all(const char* p, size_t n) {
 
 constexpr int ROUNDS = 2000000;
 
-// 24 independent sums, as many as a product's kernel keeps; the empty assembly keeps the compiler from folding the loop.
-#define SUMS(NAME, TYPE, ZERO, STEP)                                   \
-    AVX512 static void NAME() {                                        \
-        TYPE sum[24], x = ZERO;                                        \
-        for (auto& s : sum) s = ZERO;                                  \
-        for (int i = 0; i < ROUNDS / 24; ++i) {                        \
-            _Pragma("GCC unroll 24") for (int j = 0; j < 24; ++j) STEP; \
-            _Pragma("GCC unroll 24") for (int j = 0; j < 24; ++j) __asm__ volatile("" : "+v"(sum[j])); \
-        }                                                              \
+// 24 independent sums, as many as a product's kernel keeps, in registers named by hand: a compiler would spill or fold them.
+#define ONE(INSTRUCTION, SUM) INSTRUCTION " %%zmm30, %%zmm31, %%zmm" #SUM "\n"
+#define EIGHT(I, A, B, C, D, E, F, G, H) ONE(I, A) ONE(I, B) ONE(I, C) ONE(I, D) ONE(I, E) ONE(I, F) ONE(I, G) ONE(I, H)
+#define SUMS(NAME, INSTRUCTION)                                                                        \
+    AVX512 static void NAME() {                                                                        \
+        __asm__ volatile("vpxorq %%zmm30, %%zmm30, %%zmm30\n vpxorq %%zmm31, %%zmm31, %%zmm31" ::: "xmm30", "xmm31"); \
+        for (int i = 0; i < ROUNDS / 24; ++i)                                                          \
+            __asm__ volatile(EIGHT(INSTRUCTION, 0, 1, 2, 3, 4, 5, 6, 7) EIGHT(INSTRUCTION, 8, 9, 10, 11, 12, 13, 14, 15) \
+                                 EIGHT(INSTRUCTION, 16, 17, 18, 19, 20, 21, 22, 23)::: "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", \
+                             "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16",  \
+                             "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23");           \
     }
-SUMS(float32, __m512, _mm512_setzero_ps(), sum[j] = _mm512_fmadd_ps(x, x, sum[j]))
-SUMS(bfloat16, __m512, _mm512_setzero_ps(), sum[j] = _mm512_dpbf16_ps(sum[j], (__m512bh)x, (__m512bh)x))
-SUMS(int8, __m512i, _mm512_setzero_si512(), sum[j] = _mm512_dpbusd_epi32(sum[j], x, x))
+SUMS(float32, "vfmadd231ps")
+SUMS(bfloat16, "vdpbf16ps")
+SUMS(int8, "vpdpbusd")
 
 AVX512 static void tiles(bool integers) {
     struct alignas(64) {

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -200,3 +202,12 @@ def test_large_weights_whose_sum_overflows_are_no_reason_to_refuse(checkpoint: P
     tensors[C_FC].fill_(3e38)
     rewrite(checkpoint, tensors)
     assert load_model(checkpoint).h[1].mlp.c_fc.weight.max() == torch.tensor(3e38)
+
+
+def test_loading_does_not_import_torchs_compiler(tiny_checkpoint):
+    """It would take as long as everything else at the start of the service."""
+    code = (
+        "import sys, pathlib; from model.checkpoint import load_model; load_model(pathlib.Path(sys.argv[1])); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tiny_checkpoint)], check=True, timeout=120)

@@ -31,6 +31,10 @@ struct BFloat16 {
     static void write(float* to, __m512 x) { _mm256_storeu_si256((__m256i*)to, to_bfloat16(x)); }
 };
 
+// Asking for tiles ahead: 6 % faster in bfloat16 at 32 sequences, 6 % slower in float32, whose tiles are twice as large.
+template <class P>
+constexpr bool PREFETCHES = P::PAIR == 2;
+
 // Scores of N queries with B blocks of 16 keys that follow one another: scores[n][b * 16 ...].
 template <class P, int N, int B>
 inline void scores_of(const int32_t* const* queries, const char* keys, int depth, float scale, float* scores, size_t stride) {
@@ -132,6 +136,7 @@ void attend_rows(const gpt2_model& model, int layer, int head, int slot, int pos
     const float scale = 1.0f / std::sqrt(float(size));
     for (int t = 0; t < end; t += TILE) {
         const char* keys = model.keys(layer, head, slot, t / TILE);
+        if (PREFETCHES<P>) prefetch_tile(keys + model.tile_bytes(), model.tile_bytes());  // the values, which come next
         // Two blocks of 16 keys for several queries, four for one: enough sums in flight, few enough for the registers.
         constexpr int B = N == 1 ? 4 : 2;
         for (int b = 0; b < 4; b += B) scores_of<P, N, B>(queries, keys + size_t(b) * 64 * width / P::PAIR, width, scale, scores + t + 16 * b, length);
@@ -140,6 +145,8 @@ void attend_rows(const gpt2_model& model, int layer, int head, int slot, int pos
     for (int n = 0; n < N; ++n) inverse[n] = 1.0f / weigh<P>(scores + size_t(n) * length, position + n + 1);
     std::memset(sums, 0, size_t(N) * width * sizeof(float));
     auto values = [&](int tile) { return model.values(layer, head, slot, tile); };
+    // The next head's keys, which lie behind this one's values and are mostly this thread's next piece.
+    for (int t = 0; PREFETCHES<P> && t < end; t += TILE) prefetch_tile(values(t / TILE) + model.tile_bytes(), model.tile_bytes());
     // What all rows see they read together; the few last positions each for itself, as a weight of zero does not silence a NaN.
     const int common = (position + 1) / P::PAIR * P::PAIR;
     gather_range<P, N>(scores, length, values, 0, common, width, sums);

@@ -13,8 +13,14 @@ namespace {
 
 constexpr int MAX_ROWS = 6;
 constexpr int VECTORS = BLOCK / 16;
-// How far ahead of the sums weights are asked for, where few rows leave the memory as the bound.
+// How far ahead of the sums weights are asked for, where all rows are computed at once.
 constexpr int PREFETCH_BYTES = 4096;
+
+// Weights to be asked for in the steps [begin, end) along k: step k's lie at `weights` + 256 k.
+struct Ahead {
+    const char* weights;
+    int begin, end;
+};
 
 // One step along k of each precision: 64 outputs by `WIDTH` inputs, 4 vectors of weights.
 struct Float32 {
@@ -52,7 +58,7 @@ inline void keep(float* to, __m512 sum) { _mm512_storeu_ps(to, sum); }
 inline void keep(int32_t* to, __m512i sum) { _mm512_storeu_si512(to, sum); }
 
 template <class Precision, int ROWS>
-void sum_block(const char* weights, int num_steps, const char* x, size_t stride, typename Precision::Element* sums) {
+void sum_block(const char* weights, int num_steps, const char* x, size_t stride, typename Precision::Element* sums, const Ahead& ahead) {
     constexpr int X_BYTES = 4;  // of a row in one step: a float, two bfloat16 or four bytes
     typename Precision::Sum sum[ROWS][VECTORS];
 #pragma GCC unroll 8
@@ -60,12 +66,12 @@ void sum_block(const char* weights, int num_steps, const char* x, size_t stride,
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) sum[r][v] = Precision::zero();
     for (int k = 0; k < num_steps; ++k, weights += 256, x += X_BYTES) {
+        if (k >= ahead.begin && k < ahead.end)
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v) _mm_prefetch(ahead.weights + 256 * k + 64 * v, _MM_HINT_T1);
         __m512i w[VECTORS];
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) {
-            if (ROWS <= 2) _mm_prefetch(weights + PREFETCH_BYTES + 64 * v, _MM_HINT_T0);
-            w[v] = _mm512_load_si512(weights + 64 * v);
-        }
+        for (int v = 0; v < VECTORS; ++v) w[v] = _mm512_load_si512(weights + 64 * v);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
@@ -78,7 +84,7 @@ void sum_block(const char* weights, int num_steps, const char* x, size_t stride,
 }
 
 template <class Precision>
-using SumBlock = void (*)(const char*, int, const char*, size_t, typename Precision::Element*);
+using SumBlock = void (*)(const char*, int, const char*, size_t, typename Precision::Element*, const Ahead&);
 
 template <class Precision>
 void multiply(const Linear& layer, const Input& x, int num_rows, int begin, int end, Finish how, float* y, size_t stride_y) {
@@ -90,11 +96,16 @@ void multiply(const Linear& layer, const Input& x, int num_rows, int begin, int 
                                                       sum_block<Precision, 5>,
                                                       sum_block<Precision, 6>};
     alignas(64) typename Precision::Element sums[MAX_ROWS * BLOCK];
+    const int num_groups = (num_rows + MAX_ROWS - 1) / MAX_ROWS, num_steps = layer.depth / Precision::WIDTH;
     for (int block = begin; block < end; ++block) {
         const char* weights = layer.weights.as<char>() + block * layer.block_bytes;
-        for (int row = 0; row < num_rows; row += MAX_ROWS) {
-            int n = std::min(MAX_ROWS, num_rows - row);
-            BY_ROWS[n](weights, layer.depth / Precision::WIDTH, x.data.as<char>() + row * x.stride, x.stride, sums);
+        for (int group = 0; group < num_groups; ++group) {
+            const int row = num_rows * group / num_groups, n = num_rows * (group + 1) / num_groups - row;
+            // Several groups of rows each ask for their part of the next block, so that memory is read all the time.
+            Ahead ahead{weights + PREFETCH_BYTES, 0, num_steps};
+            if (num_groups > 1)
+                ahead = {weights + layer.block_bytes, num_steps * group / num_groups, block + 1 < end ? num_steps * (group + 1) / num_groups : 0};
+            BY_ROWS[n](weights, num_steps, x.data.as<char>() + row * x.stride, x.stride, sums, ahead);
             finish_block(layer, x, block, row, n, sums, how, y, stride_y);
         }
     }
