@@ -5,6 +5,7 @@
 // values [T/2][D][2]; int8, in fours: keys [T/16][D/4][16][4], values [T/4][D][4], each with a scale a position.
 #pragma once
 
+#include "ahead.h"
 #include "model.h"
 
 namespace gpt2 {
@@ -13,10 +14,16 @@ constexpr int QUERIES = 4;  // consecutive positions of one sequence that share 
 
 using Store = void(gpt2_model&, int layer, int slot, int position, const float* qkv, int begin, int end);
 using Attend = void(const gpt2_model&, int layer, int head, int slot, int position, int num_rows, const float* qkv, size_t stride,
-                    float* out, size_t stride_out, float* scratch);
+                    const Past& next, float* out, size_t stride_out, float* scratch);
 
 Store store_float32, store_bfloat16, store_int8;
 Attend attend_float32, attend_bfloat16, attend_int8;
+
+// The keys and values to be read next, asked for in `num_fetches` parts.
+inline Ahead past_ahead(const gpt2_model& model, int layer, const Past& past, int num_fetches) {
+    const int num_groups = (past.end + 63) / 64, num_lines = int(2 * model.tile_bytes() / 64) * num_groups;
+    return Ahead(model.keys(layer, past.head, past.slot, 0), 2 * model.tile_bytes(), model.group_bytes(), num_groups, num_lines / num_fetches + 1);
+}
 
 // Floats of scratch that `attend` needs: scores, weights in 16 bits, and a row of the head a query.
 inline size_t attention_scratch(const gpt2_model& model) {

@@ -47,7 +47,7 @@ struct Query {
 
 // Scores of N queries with B blocks of 16 keys: scores[n][b * 16 ...].
 template <int N, int B>
-inline void scores_of(const Query* queries, const char* keys, int width, const float* key_scales, float* scores, size_t stride) {
+inline void scores_of(const Query* queries, const char* keys, int width, const float* key_scales, float* scores, size_t stride, Ahead& ahead) {
     __m512i sum[N][B];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
@@ -55,6 +55,7 @@ inline void scores_of(const Query* queries, const char* keys, int width, const f
         for (int b = 0; b < B; ++b) sum[n][b] = _mm512_set1_epi32(-queries[n].offset);
     const int steps = width / 4;
     for (int j = 0; j < steps; ++j) {
+        ahead.fetch();
         __m512i k[B];
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) k[b] = _mm512_load_si512(keys + (size_t(b) * steps + j) * 64);
@@ -114,7 +115,8 @@ inline void weigh(float* scores, int num, int end, const ScalesOfTile& scales_of
 
 // N rows of 16 * V outputs over all positions up to `end`; `values` gives the bytes of a tile's outputs.
 template <int N, int V, class ValuesOfTile>
-inline void gather(const Weights* weights, const ValuesOfTile& values_of_tile, int end, int width, float* out, size_t stride) {
+inline void gather(const Weights* weights, const ValuesOfTile& values_of_tile, int end, int width, float* out, size_t stride,
+                   Ahead& ahead) {
     __m512i high[N][V], low[N][V];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
@@ -124,6 +126,7 @@ inline void gather(const Weights* weights, const ValuesOfTile& values_of_tile, i
         const char* values = values_of_tile(first / TILE);
         const int num_fours = (std::min(TILE, end - first) + 3) / 4;
         for (int j = 0; j < num_fours; ++j) {
+            ahead.fetch();
             __m512i lanes[V];
 #pragma GCC unroll 8
             for (int v = 0; v < V; ++v) lanes[v] = _mm512_load_si512(values + (size_t(j) * width + 16 * v) * 4);
@@ -151,8 +154,8 @@ inline void gather(const Weights* weights, const ValuesOfTile& values_of_tile, i
 
 // N queries at consecutive positions of one head; each sees the positions up to its own.
 template <int N>
-void attend_rows(const gpt2_model& model, int layer, int head, int slot, int position, const float* qkv, size_t stride, float* out,
-                 size_t stride_out, float* scratch) {
+void attend_rows(const gpt2_model& model, int layer, int head, int slot, int position, const float* qkv, size_t stride,
+                 const Past& next, float* out, size_t stride_out, float* scratch) {
     const int size = model.config.n_embd / model.config.n_head, width = model.head_width, length = model.positions;
     float *scores = scratch, *rows = scratch + size_t(QUERIES) * (length + length / 2);  // (N, length), (N, width)
     auto* halves = reinterpret_cast<uint8_t*>(scratch + size_t(QUERIES) * length);       // (N, 2, length)
@@ -167,24 +170,22 @@ void attend_rows(const gpt2_model& model, int layer, int head, int slot, int pos
         weights[n] = {halves + size_t(2 * n) * length, halves + size_t(2 * n + 1) * length, 0.0f};
     }
     const int end = position + N;
+    Ahead ahead = past_ahead(model, layer, next, (width + TILE) / 4 * ((end + TILE - 1) / TILE));
     for (int t = 0; t < end; t += TILE) {
         const char* keys = model.keys(layer, head, slot, t / TILE);
-        prefetch_tile(keys + model.tile_bytes(), model.tile_bytes());  // the values, which come next
         // Four blocks of 16 keys for one query, two for several: enough sums in flight, few enough for the registers.
         constexpr int B = N == 1 ? 4 : 2;
         for (int b = 0; b < 4; b += B)
-            scores_of<N, B>(queries, keys + size_t(b) * 16 * width, width, scales_of(keys, width) + 16 * b, scores + t + 16 * b, length);
+            scores_of<N, B>(queries, keys + size_t(b) * 16 * width, width, scales_of(keys, width) + 16 * b, scores + t + 16 * b, length, ahead);
     }
     auto values = [&](int tile) { return model.values(layer, head, slot, tile); };
-    // The next head's keys, which lie behind this one's values and are mostly this thread's next piece.
-    for (int t = 0; t < end; t += TILE) prefetch_tile(values(t / TILE) + model.tile_bytes(), model.tile_bytes());
     auto value_scales = [&](int tile) { return scales_of(values(tile), width); };
     for (int n = 0; n < N; ++n) weigh(scores + size_t(n) * length, position + n + 1, round_up(end, TILE), value_scales, weights[n]);
     int c = 0;
     auto columns = [&](int tile) { return values(tile) + size_t(c) * 4; };
     constexpr int V = N == 1 ? 4 : 2;  // two sums each
-    for (; c + 16 * V <= width; c += 16 * V) gather<N, V>(weights, columns, end, width, rows + c, width);
-    for (; c < width; c += 16) gather<N, 1>(weights, columns, end, width, rows + c, width);
+    for (; c + 16 * V <= width; c += 16 * V) gather<N, V>(weights, columns, end, width, rows + c, width, ahead);
+    for (; c < width; c += 16) gather<N, 1>(weights, columns, end, width, rows + c, width, ahead);
     for (int n = 0; n < N; ++n) std::memcpy(out + n * stride_out + head * size, rows + n * width, size * sizeof(float));
 }
 
@@ -210,12 +211,14 @@ void store_int8(gpt2_model& model, int layer, int slot, int position, const floa
 }
 
 void attend_int8(const gpt2_model& model, int layer, int head, int slot, int position, int num_rows, const float* qkv, size_t stride,
-                 float* out, size_t stride_out, float* scratch) {
+                 const Past& next, float* out, size_t stride_out, float* scratch) {
     int row = 0;
     for (; row + QUERIES <= num_rows; row += QUERIES)
-        attend_rows<QUERIES>(model, layer, head, slot, position + row, qkv + row * stride, stride, out + row * stride_out, stride_out, scratch);
+        attend_rows<QUERIES>(model, layer, head, slot, position + row, qkv + row * stride, stride, row + QUERIES == num_rows ? next : Past{},
+                             out + row * stride_out, stride_out, scratch);
     for (; row < num_rows; ++row)
-        attend_rows<1>(model, layer, head, slot, position + row, qkv + row * stride, stride, out + row * stride_out, stride_out, scratch);
+        attend_rows<1>(model, layer, head, slot, position + row, qkv + row * stride, stride, row + 1 == num_rows ? next : Past{},
+                       out + row * stride_out, stride_out, scratch);
 }
 
 }  // namespace gpt2

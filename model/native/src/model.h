@@ -50,6 +50,7 @@ struct Linear {
     std::vector<int32_t> sums;   // int8: of each output's weights, for the inputs' zero point
 
     int num_blocks() const { return (num_out + BLOCK - 1) / BLOCK; }
+    const char* weights_of(int block) const { return weights.as<char>() + block * block_bytes; }
 };
 
 struct Norm {
@@ -78,16 +79,21 @@ struct BlockStats {
     int32_t argmax;
 };
 
+// A head's keys and values in a slot, of positions [0, end).
+struct Past {
+    int head = 0, slot = 0, end = 0;
+};
+
 struct Kernels {
-    // y (R, stride_y) op= x W + b for the blocks [begin, end).
-    void (*multiply)(const Linear&, const Input&, int num_rows, int begin, int end, Finish, float* y, size_t stride_y);
+    // y (R, stride_y) op= x W + b for one block; `next` is read after its weights.
+    void (*multiply)(const Linear&, const Input&, int num_rows, int block, const char* next, Finish, float* y, size_t stride_y);
     // Row r of x (R, width) as the product's input; zeros from width to the layer's depth.
     void (*prepare)(const float* x, int width, int row, Input&);
     // The keys and values of one row of q, k, v (3 C) enter the cache at (layer, slot, position), heads [begin, end).
     void (*store)(gpt2_model&, int layer, int slot, int position, const float* qkv, int begin, int end);
-    // `num_rows` consecutive positions of one slot, one head: qkv (R, stride) -> out (R, stride_out).
+    // `num_rows` consecutive positions of one slot, one head: qkv (R, stride) -> out (R, stride_out). `next` is read afterwards.
     void (*attend)(const gpt2_model&, int layer, int head, int slot, int position, int num_rows, const float* qkv, size_t stride,
-                   float* out, size_t stride_out, float* scratch);
+                   const Past& next, float* out, size_t stride_out, float* scratch);
 };
 
 // The buffers of one step, grown to the largest number of rows seen.

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "ahead.h"
+
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,fma")
 #include "finish.h"
 
@@ -13,20 +15,22 @@ namespace {
 
 constexpr int MAX_ROWS = 6;
 constexpr int VECTORS = BLOCK / 16;
-// How far ahead of the sums weights are asked for, where all rows are computed at once.
-constexpr int PREFETCH_BYTES = 4096;
-
-// Weights to be asked for in the steps [begin, end) along k: step k's lie at `weights` + 256 k.
-struct Ahead {
-    const char* weights;
-    int begin, end;
-};
+constexpr int STEP_BYTES = 64 * VECTORS;  // of weights in one step along k
+// Steps that all rows take before any goes on: their weights, 48 KiB, stay in the second-level cache for them, while the next ones are
+// on their way.
+constexpr int PANEL_STEPS = 192;
+// How far ahead weights are asked for where all rows are computed at once, and the memory is the bound.
+constexpr int NEAR = 4096;
+// Rows whose sums wait side by side for the next panel, 12 KiB of them.
+constexpr int MAX_WAITING = 8 * MAX_ROWS;
+constexpr int UNIT = 4, LINES = UNIT * VECTORS;  // steps between requests for memory, and lines of weights in so many
 
 // One step along k of each precision: 64 outputs by `WIDTH` inputs, 4 vectors of weights.
 struct Float32 {
     using Sum = __m512;
     using Element = float;
     static constexpr int WIDTH = 1;
+    static Sum load(const float* sums) { return _mm512_load_ps(sums); }
     static Sum zero() { return _mm512_setzero_ps(); }
     static Sum add(Sum sum, const char* x, __m512i w) {
         return _mm512_fmadd_ps(_mm512_set1_ps(*reinterpret_cast<const float*>(x)), _mm512_castsi512_ps(w), sum);
@@ -37,6 +41,7 @@ struct BFloat16 {
     using Sum = __m512;
     using Element = float;
     static constexpr int WIDTH = 2;
+    static Sum load(const float* sums) { return _mm512_load_ps(sums); }
     static Sum zero() { return _mm512_setzero_ps(); }
     static Sum add(Sum sum, const char* x, __m512i w) {
         __m512i pair = _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x));
@@ -48,34 +53,41 @@ struct Int8 {
     using Sum = __m512i;
     using Element = int32_t;
     static constexpr int WIDTH = 4;
+    static Sum load(const int32_t* sums) { return _mm512_load_si512(sums); }
     static Sum zero() { return _mm512_setzero_si512(); }
     static Sum add(Sum sum, const char* x, __m512i w) {
         return _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)), w);
     }
 };
 
-inline void keep(float* to, __m512 sum) { _mm512_storeu_ps(to, sum); }
-inline void keep(int32_t* to, __m512i sum) { _mm512_storeu_si512(to, sum); }
+inline void keep(float* to, __m512 sum) { _mm512_store_ps(to, sum); }
+inline void keep(int32_t* to, __m512i sum) { _mm512_store_si512(to, sum); }
 
-template <class Precision, int ROWS>
-void sum_block(const char* weights, int num_steps, const char* x, size_t stride, typename Precision::Element* sums, const Ahead& ahead) {
+// The sums of ROWS rows by 64 outputs over one panel, from zero or from what `sums` holds. ALONE: these are all rows, so that weights are
+// asked for as fast as they are used; else `ahead` asks for what comes after the panel.
+template <class Precision, int ROWS, bool ALONE>
+void sum_panel(const char* weights, int num_steps, const char* x, size_t stride, bool from_zero, typename Precision::Element* sums,
+               Ahead& ahead) {
     constexpr int X_BYTES = 4;  // of a row in one step: a float, two bfloat16 or four bytes
     typename Precision::Sum sum[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) sum[r][v] = Precision::zero();
-    for (int k = 0; k < num_steps; ++k, weights += 256, x += X_BYTES) {
-        if (k >= ahead.begin && k < ahead.end)
+        for (int v = 0; v < VECTORS; ++v) sum[r][v] = from_zero ? Precision::zero() : Precision::load(sums + r * BLOCK + 16 * v);
+    for (int k = 0; k < num_steps; k += UNIT) {
+        if constexpr (!ALONE) ahead.fetch();
 #pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v) _mm_prefetch(ahead.weights + 256 * k + 64 * v, _MM_HINT_T1);
-        __m512i w[VECTORS];
+        for (int step = 0; step < UNIT; ++step, weights += STEP_BYTES, x += X_BYTES) {
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) w[v] = _mm512_load_si512(weights + 64 * v);
+            for (int v = 0; ALONE && v < VECTORS; ++v) _mm_prefetch(weights + NEAR + 64 * v, _MM_HINT_T1);
+            __m512i w[VECTORS];
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r)
+            for (int v = 0; v < VECTORS; ++v) w[v] = _mm512_load_si512(weights + 64 * v);
 #pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v) sum[r][v] = Precision::add(sum[r][v], x + r * stride, w[v]);
+            for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+                for (int v = 0; v < VECTORS; ++v) sum[r][v] = Precision::add(sum[r][v], x + r * stride, w[v]);
+        }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
@@ -84,45 +96,72 @@ void sum_block(const char* weights, int num_steps, const char* x, size_t stride,
 }
 
 template <class Precision>
-using SumBlock = void (*)(const char*, int, const char*, size_t, typename Precision::Element*, const Ahead&);
+using SumPanel = void (*)(const char*, int, const char*, size_t, bool, typename Precision::Element*, Ahead&);
+
+template <class Precision, bool ALONE>
+constexpr SumPanel<Precision> SUM_PANEL[] = {nullptr,
+                                             sum_panel<Precision, 1, ALONE>,
+                                             sum_panel<Precision, 2, ALONE>,
+                                             sum_panel<Precision, 3, ALONE>,
+                                             sum_panel<Precision, 4, ALONE>,
+                                             sum_panel<Precision, 5, ALONE>,
+                                             sum_panel<Precision, 6, ALONE>};
+
+// At most MAX_ROWS rows; `next` is read after the block.
+template <class Precision>
+void multiply_few(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish how, float* y, size_t stride_y) {
+    alignas(64) typename Precision::Element sums[MAX_ROWS * BLOCK];
+    Ahead begin_of_next(next, NEAR, 0, next ? 1 : 0, NEAR / 64);
+    SUM_PANEL<Precision, true>[num_rows](layer.weights_of(block), layer.depth / Precision::WIDTH, x.data.as<char>(), x.stride, true, sums, begin_of_next);
+    if (next != layer.weights_of(block + 1)) begin_of_next.fetch();
+    finish_block(layer, x, block, 0, num_rows, sums, how, y, stride_y);
+}
+
+// Rows [row, row + num_rows), at most MAX_WAITING; `next` is read after the block.
+template <class Precision>
+void multiply_rows(const Linear& layer, const Input& x, int row, int num_rows, int block, const char* next, Finish how, float* y,
+                   size_t stride_y) {
+    alignas(64) typename Precision::Element sums[MAX_WAITING * BLOCK];
+    const int num_groups = (num_rows + MAX_ROWS - 1) / MAX_ROWS, num_steps = layer.depth / Precision::WIDTH;
+    for (int begin = 0, end; begin < num_steps; begin = end) {
+        end = std::min(begin + PANEL_STEPS, num_steps);
+        const size_t size = size_t(end - begin) * STEP_BYTES;
+        const char *panel = layer.weights_of(block) + size_t(begin) * STEP_BYTES, *after = end < num_steps ? panel + size : next;
+        Ahead ahead(after, size, 0, after ? 1 : 0, (LINES + num_groups - 1) / num_groups);
+        for (int group = 0; group < num_groups; ++group) {
+            const int first = num_rows * group / num_groups, n = num_rows * (group + 1) / num_groups - first;
+            const char* inputs = x.data.as<char>() + (row + first) * x.stride + size_t(begin) * 4;
+            SUM_PANEL<Precision, false>[n](panel, end - begin, inputs, x.stride, begin == 0, sums + first * BLOCK, ahead);
+            if (end == num_steps) finish_block(layer, x, block, row + first, n, sums + first * BLOCK, how, y, stride_y);
+        }
+    }
+}
 
 template <class Precision>
-void multiply(const Linear& layer, const Input& x, int num_rows, int begin, int end, Finish how, float* y, size_t stride_y) {
-    static constexpr SumBlock<Precision> BY_ROWS[] = {nullptr,
-                                                      sum_block<Precision, 1>,
-                                                      sum_block<Precision, 2>,
-                                                      sum_block<Precision, 3>,
-                                                      sum_block<Precision, 4>,
-                                                      sum_block<Precision, 5>,
-                                                      sum_block<Precision, 6>};
-    alignas(64) typename Precision::Element sums[MAX_ROWS * BLOCK];
-    const int num_groups = (num_rows + MAX_ROWS - 1) / MAX_ROWS, num_steps = layer.depth / Precision::WIDTH;
-    for (int block = begin; block < end; ++block) {
-        const char* weights = layer.weights.as<char>() + block * layer.block_bytes;
-        for (int group = 0; group < num_groups; ++group) {
-            const int row = num_rows * group / num_groups, n = num_rows * (group + 1) / num_groups - row;
-            // Several groups of rows each ask for their part of the next block, so that memory is read all the time.
-            Ahead ahead{weights + PREFETCH_BYTES, 0, num_steps};
-            if (num_groups > 1)
-                ahead = {weights + layer.block_bytes, num_steps * group / num_groups, block + 1 < end ? num_steps * (group + 1) / num_groups : 0};
-            BY_ROWS[n](weights, num_steps, x.data.as<char>() + row * x.stride, x.stride, sums, ahead);
-            finish_block(layer, x, block, row, n, sums, how, y, stride_y);
-        }
+void multiply(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish how, float* y, size_t stride_y) {
+    if (num_rows <= MAX_ROWS) return multiply_few<Precision>(layer, x, num_rows, block, next, how, y, stride_y);
+    const int num_parts = (num_rows + MAX_WAITING - 1) / MAX_WAITING;
+    for (int part = 0; part < num_parts; ++part) {
+        const int row = num_rows * part / num_parts, end = num_rows * (part + 1) / num_parts;
+        multiply_rows<Precision>(layer, x, row, end - row, block, part + 1 < num_parts ? layer.weights_of(block) : next, how, y, stride_y);
     }
 }
 
 }  // namespace
 
-void multiply_float32(const Linear& layer, const Input& x, int num_rows, int begin, int end, Finish finish, float* y, size_t stride_y) {
-    multiply<Float32>(layer, x, num_rows, begin, end, finish, y, stride_y);
+void multiply_float32(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish finish, float* y,
+                     size_t stride_y) {
+    multiply<Float32>(layer, x, num_rows, block, next, finish, y, stride_y);
 }
 
-void multiply_bfloat16(const Linear& layer, const Input& x, int num_rows, int begin, int end, Finish finish, float* y, size_t stride_y) {
-    multiply<BFloat16>(layer, x, num_rows, begin, end, finish, y, stride_y);
+void multiply_bfloat16(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish finish, float* y,
+                     size_t stride_y) {
+    multiply<BFloat16>(layer, x, num_rows, block, next, finish, y, stride_y);
 }
 
-void multiply_int8(const Linear& layer, const Input& x, int num_rows, int begin, int end, Finish finish, float* y, size_t stride_y) {
-    multiply<Int8>(layer, x, num_rows, begin, end, finish, y, stride_y);
+void multiply_int8(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish finish, float* y,
+                     size_t stride_y) {
+    multiply<Int8>(layer, x, num_rows, block, next, finish, y, stride_y);
 }
 
 }  // namespace gpt2

@@ -46,8 +46,4 @@ inline __m256i to_bfloat16(__m512 x) {
 
 inline __m512 from_bfloat16(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
 
-inline void prefetch_tile(const char* tile, size_t bytes) {
-    for (size_t line = 0; line < bytes; line += 64) _mm_prefetch(tile + line, _MM_HINT_T1);
-}
-
 }  // namespace

@@ -14,6 +14,7 @@
 #include "pack.h"
 #include "products.h"
 #include "rows.h"
+#include "shares.h"
 #include "step.h"
 #include "team.h"
 
@@ -28,19 +29,11 @@ struct Run {
 // A piece of attention work: a few rows of a run, one head.
 constexpr int PIECE_ROWS = 16;
 
-// The part of [0, n) that is this thread's, in the order of the threads.
-struct Share {
-    int begin, end;
-    Share(int n, int thread, int num_threads)
-        : begin(int(int64_t(n) * thread / num_threads)), end(int(int64_t(n) * (thread + 1) / num_threads)) {}
-};
-
 class Step {
    public:
-    Step(gpt2_model& model, const gpt2_row* rows, int num_rows) : 
-        model_(model), work_(model.work), rows_(rows), num_rows_(num_rows),
-          uses_tiles_(model.kernels.multiply == multiply_int8_amx || model.kernels.multiply == multiply_bfloat16_amx),
-          next_piece_(model.config.n_layer) {
+    Step(gpt2_model& model, const gpt2_row* rows, int num_rows, int num_threads)
+        : model_(model), work_(model.work), rows_(rows), num_rows_(num_rows), shares_(num_threads),
+          uses_tiles_(model.kernels.multiply == multiply_int8_amx || model.kernels.multiply == multiply_bfloat16_amx) {
         for (int r = 0; r < num_rows; ++r) {
             if (!runs_.empty() && runs_.back().slot == rows[r].slot && runs_.back().num_rows < PIECE_ROWS)
                 ++runs_.back().num_rows;
@@ -73,12 +66,13 @@ class Step {
             layer_norm(hidden(draw_rows[i]), config.n_embd, config.layer_norm_epsilon, model_.ln_f, normed(i));
             model_.kernels.prepare(normed(i), model_.width, i, work_.input);
         }
-        barrier_.wait(num_threads);
         const int num_blocks = model_.head.num_blocks();
-        const Share blocks(num_blocks, thread, num_threads);
+        shares_.fill(num_blocks, thread, num_threads);
+        barrier_.wait(num_threads);
         float* y = work_.scratch[thread].data();  // (num_draws, 64): the block's logits never leave the cache
-        for (int block = blocks.begin; block < blocks.end; ++block) {
-            model_.kernels.multiply(model_.head, work_.input, num_draws, block, block + 1, Finish::store, y - block * BLOCK, BLOCK);
+        for (int block; (block = shares_.take(thread)) >= 0;) {
+            model_.kernels.multiply(model_.head, work_.input, num_draws, block, next_weights(model_.head, nullptr, thread, num_threads),
+                                    Finish::store, y - block * BLOCK, BLOCK);
             const int num = std::min(BLOCK, config.vocab_size - block * BLOCK);
             for (int i = 0; i < num_draws; ++i) {
                 work_.stats[size_t(i) * num_blocks + block] = block_stats(y + i * BLOCK, num, block * BLOCK);
@@ -102,41 +96,70 @@ class Step {
             layer_norm(hidden(r), config.n_embd, config.layer_norm_epsilon, layer.ln_1, normed(r));
             model_.kernels.prepare(normed(r), model_.width, r, work_.input);
         }
-        product(layer.qkv, work_.input, Finish::store, qkv, qkv_stride, thread, num_threads);
+        product(layer.qkv, work_.input, Finish::store, qkv, qkv_stride, &layer.out, thread, num_threads);
+        // Several rows see each other's; a row by itself is stored where it is attended to, whose memory has been asked for then.
         const Share heads(config.n_head, thread, num_threads);
-        for (int r = 0; r < num_rows_; ++r)
-            model_.kernels.store(model_, i, rows_[r].slot, rows_[r].position, qkv + r * qkv_stride, heads.begin, heads.end);
-        barrier_.wait(num_threads);
-        // A thread takes neighbouring heads, which lie side by side in the cache.
-        const int heads_at_once = std::max(1, config.n_head / std::max(2, num_threads));
-        const int num_parts = (config.n_head + heads_at_once - 1) / heads_at_once, num_pieces = int(runs_.size()) * num_parts;
-        for (int piece; (piece = next_piece_[i].fetch_add(1, std::memory_order_relaxed)) < num_pieces;) {
-            const Run& run = runs_[piece / num_parts];
-            const int first = piece % num_parts * heads_at_once;
-            for (int head = first; head < std::min(first + heads_at_once, config.n_head); ++head)
-                model_.kernels.attend(model_, i, head, run.slot, run.position, run.num_rows, qkv + run.row * qkv_stride, qkv_stride,
-                                      attended + run.row * stride, stride, work_.scratch[thread].data());
-        }
-        barrier_.wait(num_threads);
+        for (const Run& run : runs_)
+            if (run.num_rows > 1) store(i, run, qkv, qkv_stride, heads.begin, heads.end);
+        attention(i, qkv, qkv_stride, attended, stride, thread, num_threads);
         for (int r = mine.begin; r < mine.end; ++r)
             model_.kernels.prepare(attended + r * stride, model_.width, r, work_.input);
-        product(layer.out, work_.input, Finish::add, hidden(0), stride, thread, num_threads);
+        product(layer.out, work_.input, Finish::add, hidden(0), stride, &layer.fc, thread, num_threads);
         for (int r = mine.begin; r < mine.end; ++r) {
             layer_norm(hidden(r), config.n_embd, config.layer_norm_epsilon, layer.ln_2, normed(r));
             model_.kernels.prepare(normed(r), model_.width, r, work_.input);
         }
-        product(layer.fc, work_.input, Finish::gelu, inner, inner_stride, thread, num_threads);
+        product(layer.fc, work_.input, Finish::gelu, inner, inner_stride, &layer.proj, thread, num_threads);
         for (int r = mine.begin; r < mine.end; ++r)
             model_.kernels.prepare(inner + r * inner_stride, model_.inner_width, r, work_.inner_input);
-        product(layer.proj, work_.inner_input, Finish::add, hidden(0), stride, thread, num_threads);
+        const Linear& following = i + 1 < config.n_layer ? model_.layers[i + 1].qkv : model_.head;
+        product(layer.proj, work_.inner_input, Finish::add, hidden(0), stride, &following, thread, num_threads);
     }
 
-    // This thread's blocks of outputs, between a barrier for the inputs and one for the outputs.
-    void product(const Linear& layer, const Input& input, Finish finish, float* y, size_t stride, int thread, int num_threads) {
+    // The keys and values of a run enter the cache, heads [begin, end).
+    void store(int layer, const Run& run, const float* qkv, size_t stride, int begin, int end) {
+        for (int r = 0; r < run.num_rows; ++r)
+            model_.kernels.store(model_, layer, run.slot, run.position + r, qkv + (run.row + r) * stride, begin, end);
+    }
+
+    // All rows' attention over their pasts, between a barrier for the cache and one for the outputs.
+    void attention(int layer, const float* qkv, size_t qkv_stride, float* out, size_t stride, int thread, int num_threads) {
+        // A piece is some neighbouring heads of a run, which lie side by side in the cache; a thread has the same ones of every run.
+        const int num_heads = model_.config.n_head, heads_at_once = std::max(1, num_heads / std::max(2, num_threads));
+        const int num_parts = (num_heads + heads_at_once - 1) / heads_at_once, num_runs = int(runs_.size());
+        shares_.fill(num_parts * num_runs, thread, num_threads);
         barrier_.wait(num_threads);
-        const Share blocks(layer.num_blocks(), thread, num_threads);
-        model_.kernels.multiply(layer, input, num_rows_, blocks.begin, blocks.end, finish, y, stride);
+        auto place = [&](int piece, int head) {
+            const Run& run = runs_[piece % num_runs];
+            return Past{piece / num_runs * heads_at_once + head, run.slot, run.position + run.num_rows};
+        };
+        for (int piece; (piece = shares_.take(thread)) >= 0;) {
+            const Run& run = runs_[piece % num_runs];
+            const int first = piece / num_runs * heads_at_once, num = std::min(heads_at_once, num_heads - first), next = shares_.peek(thread);
+            for (int head = 0; head < num; ++head) {
+                if (run.num_rows == 1) store(layer, run, qkv, qkv_stride, first + head, first + head + 1);
+                const Past after = head + 1 < num ? place(piece, head + 1) : next >= 0 ? place(next, 0) : Past{};
+                model_.kernels.attend(model_, layer, first + head, run.slot, run.position, run.num_rows, qkv + run.row * qkv_stride, qkv_stride,
+                                      after, out + run.row * stride, stride, work_.scratch[thread].data());
+            }
+        }
         barrier_.wait(num_threads);
+    }
+
+    // One product, between a barrier for the inputs and one for the outputs; `following` is the next one.
+    void product(const Linear& layer, const Input& input, Finish finish, float* y, size_t stride, const Linear* following, int thread,
+                 int num_threads) {
+        shares_.fill(layer.num_blocks(), thread, num_threads);
+        barrier_.wait(num_threads);
+        for (int block; (block = shares_.take(thread)) >= 0;)
+            model_.kernels.multiply(layer, input, num_rows_, block, next_weights(layer, following, thread, num_threads), finish, y, stride);
+        barrier_.wait(num_threads);
+    }
+
+    // What this thread reads after the block it has just taken: the next one of its share, or the first one of the next product.
+    const char* next_weights(const Linear& layer, const Linear* following, int thread, int num_threads) const {
+        if (const int block = shares_.peek(thread); block >= 0) return layer.weights_of(block);
+        return following ? following->weights_of(Share(following->num_blocks(), thread, num_threads).begin) : nullptr;
     }
 
     gpt2_model& model_;
@@ -144,9 +167,9 @@ class Step {
     const gpt2_row* rows_;
     const int num_rows_;
     std::vector<Run> runs_;
+    Shares shares_;
     const bool uses_tiles_;
     Barrier barrier_;
-    std::vector<std::atomic<int>> next_piece_;  // of each layer's attention
 };
 
 void reserve(gpt2_model& model, int num_rows, int num_draws, int num_threads) {
@@ -182,7 +205,7 @@ RowStats combine(const BlockStats* blocks, int num_blocks) {
 void run_step(gpt2_model& model, const gpt2_row* rows, int num_rows, const int32_t* draw_rows, int num_draws, float* const* logits,
               int num_threads, const OfDraw& of_draw) {
     reserve(model, num_rows, num_draws, num_threads);
-    Step step(model, rows, num_rows);
+    Step step(model, rows, num_rows, num_threads);
     const int num_blocks = model.head.num_blocks();
     std::atomic<int> next_draw{0};
 #pragma omp parallel num_threads(num_threads)

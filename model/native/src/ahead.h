@@ -1,0 +1,35 @@
+// Memory asked for while something else is computed, a few lines at a time.
+//
+// Evenly: a burst fills the core's few buffers for misses, and then even what lies in its second-level cache has to wait. Products
+// of 8 rows read their weights at 39 GB/s with this where bursts between groups of rows gave 30.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+
+namespace gpt2 {
+
+class Ahead {
+   public:
+    // `count` stretches of `size` bytes, `stride` bytes apart, of which each `fetch` asks for `lines_at_once` lines.
+    Ahead(const char* begin, size_t size, size_t stride, int count, int lines_at_once)
+        : next_(begin), end_(begin + size), size_(size), stride_(stride), count_(count), lines_at_once_(lines_at_once) {}
+
+    void fetch() {
+        if (count_ <= 0) return;
+        for (int i = 0; i < lines_at_once_; ++i, next_ += 64) _mm_prefetch(next_, _MM_HINT_T1);
+        if (next_ >= end_) {
+            end_ += stride_, next_ = end_ - size_;
+            --count_;
+        }
+    }
+
+   private:
+    const char *next_, *end_;
+    size_t size_, stride_;
+    int count_, lines_at_once_;
+};
+
+}  // namespace gpt2
