@@ -13,12 +13,13 @@ namespace gpt2 {
 
 class Ahead {
    public:
+    Ahead() = default;
     // `count` stretches of `size` bytes, `stride` bytes apart, of which each `fetch` asks for `lines_at_once` lines.
     Ahead(const char* begin, size_t size, size_t stride, int count, int lines_at_once)
         : next_(begin), end_(begin + size), size_(size), stride_(stride), count_(count), lines_at_once_(lines_at_once) {}
 
     void fetch() {
-        if (count_ <= 0) return;
+        if (is_done()) return;
         for (int i = 0; i < lines_at_once_; ++i, next_ += 64) _mm_prefetch(next_, _MM_HINT_T1);
         if (next_ >= end_) {
             end_ += stride_, next_ = end_ - size_;
@@ -26,10 +27,12 @@ class Ahead {
         }
     }
 
+    bool is_done() const { return count_ <= 0; }
+
    private:
-    const char *next_, *end_;
-    size_t size_, stride_;
-    int count_, lines_at_once_;
+    const char *next_ = nullptr, *end_ = nullptr;
+    size_t size_ = 0, stride_ = 0;
+    int count_ = 0, lines_at_once_ = 0;
 };
 
 }  // namespace gpt2

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "ahead.h"
 #include "interface.h"
 
 namespace gpt2 {
@@ -84,9 +85,20 @@ struct Past {
     int head = 0, slot = 0, end = 0;
 };
 
+// One product of a step: y (R, stride) = or += x W + b.
+struct Product {
+    const Linear& layer;
+    const Input& x;
+    int num_rows;
+    Finish finish;
+    float* y;
+    size_t stride;
+};
+
 struct Kernels {
-    // y (R, stride_y) op= x W + b for one block; `next` is read after its weights.
-    void (*multiply)(const Linear&, const Input&, int num_rows, int block, const char* next, Finish, float* y, size_t stride_y);
+    // One block of a product. What the thread reads after its weights is asked for meanwhile: `next`, the weights after these, null
+    // where there are none, and `later` where so many rows are computed that the memory would be idle.
+    void (*multiply)(const Product&, int block, const char* next, Ahead& later);
     // Row r of x (R, width) as the product's input; zeros from width to the layer's depth.
     void (*prepare)(const float* x, int width, int row, Input&);
     // The keys and values of one row of q, k, v (3 C) enter the cache at (layer, slot, position), heads [begin, end).

@@ -23,6 +23,8 @@ constexpr int PANEL_STEPS = 192;
 constexpr int NEAR = 4096;
 // Rows whose sums wait side by side for the next panel, 12 KiB of them.
 constexpr int MAX_WAITING = 8 * MAX_ROWS;
+// Rows from which on arithmetic takes longer than the weights' way from memory.
+constexpr int MANY_ROWS = 20;
 constexpr int UNIT = 4, LINES = UNIT * VECTORS;  // steps between requests for memory, and lines of weights in so many
 
 // One step along k of each precision: 64 outputs by `WIDTH` inputs, 4 vectors of weights.
@@ -64,10 +66,10 @@ inline void keep(float* to, __m512 sum) { _mm512_store_ps(to, sum); }
 inline void keep(int32_t* to, __m512i sum) { _mm512_store_si512(to, sum); }
 
 // The sums of ROWS rows by 64 outputs over one panel, from zero or from what `sums` holds. ALONE: these are all rows, so that weights are
-// asked for as fast as they are used; else `ahead` asks for what comes after the panel.
+// asked for as fast as they are used; else `next` is what comes after the panel.
 template <class Precision, int ROWS, bool ALONE>
 void sum_panel(const char* weights, int num_steps, const char* x, size_t stride, bool from_zero, typename Precision::Element* sums,
-               Ahead& ahead) {
+               Ahead& next, Ahead& later) {
     constexpr int X_BYTES = 4;  // of a row in one step: a float, two bfloat16 or four bytes
     typename Precision::Sum sum[ROWS][VECTORS];
 #pragma GCC unroll 8
@@ -75,7 +77,7 @@ void sum_panel(const char* weights, int num_steps, const char* x, size_t stride,
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) sum[r][v] = from_zero ? Precision::zero() : Precision::load(sums + r * BLOCK + 16 * v);
     for (int k = 0; k < num_steps; k += UNIT) {
-        if constexpr (!ALONE) ahead.fetch();
+        if constexpr (!ALONE) next.fetch(), later.fetch();
 #pragma GCC unroll 8
         for (int step = 0; step < UNIT; ++step, weights += STEP_BYTES, x += X_BYTES) {
 #pragma GCC unroll 8
@@ -96,7 +98,7 @@ void sum_panel(const char* weights, int num_steps, const char* x, size_t stride,
 }
 
 template <class Precision>
-using SumPanel = void (*)(const char*, int, const char*, size_t, bool, typename Precision::Element*, Ahead&);
+using SumPanel = void (*)(const char*, int, const char*, size_t, bool, typename Precision::Element*, Ahead&, Ahead&);
 
 template <class Precision, bool ALONE>
 constexpr SumPanel<Precision> SUM_PANEL[] = {nullptr,
@@ -107,21 +109,25 @@ constexpr SumPanel<Precision> SUM_PANEL[] = {nullptr,
                                              sum_panel<Precision, 5, ALONE>,
                                              sum_panel<Precision, 6, ALONE>};
 
-// At most MAX_ROWS rows; `next` is read after the block.
+// A product of at most MAX_ROWS rows.
 template <class Precision>
-void multiply_few(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish how, float* y, size_t stride_y) {
+void multiply_few(const Product& product, int block, const char* next) {
     alignas(64) typename Precision::Element sums[MAX_ROWS * BLOCK];
-    Ahead begin_of_next(next, NEAR, 0, next ? 1 : 0, NEAR / 64);
-    SUM_PANEL<Precision, true>[num_rows](layer.weights_of(block), layer.depth / Precision::WIDTH, x.data.as<char>(), x.stride, true, sums, begin_of_next);
+    const Linear& layer = product.layer;
+    const Input& x = product.x;
+    Ahead none, begin_of_next(next, NEAR, 0, next ? 1 : 0, NEAR / 64);
+    SUM_PANEL<Precision, true>[product.num_rows](layer.weights_of(block), layer.depth / Precision::WIDTH, x.data.as<char>(), x.stride, true,
+                                                 sums, none, none);
     if (next != layer.weights_of(block + 1)) begin_of_next.fetch();
-    finish_block(layer, x, block, 0, num_rows, sums, how, y, stride_y);
+    finish_block(product, block, 0, product.num_rows, sums);
 }
 
-// Rows [row, row + num_rows), at most MAX_WAITING; `next` is read after the block.
+// Rows [row, row + num_rows) of a larger product, at most MAX_WAITING.
 template <class Precision>
-void multiply_rows(const Linear& layer, const Input& x, int row, int num_rows, int block, const char* next, Finish how, float* y,
-                   size_t stride_y) {
+void multiply_many(const Product& product, int row, int num_rows, int block, const char* next, Ahead& later) {
     alignas(64) typename Precision::Element sums[MAX_WAITING * BLOCK];
+    const Linear& layer = product.layer;
+    const Input& x = product.x;
     const int num_groups = (num_rows + MAX_ROWS - 1) / MAX_ROWS, num_steps = layer.depth / Precision::WIDTH;
     for (int begin = 0, end; begin < num_steps; begin = end) {
         end = std::min(begin + PANEL_STEPS, num_steps);
@@ -131,37 +137,30 @@ void multiply_rows(const Linear& layer, const Input& x, int row, int num_rows, i
         for (int group = 0; group < num_groups; ++group) {
             const int first = num_rows * group / num_groups, n = num_rows * (group + 1) / num_groups - first;
             const char* inputs = x.data.as<char>() + (row + first) * x.stride + size_t(begin) * 4;
-            SUM_PANEL<Precision, false>[n](panel, end - begin, inputs, x.stride, begin == 0, sums + first * BLOCK, ahead);
-            if (end == num_steps) finish_block(layer, x, block, row + first, n, sums + first * BLOCK, how, y, stride_y);
+            SUM_PANEL<Precision, false>[n](panel, end - begin, inputs, x.stride, begin == 0, sums + first * BLOCK, ahead, later);
+            if (end == num_steps) finish_block(product, block, row + first, n, sums + first * BLOCK);
         }
     }
 }
 
 template <class Precision>
-void multiply(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish how, float* y, size_t stride_y) {
-    if (num_rows <= MAX_ROWS) return multiply_few<Precision>(layer, x, num_rows, block, next, how, y, stride_y);
-    const int num_parts = (num_rows + MAX_WAITING - 1) / MAX_WAITING;
+void multiply(const Product& product, int block, const char* next, Ahead& later) {
+    const int num_rows = product.num_rows, num_parts = (num_rows + MAX_WAITING - 1) / MAX_WAITING;
+    if (num_rows <= MAX_ROWS) return multiply_few<Precision>(product, block, next);
+    Ahead none;
     for (int part = 0; part < num_parts; ++part) {
         const int row = num_rows * part / num_parts, end = num_rows * (part + 1) / num_parts;
-        multiply_rows<Precision>(layer, x, row, end - row, block, part + 1 < num_parts ? layer.weights_of(block) : next, how, y, stride_y);
+        const char* after = part + 1 < num_parts ? product.layer.weights_of(block) : next;
+        multiply_many<Precision>(product, row, end - row, block, after, num_rows < MANY_ROWS ? none : later);
     }
 }
 
 }  // namespace
 
-void multiply_float32(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish finish, float* y,
-                     size_t stride_y) {
-    multiply<Float32>(layer, x, num_rows, block, next, finish, y, stride_y);
-}
+void multiply_float32(const Product& product, int block, const char* next, Ahead& later) { multiply<Float32>(product, block, next, later); }
 
-void multiply_bfloat16(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish finish, float* y,
-                     size_t stride_y) {
-    multiply<BFloat16>(layer, x, num_rows, block, next, finish, y, stride_y);
-}
+void multiply_bfloat16(const Product& product, int block, const char* next, Ahead& later) { multiply<BFloat16>(product, block, next, later); }
 
-void multiply_int8(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish finish, float* y,
-                     size_t stride_y) {
-    multiply<Int8>(layer, x, num_rows, block, next, finish, y, stride_y);
-}
+void multiply_int8(const Product& product, int block, const char* next, Ahead& later) { multiply<Int8>(product, block, next, later); }
 
 }  // namespace gpt2

@@ -1,13 +1,11 @@
-// y (R, stride_y) = or += x W + b, one block of 64 outputs at a time: one function a precision and instruction set.
-//
-// `next` are the weights that the calling thread reads after this block's, null where it reads none: they are asked for meanwhile.
+// The products of a step, one block of 64 outputs at a time: one function a precision and instruction set.
 #pragma once
 
 #include "model.h"
 
 namespace gpt2 {
 
-using Multiply = void(const Linear&, const Input&, int num_rows, int block, const char* next, Finish, float* y, size_t stride_y);
+using Multiply = void(const Product&, int block, const char* next, Ahead& later);
 
 Multiply multiply_float32, multiply_bfloat16, multiply_int8;  // AVX-512, with BF16 and VNNI
 Multiply multiply_bfloat16_amx, multiply_int8_amx;

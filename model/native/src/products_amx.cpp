@@ -17,7 +17,7 @@ constexpr int TILE_ROWS = 16, STEP = 256, TILE_BYTES = TILE_ROWS * STEP;
 constexpr int PREFETCH_BYTES = 8192;
 
 // A part of the weights that come next's weights, which is asked for step by step while this block is computed.
-struct Ahead {
+struct NextBlock {
     const char* next;
     int bytes_per_step;
 
@@ -79,7 +79,7 @@ void sum_16_rows(const char* w, int num_tiles, const char* x, size_t stride, typ
 
 // 32 rows by 32 outputs: each tile that is loaded is used twice. Tiles 0-3: sums; 4, 5: inputs; 6, 7: weights.
 template <class Precision>
-void sum_32_rows(const char* w, int num_tiles, const char* x, size_t stride, typename Precision::Element* sums, Ahead& ahead) {
+void sum_32_rows(const char* w, int num_tiles, const char* x, size_t stride, typename Precision::Element* sums, NextBlock& ahead) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -102,23 +102,24 @@ void sum_32_rows(const char* w, int num_tiles, const char* x, size_t stride, typ
 }
 
 template <class Precision>
-void multiply(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish how, float* y, size_t stride_y) {
+void multiply(const Product& product, int block, const char* next) {
     alignas(64) typename Precision::Element sums[2 * TILE_ROWS * BLOCK];
-    const int num_tiles = int(layer.block_bytes / TILE_BYTES);
-    const char* w = layer.weights_of(block);
+    const Input& x = product.x;
+    const int num_rows = product.num_rows, num_tiles = int(product.layer.block_bytes / TILE_BYTES);
+    const char* w = product.layer.weights_of(block);
     // Spread over all passes through this block, so that the memory is read while the tiles multiply.
     const int num_passes = std::max(1, (num_rows + TILE_ROWS - 1) / (2 * TILE_ROWS) * 2);
-    Ahead ahead{next, next ? round_up(TILE_BYTES / num_passes, 64) : 0};
+    NextBlock ahead{next, next ? round_up(TILE_BYTES / num_passes, 64) : 0};
     int row = 0;
     for (; num_rows - row > TILE_ROWS; row += 2 * TILE_ROWS) {
         const char* rows = x.data.as<char>() + row * x.stride;
         sum_32_rows<Precision>(w, num_tiles, rows, x.stride, sums, ahead);
         sum_32_rows<Precision>(w + 128, num_tiles, rows, x.stride, sums + 32, ahead);
-        finish_block(layer, x, block, row, std::min(2 * TILE_ROWS, num_rows - row), sums, how, y, stride_y);
+        finish_block(product, block, row, std::min(2 * TILE_ROWS, num_rows - row), sums);
     }
     if (row < num_rows) {
         sum_16_rows<Precision>(w, num_tiles, x.data.as<char>() + row * x.stride, x.stride, sums);
-        finish_block(layer, x, block, row, num_rows - row, sums, how, y, stride_y);
+        finish_block(product, block, row, num_rows - row, sums);
     }
 }
 
@@ -136,14 +137,8 @@ void configure_tiles(int num_rows) {
 
 void release_tiles() { _tile_release(); }
 
-void multiply_bfloat16_amx(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish finish, float* y,
-                           size_t stride_y) {
-    multiply<BFloat16>(layer, x, num_rows, block, next, finish, y, stride_y);
-}
+void multiply_bfloat16_amx(const Product& product, int block, const char* next, Ahead&) { multiply<BFloat16>(product, block, next); }
 
-void multiply_int8_amx(const Linear& layer, const Input& x, int num_rows, int block, const char* next, Finish finish, float* y,
-                       size_t stride_y) {
-    multiply<Int8>(layer, x, num_rows, block, next, finish, y, stride_y);
-}
+void multiply_int8_amx(const Product& product, int block, const char* next, Ahead&) { multiply<Int8>(product, block, next); }
 
 }  // namespace gpt2

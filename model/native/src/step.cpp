@@ -24,10 +24,20 @@ namespace {
 // Consecutive rows of one slot.
 struct Run {
     int row, num_rows, slot, position;
+    Past past(int head) const { return {head, slot, position + num_rows}; }
 };
 
 // A piece of attention work: a few rows of a run, one head.
 constexpr int PIECE_ROWS = 16;
+
+// A thread of a step's team, and where it is in what it asks for ahead of its use.
+struct Worker {
+    const int thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
+    int next_run = 0;  // of those whose past in `layer` is to be asked for
+    int layer = 0;
+    Ahead past;
+    Share share_of(int n) const { return Share(n, thread, num_threads); }
+};
 
 class Step {
    public:
@@ -48,72 +58,106 @@ class Step {
 
     // The calling thread's part of all layers; every thread of the team calls it.
     void run_layers() {
-        const int thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
+        Worker worker;
         if (uses_tiles_) configure_tiles(num_rows_);
-        const Share mine(num_rows_, thread, num_threads);
+        const Share mine = worker.share_of(num_rows_);
         for (int r = mine.begin; r < mine.end; ++r) embed(model_, rows_[r].token_id, rows_[r].position, hidden(r));
-        for (int i = 0; i < model_.config.n_layer; ++i) run_layer(i, mine, thread, num_threads);
+        for (int i = 0; i < model_.config.n_layer; ++i) run_layer(i, worker);
         if (uses_tiles_) release_tiles();
     }
 
     // The final LayerNorm and the output head for some rows: block statistics of all, logits of those that have a place for them.
     void run_head(const int* draw_rows, int num_draws, float* const* logits) {
-        const int thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
+        Worker worker;
         const gpt2_config& config = model_.config;
         if (uses_tiles_) configure_tiles(num_draws);
-        const Share mine(num_draws, thread, num_threads);
-        for (int i = mine.begin; i < mine.end; ++i) {
-            layer_norm(hidden(draw_rows[i]), config.n_embd, config.layer_norm_epsilon, model_.ln_f, normed(i));
-            model_.kernels.prepare(normed(i), model_.width, i, work_.input);
-        }
+        const Share mine = worker.share_of(num_draws);
+        for (int i = mine.begin; i < mine.end; ++i) prepare_normed(draw_rows[i], model_.ln_f, i);
         const int num_blocks = model_.head.num_blocks();
-        shares_.fill(num_blocks, thread, num_threads);
-        barrier_.wait(num_threads);
-        float* y = work_.scratch[thread].data();  // (num_draws, 64): the block's logits never leave the cache
-        for (int block; (block = shares_.take(thread)) >= 0;) {
-            model_.kernels.multiply(model_.head, work_.input, num_draws, block, next_weights(model_.head, nullptr, thread, num_threads),
-                                    Finish::store, y - block * BLOCK, BLOCK);
+        shares_.fill(num_blocks, worker.thread, worker.num_threads);
+        barrier_.wait(worker.num_threads);
+        float* y = work_.scratch[worker.thread].data();  // (num_draws, 64): the block's logits never leave the cache
+        for (int block; (block = shares_.take(worker.thread)) >= 0;) {
+            const Product product{model_.head, work_.input, num_draws, Finish::store, y - block * BLOCK, BLOCK};
+            model_.kernels.multiply(product, block, next_weights(model_.head, nullptr, worker), worker.past);
             const int num = std::min(BLOCK, config.vocab_size - block * BLOCK);
             for (int i = 0; i < num_draws; ++i) {
                 work_.stats[size_t(i) * num_blocks + block] = block_stats(y + i * BLOCK, num, block * BLOCK);
                 if (logits[i]) std::memcpy(logits[i] + block * BLOCK, y + i * BLOCK, num * sizeof(float));
             }
         }
-        barrier_.wait(num_threads);
+        barrier_.wait(worker.num_threads);
         if (uses_tiles_) release_tiles();
     }
 
    private:
     float* hidden(int r) const { return work_.hidden.as<float>() + size_t(r) * model_.width; }
-    float* normed(int r) const { return work_.normed.as<float>() + size_t(r) * model_.width; }
 
-    void run_layer(int i, const Share& mine, int thread, int num_threads) {
+    // Row `to` of the next product's input: the LayerNorm of row r's hidden state.
+    void prepare_normed(int r, const Norm& norm, int to) {
+        float* normed = work_.normed.as<float>() + size_t(to) * model_.width;
+        layer_norm(hidden(r), model_.config.n_embd, model_.config.layer_norm_epsilon, norm, normed);
+        model_.kernels.prepare(normed, model_.width, to, work_.input);
+    }
+
+    void run_layer(int i, Worker& worker) {
         const Layer& layer = model_.layers[i];
-        const gpt2_config& config = model_.config;
+        const bool is_last = i + 1 == model_.config.n_layer;
         const size_t qkv_stride = size_t(layer.qkv.num_blocks()) * BLOCK, stride = model_.width, inner_stride = model_.inner_width;
         float *qkv = work_.qkv.as<float>(), *attended = work_.attended.as<float>(), *inner = work_.inner.as<float>();
-        for (int r = mine.begin; r < mine.end; ++r) {
-            layer_norm(hidden(r), config.n_embd, config.layer_norm_epsilon, layer.ln_1, normed(r));
-            model_.kernels.prepare(normed(r), model_.width, r, work_.input);
-        }
-        product(layer.qkv, work_.input, Finish::store, qkv, qkv_stride, &layer.out, thread, num_threads);
-        // Several rows see each other's; a row by itself is stored where it is attended to, whose memory has been asked for then.
-        const Share heads(config.n_head, thread, num_threads);
-        for (const Run& run : runs_)
-            if (run.num_rows > 1) store(i, run, qkv, qkv_stride, heads.begin, heads.end);
-        attention(i, qkv, qkv_stride, attended, stride, thread, num_threads);
-        for (int r = mine.begin; r < mine.end; ++r)
-            model_.kernels.prepare(attended + r * stride, model_.width, r, work_.input);
-        product(layer.out, work_.input, Finish::add, hidden(0), stride, &layer.fc, thread, num_threads);
-        for (int r = mine.begin; r < mine.end; ++r) {
-            layer_norm(hidden(r), config.n_embd, config.layer_norm_epsilon, layer.ln_2, normed(r));
-            model_.kernels.prepare(normed(r), model_.width, r, work_.input);
-        }
-        product(layer.fc, work_.input, Finish::gelu, inner, inner_stride, &layer.proj, thread, num_threads);
+        const Share mine = worker.share_of(num_rows_);
+        for (int r = mine.begin; r < mine.end; ++r) prepare_normed(r, layer.ln_1, r);
+        multiply({layer.qkv, work_.input, num_rows_, Finish::store, qkv, qkv_stride}, &layer.out, worker);
+        attend(i, qkv, qkv_stride, attended, stride, worker);
+        for (int r = mine.begin; r < mine.end; ++r) model_.kernels.prepare(attended + r * stride, model_.width, r, work_.input);
+        multiply({layer.out, work_.input, num_rows_, Finish::add, hidden(0), stride}, &layer.fc, worker);
+        for (int r = mine.begin; r < mine.end; ++r) prepare_normed(r, layer.ln_2, r);
+        if (!is_last) worker.layer = i + 1, worker.next_run = 0;
+        multiply({layer.fc, work_.input, num_rows_, Finish::gelu, inner, inner_stride}, &layer.proj, worker);
         for (int r = mine.begin; r < mine.end; ++r)
             model_.kernels.prepare(inner + r * inner_stride, model_.inner_width, r, work_.inner_input);
-        const Linear& following = i + 1 < config.n_layer ? model_.layers[i + 1].qkv : model_.head;
-        product(layer.proj, work_.inner_input, Finish::add, hidden(0), stride, &following, thread, num_threads);
+        multiply({layer.proj, work_.inner_input, num_rows_, Finish::add, hidden(0), stride},
+                 is_last ? &model_.head : &model_.layers[i + 1].qkv, worker);
+    }
+
+    // One product, between a barrier for the inputs and one for the outputs; `following` is the next one.
+    void multiply(const Product& product, const Linear* following, Worker& worker) {
+        shares_.fill(product.layer.num_blocks(), worker.thread, worker.num_threads);
+        barrier_.wait(worker.num_threads);
+        for (int block; (block = shares_.take(worker.thread)) >= 0;) {
+            ask_for_past(worker);
+            model_.kernels.multiply(product, block, next_weights(product.layer, following, worker), worker.past);
+        }
+        barrier_.wait(worker.num_threads);
+    }
+
+    // What this thread reads after the block it has just taken: the next one of its share, or the first one of the next product.
+    const char* next_weights(const Linear& layer, const Linear* following, const Worker& worker) const {
+        if (const int block = shares_.peek(worker.thread); block >= 0) return layer.weights_of(block);
+        return following ? following->weights_of(worker.share_of(following->num_blocks()).begin) : nullptr;
+    }
+
+    // All rows' attention over their pasts, between a barrier for the cache and one for the outputs.
+    void attend(int layer, const float* qkv, size_t qkv_stride, float* out, size_t stride, Worker& worker) {
+        worker.next_run = int(runs_.size()), worker.past = {};
+        // Several rows see each other's; a row by itself is stored where it is attended to, whose memory has been asked for then.
+        const Share heads = worker.share_of(model_.config.n_head);
+        for (const Run& run : runs_)
+            if (run.num_rows > 1) store(layer, run, qkv, qkv_stride, heads.begin, heads.end);
+        const int heads_at_once = heads_of_piece(worker), num_parts = (model_.config.n_head + heads_at_once - 1) / heads_at_once;
+        shares_.fill(num_parts * int(runs_.size()), worker.thread, worker.num_threads);
+        barrier_.wait(worker.num_threads);
+        for (int piece; (piece = shares_.take(worker.thread)) >= 0;) {
+            const Run& run = runs_[piece % runs_.size()];
+            const int first = piece / int(runs_.size()) * heads_at_once, end = std::min(first + heads_at_once, model_.config.n_head);
+            for (int head = first; head < end; ++head) {
+                if (run.num_rows == 1) store(layer, run, qkv, qkv_stride, head, head + 1);
+                model_.kernels.attend(model_, layer, head, run.slot, run.position, run.num_rows, qkv + run.row * qkv_stride, qkv_stride,
+                                      head + 1 < end ? run.past(head + 1) : next_past(worker), out + run.row * stride, stride,
+                                      work_.scratch[worker.thread].data());
+            }
+        }
+        barrier_.wait(worker.num_threads);
     }
 
     // The keys and values of a run enter the cache, heads [begin, end).
@@ -122,44 +166,26 @@ class Step {
             model_.kernels.store(model_, layer, run.slot, run.position + r, qkv + (run.row + r) * stride, begin, end);
     }
 
-    // All rows' attention over their pasts, between a barrier for the cache and one for the outputs.
-    void attention(int layer, const float* qkv, size_t qkv_stride, float* out, size_t stride, int thread, int num_threads) {
-        // A piece is some neighbouring heads of a run, which lie side by side in the cache; a thread has the same ones of every run.
-        const int num_heads = model_.config.n_head, heads_at_once = std::max(1, num_heads / std::max(2, num_threads));
-        const int num_parts = (num_heads + heads_at_once - 1) / heads_at_once, num_runs = int(runs_.size());
-        shares_.fill(num_parts * num_runs, thread, num_threads);
-        barrier_.wait(num_threads);
-        auto place = [&](int piece, int head) {
-            const Run& run = runs_[piece % num_runs];
-            return Past{piece / num_runs * heads_at_once + head, run.slot, run.position + run.num_rows};
-        };
-        for (int piece; (piece = shares_.take(thread)) >= 0;) {
-            const Run& run = runs_[piece % num_runs];
-            const int first = piece / num_runs * heads_at_once, num = std::min(heads_at_once, num_heads - first), next = shares_.peek(thread);
-            for (int head = 0; head < num; ++head) {
-                if (run.num_rows == 1) store(layer, run, qkv, qkv_stride, first + head, first + head + 1);
-                const Past after = head + 1 < num ? place(piece, head + 1) : next >= 0 ? place(next, 0) : Past{};
-                model_.kernels.attend(model_, layer, first + head, run.slot, run.position, run.num_rows, qkv + run.row * qkv_stride, qkv_stride,
-                                      after, out + run.row * stride, stride, work_.scratch[thread].data());
-            }
-        }
-        barrier_.wait(num_threads);
+    // A piece of attention is some neighbouring heads of a run, which lie side by side in the cache; a thread has the same ones of all.
+    int heads_of_piece(const Worker& worker) const { return std::max(1, model_.config.n_head / std::max(2, worker.num_threads)); }
+
+    // What this thread attends to after the piece it has just taken.
+    Past next_past(const Worker& worker) const {
+        const int piece = shares_.peek(worker.thread), num_runs = int(runs_.size());
+        return piece < 0 ? Past{} : runs_[piece % num_runs].past(piece / num_runs * heads_of_piece(worker));
     }
 
-    // One product, between a barrier for the inputs and one for the outputs; `following` is the next one.
-    void product(const Linear& layer, const Input& input, Finish finish, float* y, size_t stride, const Linear* following, int thread,
-                 int num_threads) {
-        shares_.fill(layer.num_blocks(), thread, num_threads);
-        barrier_.wait(num_threads);
-        for (int block; (block = shares_.take(thread)) >= 0;)
-            model_.kernels.multiply(layer, input, num_rows_, block, next_weights(layer, following, thread, num_threads), finish, y, stride);
-        barrier_.wait(num_threads);
-    }
-
-    // What this thread reads after the block it has just taken: the next one of its share, or the first one of the next product.
-    const char* next_weights(const Linear& layer, const Linear* following, int thread, int num_threads) const {
-        if (const int block = shares_.peek(thread); block >= 0) return layer.weights_of(block);
-        return following ? following->weights_of(Share(following->num_blocks(), thread, num_threads).begin) : nullptr;
+    // Keep products asking for the past that this thread will attend to, of the sequences that decode: the memory is idle while many
+    // rows are multiplied, and the bound of attention.
+    void ask_for_past(Worker& worker) const {
+        constexpr int LINES_AT_ONCE = 4;  // of 3, 4, 6 and 8 the fastest in bfloat16 and float32
+        if (!worker.past.is_done()) return;
+        while (worker.next_run < int(runs_.size()) && runs_[worker.next_run].num_rows > 1) ++worker.next_run;
+        if (worker.next_run == int(runs_.size())) return;
+        const Past past = runs_[worker.next_run++].past(std::min(worker.thread * heads_of_piece(worker), model_.config.n_head - 1));
+        const int num_heads = std::min(heads_of_piece(worker), model_.config.n_head - past.head);
+        worker.past = Ahead(model_.keys(worker.layer, past.head, past.slot, 0), num_heads * 2 * model_.tile_bytes(), model_.group_bytes(),
+                            (past.end + 63) / 64, LINES_AT_ONCE);
     }
 
     gpt2_model& model_;
