@@ -17,8 +17,8 @@ constexpr int MAX_ROWS = 6;
 constexpr int VECTORS = BLOCK / 16;
 constexpr int STEP_BYTES = 64 * VECTORS;  // of weights in one step along k
 // Steps that all rows take before any goes on: their weights, 48 KiB, stay in the second-level cache for them, while the next ones are
-// on their way.
-constexpr int PANEL_STEPS = 192;
+// on their way. Few rows wait for the memory; theirs, 12 KiB, stay in the first-level cache, whose misses are few (1.03 times as fast).
+constexpr int PANEL_STEPS = 192, SHORT_PANEL_STEPS = 48, MAX_SHORT_ROWS = 10;
 // How far ahead weights are asked for where all rows are computed at once, and the memory is the bound.
 constexpr int NEAR = 4096;
 // Rows whose sums wait side by side for the next panel, 12 KiB of them.
@@ -129,8 +129,9 @@ void multiply_many(const Product& product, int row, int num_rows, int block, con
     const Linear& layer = product.layer;
     const Input& x = product.x;
     const int num_groups = (num_rows + MAX_ROWS - 1) / MAX_ROWS, num_steps = layer.depth / Precision::WIDTH;
+    const int panel_steps = num_rows <= MAX_SHORT_ROWS ? SHORT_PANEL_STEPS : PANEL_STEPS;
     for (int begin = 0, end; begin < num_steps; begin = end) {
-        end = std::min(begin + PANEL_STEPS, num_steps);
+        end = std::min(begin + panel_steps, num_steps);
         const size_t size = size_t(end - begin) * STEP_BYTES;
         const char *panel = layer.weights_of(block) + size_t(begin) * STEP_BYTES, *after = end < num_steps ? panel + size : next;
         Ahead ahead(after, size, 0, after ? 1 : 0, (LINES + num_groups - 1) / num_groups);
