@@ -11,9 +11,11 @@ are measured in every round.
 import argparse
 import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,21 +23,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare_table import step_bytes, table
+from benchmarks.compare_table import NUM_NEW, NUM_PROMPT, print_table, step_bytes, table
+from benchmarks.compare_targets import print_targets, targets
 from benchmarks.machine import gpt2_tokenizer, prompts_of, random_gpt2, write_result
 from benchmarks.peers.load import run_load
 from benchmarks.peers.places import DEFAULT_ROOT, OURS, checkpoint, versions
 from benchmarks.peers.processes import ServerPeer, WorkerPeer
 
-NUM_PROMPT, NUM_NEW = 128, 128
 PEAKS = Path(__file__).with_name("peaks.cpp")
 
 
 @dataclass
 class Contender:
-    """Somebody who runs a batch of prompts; `name` is what the table says, the rest how it is started."""
+    """Somebody who runs a batch of prompts: what the table says, in what precision it is compared, and how it is started."""
 
     label: str
+    precision: str  # of the weights: int8, bfloat16 or float32
     name: str
     dtype: str
     weights: str = ""
@@ -69,21 +72,24 @@ class Contender:
 
 def contenders() -> list[Contender]:
     return [
-        Contender("ours, default (int8)", OURS, "auto", http=True),
-        Contender("llama-server Q8_0", "llama", "q8_0", http=True),
-        Contender("llama-server BF16", "llama", "bf16", http=True),
-        Contender("vLLM bfloat16", "vllm", "bfloat16", http=True),
-        Contender("ours, default (int8)", OURS, "auto"),
-        Contender("ours, bfloat16", OURS, "bfloat16"),
-        Contender("ours, float32", OURS, "float32"),
-        Contender("OpenVINO int8 weights, bf16", "openvino", "bf16", "int8"),
-        Contender("OpenVINO int8 weights, f32", "openvino", "f32", "int8"),
-        Contender("OpenVINO bf16", "openvino", "bf16", "float32"),
-        Contender("OpenVINO float32", "openvino", "f32", "float32"),
-        Contender("CTranslate2 int8", "ctranslate2", "int8", "int8"),
-        Contender("CTranslate2 float32", "ctranslate2", "float32", "float32"),
-        Contender("transformers bfloat16", "transformers", "bfloat16"),
-        Contender("transformers float32", "transformers", "float32"),
+        Contender("ours, default (int8)", "int8", OURS, "auto", http=True),
+        Contender("llama-server Q8_0", "int8", "llama", "q8_0", http=True),
+        Contender("llama-server BF16", "bfloat16", "llama", "bf16", http=True),
+        Contender("vLLM bfloat16", "bfloat16", "vllm", "bfloat16", http=True),
+        Contender("ours, default (int8)", "int8", OURS, "auto"),
+        Contender("ours, bfloat16", "bfloat16", OURS, "bfloat16"),
+        Contender("ours, float32", "float32", OURS, "float32"),
+        Contender("llama.cpp Q8_0", "int8", "llama", "q8_0", "q8_0"),
+        Contender("llama.cpp BF16", "bfloat16", "llama", "bf16", "bf16"),
+        Contender("llama.cpp F32", "float32", "llama", "f32", "f32"),
+        Contender("OpenVINO int8 weights, bf16", "int8", "openvino", "bf16", "int8"),
+        Contender("OpenVINO int8 weights, f32", "int8", "openvino", "f32", "int8"),
+        Contender("OpenVINO bf16", "bfloat16", "openvino", "bf16", "float32"),
+        Contender("OpenVINO float32", "float32", "openvino", "f32", "float32"),
+        Contender("CTranslate2 int8", "int8", "ctranslate2", "int8", "int8"),
+        Contender("CTranslate2 float32", "float32", "ctranslate2", "float32", "float32"),
+        Contender("transformers bfloat16", "bfloat16", "transformers", "bfloat16"),
+        Contender("transformers float32", "float32", "transformers", "float32"),
     ]
 
 
@@ -107,11 +113,15 @@ def main() -> None:
                 for contender in running[:: -1 if seed % 2 else 1]:
                     _measure(contender, prompts, seed)
     rows = table(running, options.clients, peaks)
+    reached = targets(rows)
+    print_table(rows)
+    print_targets(reached)
     used = sorted({c.name for c in running} - {OURS})
+    peers = {name: versions(options.root, name) for name in used}
     write_result(
         "compare_cpu",
-        "python -m benchmarks.compare_cpu" + (" --only " + " ".join(options.only) if options.only else ""),
-        {"rounds": options.rounds, "peers": {name: versions(options.root, name) for name in used}, "peaks": peaks, "rows": rows},
+        shlex.join(["python", "-m", "benchmarks.compare_cpu", *sys.argv[1:]]),
+        {"rounds": options.rounds, "peers": peers, "peaks": peaks, "targets": reached, "rows": rows},
     )
 
 

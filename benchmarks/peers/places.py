@@ -1,4 +1,4 @@
-"""Where the peers lie under their root and what versions they have. Installs nothing, runs nothing, imports no package."""
+"""Where the peers lie, what versions they have, what suits this machine. Installs nothing, runs nothing, imports no package."""
 
 import sys
 from importlib.metadata import distributions
@@ -6,7 +6,7 @@ from pathlib import Path
 
 DEFAULT_ROOT = Path.home() / ".cache" / "gpt2-peers"
 
-# What a peer's environment holds beside torch. llama.cpp is built from llama-cpp-python's sources; its environment only converts.
+# What a peer's environment holds beside torch. llama.cpp is no package: it is built from llama-cpp-python's sources.
 PACKAGES = {
     "transformers": ["transformers==5.23.0"],
     "ctranslate2": ["ctranslate2==4.8.5", "transformers<6"],
@@ -44,6 +44,19 @@ def site_packages(root: Path, name: str) -> Path:
 
 def llama_server(root: Path) -> Path:
     return root / "llama" / "build" / "bin" / "llama-server"
+
+
+def llama_bindings(root: Path) -> Path:
+    """llama-cpp-python's package as its source distribution has it: Python alone, without the library that it binds."""
+    return next((root / "llama" / "sources").glob("llama_cpp_python-*/llama_cpp"))
+
+
+def llama_flash_attention() -> bool:
+    """Whether llama.cpp is faster with it; tokens/s of llama-server, Q8_0, 32 sequences, end to end.
+
+    On an EPYC 236-243 with and 193-210 without it, on a Xeon with AMX 235-240 with and 275-333 without.
+    """
+    return "amx_int8" not in Path("/proc/cpuinfo").read_text()
 
 
 def model_of(root: Path, name: str, dtype: str) -> Path:

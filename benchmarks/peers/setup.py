@@ -103,7 +103,7 @@ def _llama(root: Path) -> None:
         without = ["-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF"]
         _run(root, "llama", ["cmake", "-S", str(sources), "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", *without])
         _run(root, "llama", ["cmake", "--build", build, "--target", "llama-server", "--parallel", str(os.cpu_count())])
-    for dtype in ("bf16", "q8_0"):
+    for dtype in ("q8_0", "bf16", "f32"):
         command = [str(interpreter(root, "llama")), str(sources / "convert_hf_to_gguf.py"), str(_llama_checkpoint(root))]
         _make(root, "llama", model_of(root, "llama", dtype), [*command, "--outtype", dtype, "--outfile"])
 

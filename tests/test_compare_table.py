@@ -1,0 +1,152 @@
+"""How benchmarks.compare_cpu reads what it measured: rows, ratios to the best peer and targets, here of made-up results."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from benchmarks.compare_table import NUM_NEW, OPERATIONS, decode_speed, limit, print_table, step_bytes, table
+from benchmarks.compare_targets import print_targets, targets
+
+ARITHMETIC = {"int8_gops": 10000, "bfloat16_gflops": 5000, "float32_gflops": 500}
+PEAKS = [{"clients": clients, "read_gb_per_second": 100.0} | ARITHMETIC for clients in (1, 32)]
+Result = dict[str, Any]
+
+
+@dataclass
+class Contender:
+    label: str
+    precision: str = "int8"
+    name: str = "peer"
+    http: bool = False
+    results: dict[int, list[Result]] = field(default_factory=dict)
+
+    def measured(self, *results: Result) -> "Contender":
+        self.results.setdefault(len(results[0]["token_times"]), []).extend(results)
+        return self
+
+
+def ours(precision: str = "int8", http: bool = False) -> Contender:
+    return Contender(f"ours, {precision}", precision, "ours", http)
+
+
+def result(gap: float = 0.01, first: float = 0.1, megabytes: float = 100, clients: int = 1) -> Result:
+    """All sequences in step: the first token after `first` seconds, the others each `gap` later."""
+    times = [[first + i * gap for i in range(NUM_NEW)]] * clients
+    return {
+        "seconds": times[0][-1],
+        "tokens": clients * NUM_NEW,
+        "token_times": times,
+        "first_token_seconds": [first] * clients,
+        "rss_bytes": megabytes * 1e6,
+    }
+
+
+def over_best(contenders: list[Contender], clients: int = 1) -> dict[str, Any]:
+    """What the table says of the first contender."""
+    rows = table(contenders, [clients], PEAKS)
+    return next(row["over_best"] for row in rows if row["label"] == contenders[0].label)
+
+
+def reached(contenders: list[Contender], clients: int = 1) -> dict[str, tuple[float, str | None, bool]]:
+    return {line["target"]: (line["reached"], line["peer"], line["met"]) for line in targets(table(contenders, [clients], PEAKS))}
+
+
+def test_a_ratio_is_to_the_peer_that_was_best_in_its_round() -> None:
+    one = Contender("one").measured(result(gap=0.03), result(gap=0.01), result(gap=0.03))
+    two = Contender("two").measured(result(gap=0.02), result(gap=0.04), result(gap=0.02))
+    found = over_best([ours().measured(*[result(gap=0.01)] * 3), one, two])["decode"]
+    assert found["ratio"] == pytest.approx(2, abs=0.011)
+    assert found["range"] == pytest.approx([1, 2], abs=0.011)
+    assert found["peer"] == "two"
+
+
+def test_what_we_run_by_default_is_compared_with_peers_of_every_precision() -> None:
+    peers = [Contender("slow", "int8").measured(result(gap=0.04)), Contender("fast", "float32").measured(result(gap=0.02))]
+    assert over_best([ours().measured(result()), *peers])["decode"]["peer"] == "fast"
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_an_exacter_mode_is_compared_with_peers_of_its_own_precision(precision: str) -> None:
+    peers = [
+        Contender(f"peer in {p}", p).measured(result(gap)) for p, gap in (("int8", 0.01), ("bfloat16", 0.02), ("float32", 0.02))
+    ]
+    assert over_best([ours(precision).measured(result()), *peers])["decode"]["peer"] == f"peer in {precision}"
+
+
+def test_peers_over_http_and_in_process_are_compared_apart() -> None:
+    contenders = [ours().measured(result()), ours(http=True).measured(result()), Contender("server", http=True).measured(result())]
+    over = {row["way"]: row["over_best"] for row in table(contenders, [1], PEAKS) if row["name"] == "ours"}
+    assert not over["in process"]
+    assert over["HTTP"]["end_to_end"]["peer"] == "server"
+
+
+def test_ratios_are_never_rounded_in_our_favour() -> None:
+    found = over_best(
+        [ours().measured(result(gap=0.01, first=0.1001, megabytes=100.1)), Contender("peer").measured(result(gap=0.01999))]
+    )
+    assert found["decode"]["ratio"] == 1.99  # less is worse: 1.999
+    assert found["first_token"]["ratio"] == 1.01  # more is worse: 1.001
+    assert found["memory"]["ratio"] == 1.01
+
+
+def test_decoding_begins_when_the_last_sequence_has_its_first_token() -> None:
+    token_times = [[1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 7.0]]
+    assert decode_speed({"token_times": token_times, "first_token_seconds": [1.0, 3.0]}) == 4 / (7 - 3)
+
+
+def test_the_limit_is_what_memory_allows_or_arithmetic_where_that_is_less() -> None:
+    assert limit("int8", 1, PEAKS) == 100e9 / step_bytes("int8", 1)
+    assert limit("float32", 32, PEAKS) == 500e9 / OPERATIONS
+    assert limit("float32", 32, PEAKS) < 32 * 100e9 / step_bytes("float32", 32)
+
+
+def test_the_share_of_the_limit_is_of_the_precision_that_was_run() -> None:
+    (row,) = table([ours("float32").measured(result(gap=0.01))], [1], PEAKS)
+    assert row["share_of_limit"] == pytest.approx(100 / limit("float32", 1, PEAKS), abs=0.001)
+    assert row["share_of_limit"] <= 100 / limit("float32", 1, PEAKS)
+
+
+def test_a_target_is_met_or_missed_by_the_ratio_to_the_best_peer() -> None:
+    contenders = [ours("bfloat16").measured(result(gap=0.01)), Contender("peer", "bfloat16").measured(result(gap=0.01311))]
+    assert reached(contenders)["in process, 1 client, bfloat16: decode tokens/s"] == (1.31, "peer", True)
+    contenders[1].results[1] = [result(gap=0.01299)]
+    assert reached(contenders)["in process, 1 client, bfloat16: decode tokens/s"] == (1.29, "peer", False)
+
+
+def test_more_time_to_the_first_token_than_the_best_peer_misses_the_target() -> None:
+    contenders = [ours(http=True).measured(result(first=0.1001)), Contender("peer", http=True).measured(result(first=0.1))]
+    assert reached(contenders)["HTTP, 1 client, int8: time to first token"] == (1.01, "peer", False)
+
+
+def test_a_share_of_more_than_the_limit_meets_no_target() -> None:
+    allowed = limit("int8", 1, PEAKS)
+    for share, is_met in ((0.9, True), (0.8, False), (1.1, False)):
+        (found,) = reached([ours().measured(result(gap=1 / (share * allowed)))]).values()
+        assert found == (pytest.approx(share, abs=0.0011), None, is_met)
+
+
+def test_memory_has_its_target_against_the_peers_it_names() -> None:
+    contenders = [
+        ours().measured(result(megabytes=100, clients=32)),
+        Contender("small", name="llama").measured(result(megabytes=50, clients=32)),
+        Contender("OpenVINO", name="openvino").measured(result(megabytes=200, clients=32)),
+    ]
+    assert over_best(contenders, 32)["memory"]["ratio"] == 2
+    assert reached(contenders, 32)["in process, 32 clients, int8: memory"] == (0.5, "OpenVINO", True)
+
+
+def test_what_was_not_measured_has_no_target() -> None:
+    alone = reached([ours().measured(result())])
+    assert list(alone) == ["in process, 1 client, int8: decode tokens/s over the limit"]
+    assert not reached([Contender("peer").measured(result())])
+    assert not reached([])
+
+
+def test_tables_of_some_contenders_alone_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = table([ours().measured(result()), Contender("peer").measured(result(gap=0.005))], [1], PEAKS)
+    print_table(rows)
+    print_targets(targets(rows))
+    printed = capsys.readouterr().out
+    assert "| ours, int8, in process | 1 | " in printed
+    assert "| in process, 1 client, int8: decode tokens/s | peer | >= 1.40 |  | 0.50 | MISSED |" in printed
