@@ -10,7 +10,7 @@ from app.settings import Settings
 from model.batch import Chunk, Draw, ForwardBatch, Runner, SamplingParams
 from model.gpt2 import GPT2
 from model.native.library import Feature, NativeUnavailable, Precision, available_features
-from model.native.precision import Reference, measure_loss
+from model.native.precision import Loss, Reference, measure_loss
 from model.native.runner import NativeRunner
 from model.runner import TorchRunner
 from model.tokenizer import Tokenizer
@@ -64,30 +64,36 @@ def _native(model: GPT2, tokenizer: Tokenizer, settings: Settings, report: Repor
         reference = Reference.of(model, tokenizer, *([] if is_measured else [SELF_TEST_LENGTH]))
         for precision in precisions:
             runner = NativeRunner(model, settings.max_running, precision, torch.get_num_threads())
-            loss = measure_loss(runner, reference)
-            if not loss.is_sane(precision):
-                raise NativeUnavailable(
-                    f"its self-test in {precision.label} failed, {loss.error:.3g} deviations from PyTorch's logits"
-                )
-            if not is_measured or loss.is_within_limit(precision) or precision is Precision.FLOAT32:
+            refusal = _refusal(precision, measure_loss(runner, reference), is_measured)
+            if refusal is None:
                 return Chosen(runner, precision.label, "native", runner.cache_bytes)
             del runner
-            rise = 100 * (loss.perplexity_ratio - 1)
-            report(f"{precision.label} would raise this checkpoint's perplexity by {rise:.1f} %, so it is not used")
+            if precision is precisions[-1]:
+                raise NativeUnavailable(refusal)
+            report(f"{refusal}; it is not used")
     except NativeUnavailable as error:
         report(f"computing with PyTorch in place of the native step: {error}")
     return None
 
 
+def _refusal(precision: Precision, loss: Loss, is_measured: bool) -> str | None:
+    """Why a precision may not be used, if it may not."""
+    if is_measured and not loss.is_within_limit(precision):
+        return f"{precision.label} would raise this checkpoint's perplexity by {100 * (loss.perplexity_ratio - 1):.1f} %"
+    if not loss.is_sane(precision):
+        return f"its self-test in {precision.label} failed, {loss.error:.3g} deviations from PyTorch's logits"
+    return None
+
+
 def _precisions(dtype: str, features: Feature, report: Report) -> tuple[Precision, ...]:
-    """What to try, the fastest first; a precision that the CPU lacks gives way to the next, which is said."""
+    """What to try in turn, the fastest first; what the CPU lacks is passed over, and said so if it was asked for."""
     wanted = FASTEST_FIRST if dtype == "auto" else FASTEST_FIRST[FASTEST_FIRST.index(Precision[dtype.upper()]) :]
     possible = tuple(precision for precision in wanted if precision.needs in features)
     if not possible:
         raise NativeUnavailable(f"this CPU lacks {Precision.FLOAT32.needs.name}")
     if dtype != "auto" and possible[0] is not wanted[0]:
         report(f"{dtype} needs {wanted[0].needs.name}, which this CPU lacks; computing in {possible[0].label} instead")
-    return possible if dtype == "auto" else possible[:1]
+    return possible
 
 
 def _torch_dtype(settings: Settings, device: torch.device, report: Report) -> torch.dtype:

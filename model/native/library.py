@@ -6,8 +6,8 @@ import functools
 import platform
 from pathlib import Path
 
-ABI = 2  # GPT2_ABI in src/interface.h
-NAME = "_step"
+ABI = 3  # GPT2_ABI in src/interface.h
+NAME = "_step.so"
 
 
 class NativeUnavailable(Exception):
@@ -74,12 +74,12 @@ _SIGNATURES = {
     "gpt2_abi": (_INT, ()),
     "gpt2_features": (_INT, ()),
     "gpt2_last_error": (_STRING, ()),
-    "gpt2_create": (_POINTER, (ctypes.POINTER(Config),)),
+    "gpt2_create": (_INT, (ctypes.POINTER(Config), ctypes.POINTER(_POINTER))),
     "gpt2_destroy": (None, (_POINTER,)),
     "gpt2_load": (_INT, (_POINTER, _STRING, _POINTER, ctypes.c_int64, _INT)),
     "gpt2_step": (_INT, (_POINTER, _STRING, _INT, _STRING, _INT, _STRING, _STRING, _POINTER, _INT)),
     "gpt2_logits": (_INT, (_POINTER, _STRING, _INT, _STRING, _INT, _POINTER, _INT)),
-    "gpt2_copy_prefix": (None, (_POINTER, _INT, _INT, _INT)),
+    "gpt2_copy_prefix": (_INT, (_POINTER, _INT, _INT, _INT)),
     "gpt2_sample": (Token, (_POINTER, _INT, _STRING, _STRING, _STRING)),
 }
 
@@ -90,20 +90,20 @@ def load_library(directory: Path = Path(__file__).parent) -> ctypes.CDLL:
 
     Raises NativeUnavailable.
     """
-    files = sorted(directory.glob(f"{NAME}*.so"))
-    if not files:
+    file = directory / NAME
+    if not file.exists():
         raise NativeUnavailable("it was not built: no C++ compiler was found when the package was installed")
     if platform.machine() not in ("x86_64", "AMD64"):
         raise NativeUnavailable(f"it is written for x86-64, and this is {platform.machine()}")
     try:
-        library = ctypes.CDLL(str(files[0]))
+        library = ctypes.CDLL(str(file))
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
-        raise NativeUnavailable(f"{files[0].name} cannot be loaded: {error}") from error
+        raise NativeUnavailable(f"{NAME} cannot be loaded: {error}") from error
     if library.gpt2_abi() != ABI:
-        raise NativeUnavailable(f"{files[0].name} is of another version of this package; install it again")
+        raise NativeUnavailable(f"{NAME} is of another version of this package; install it again")
     return library
 
 

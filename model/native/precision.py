@@ -4,6 +4,7 @@ Real GPT-2 checkpoints have a few activations far larger than the rest, which ei
 for the checkpoint at hand.
 """
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +21,9 @@ from model.tokenizer import Tokenizer
 # The beginning of Lewis Carroll's "Alice's Adventures in Wonderland" (1865), in the public domain.
 SAMPLE = Path(__file__).parent / "sample.txt"
 NUM_TOKENS = 256
-# How much the perplexity on the sample may rise over float32's.
-LIMITS = {Precision.INT8: 1.01, Precision.BFLOAT16: 1.002, Precision.FLOAT32: 1.0005}
+NUM_DECODED = 3
+# How much the perplexity on the sample may rise over float32's; PyTorch's and our own float32 differ by rounding alone.
+LIMITS = {Precision.INT8: 1.01, Precision.BFLOAT16: 1.002}
 # How far logits may lie from the plain network's, as a share of their standard deviation (root mean squares). Rounding stays
 # well below; wrong arithmetic comes out near 1.4.
 TOLERANCES = {Precision.INT8: 0.5, Precision.BFLOAT16: 0.1, Precision.FLOAT32: 0.001}
@@ -50,13 +52,19 @@ class Loss(NamedTuple):
         return self.error <= TOLERANCES[precision]  # False for NaN too
 
     def is_within_limit(self, precision: Precision) -> bool:
-        return self.perplexity_ratio <= LIMITS[precision]
+        return precision not in LIMITS or self.perplexity_ratio <= LIMITS[precision]
 
 
 def measure_loss(runner: NativeRunner, reference: Reference) -> Loss:
-    """Run the sample in slot 0."""
+    """Run the sample in slot 0: as a prompt but for the last tokens, which come one by one as in decoding."""
     num_tokens = len(reference.token_ids)
-    logits = runner.logits(ForwardBatch((Chunk(0, 0, reference.token_ids, None),)), range(num_tokens))
+    num_prompt = max(num_tokens - NUM_DECODED, 1)
+    starts = [0, *range(num_prompt, num_tokens), num_tokens]
+    parts = []
+    for start, end in itertools.pairwise(starts):
+        chunk = Chunk(0, start, reference.token_ids[start:end], None)
+        parts.append(runner.logits(ForwardBatch((chunk,)), range(end - start)))
+    logits = np.concatenate(parts)
     error = np.sqrt(np.mean((logits - reference.logits) ** 2)) / reference.logits.std()
     rise = _loss(logits, reference.token_ids) - _loss(reference.logits, reference.token_ids)
     return Loss(float(error), float(np.exp(rise)))

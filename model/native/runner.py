@@ -39,10 +39,8 @@ class NativeRunner:
         self._library = load_library()
         self.config, self.precision, self.num_threads, self._num_slots = model.config, precision, num_threads, num_slots
         config = _native_config(model.config, num_slots, precision, available_features() if features is None else features)
-        self._model = self._library.gpt2_create(ctypes.byref(config))
-        if not self._model:
-            message = self._library.gpt2_last_error().decode()
-            raise MemoryError(message) if message == "out of memory" else NativeUnavailable(message)
+        self._model = ctypes.c_void_p()
+        self._check(self._library.gpt2_create(ctypes.byref(config), ctypes.byref(self._model)))
         for name, parameter in model.named_parameters():
             values = parameter.detach().to(torch.float32).contiguous()
             self._check(self._library.gpt2_load(self._model, name.encode(), values.data_ptr(), values.numel(), num_threads))
@@ -50,7 +48,7 @@ class NativeRunner:
     def __del__(self) -> None:
         if getattr(self, "_model", None):
             self._library.gpt2_destroy(self._model)
-            self._model = None
+            self._model = ctypes.c_void_p()
 
     @property
     def num_slots(self) -> int:
@@ -66,7 +64,7 @@ class NativeRunner:
 
     @property
     def cache_bytes(self) -> int:
-        """Of a full cache; memory is taken as positions come into use."""
+        """Of a full cache, padding apart; memory is taken as positions come into use."""
         element, scale = {Precision.FLOAT32: (4, 0), Precision.BFLOAT16: (2, 0), Precision.INT8: (1, 4)}[self.precision]
         per_layer = 2 * (self.config.n_embd * element + self.config.n_head * scale)
         return self.num_slots * self.max_positions * self.config.n_layer * per_layer
@@ -110,7 +108,7 @@ class NativeRunner:
         self.execute(ForwardBatch((Chunk(0, num_tokens, (0,), draw),)))
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
-        self._library.gpt2_copy_prefix(self._model, source, target, length)
+        self._check(self._library.gpt2_copy_prefix(self._model, source, target, length))
 
     def _check(self, code: int) -> None:
         if code:

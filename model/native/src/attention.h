@@ -1,8 +1,9 @@
-// Keys and values of a head in the cache, and attention over them (Vaswani et al. 2017, equation 1).
+// Keys and values of a head in the cache, and attention over them.
 //
 // A tile holds 64 positions. Keys of 16 positions lie side by side, so that a vector of scores needs no sum across lanes; so do the
-// outputs of a value. float32: keys [T/16][D][16], values [T][D]; bfloat16, in pairs along the summed axis: keys [T/16][D/2][16][2],
-// values [T/2][D][2]; int8, in fours: keys [T/16][D/4][16][4], values [T/4][D][4], each with a scale a position.
+// outputs of a value. float32: keys [T/16][D][16], values [T][D]; bfloat16, in pairs along the summed axis: keys
+// [T/16][D/2][16][2], values [T/2][D][2]; int8, in fours: keys [T/16][D/4][16][4], values [T/4][D][4], each with a scale a
+// position.
 #pragma once
 
 #include "ahead.h"
@@ -10,19 +11,24 @@
 
 namespace gpt2 {
 
+constexpr int TILE = 64;    // positions that lie together
 constexpr int QUERIES = 4;  // consecutive positions of one sequence that share what is read from the cache
-
-using Store = void(gpt2_model&, int layer, int slot, int position, const float* qkv, int begin, int end);
-using Attend = void(const gpt2_model&, int layer, int head, int slot, int position, int num_rows, const float* qkv, size_t stride,
-                    const Past& next, float* out, size_t stride_out, float* scratch);
 
 Store store_float32, store_bfloat16, store_int8;
 Attend attend_float32, attend_bfloat16, attend_int8;
 
+// As many rows at once as share what is read, the rest one by one.
+template <Attend SEVERAL, Attend ONE>
+void attend_in_groups(const gpt2_model& model, const Attention& all) {
+    int row = 0;
+    for (; row + QUERIES <= all.num_rows; row += QUERIES) SEVERAL(model, all.part(row, QUERIES));
+    for (; row < all.num_rows; ++row) ONE(model, all.part(row, 1));
+}
+
 // The keys and values to be read next, asked for in `num_fetches` parts.
 inline Ahead past_ahead(const gpt2_model& model, int layer, const Past& past, int num_fetches) {
-    const int num_groups = (past.end + 63) / 64, num_lines = int(2 * model.tile_bytes() / 64) * num_groups;
-    return Ahead(model.keys(layer, past.head, past.slot, 0), 2 * model.tile_bytes(), model.group_bytes(), num_groups, num_lines / num_fetches + 1);
+    return Ahead(model.keys(layer, past.head, past.slot, 0), 2 * model.tile_bytes(), model.group_bytes(),
+                 (past.end + TILE - 1) / TILE, num_fetches);
 }
 
 // Floats of scratch that `attend` needs: scores, weights in 16 bits, and a row of the head a query.

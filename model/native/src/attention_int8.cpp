@@ -1,8 +1,8 @@
 // Attention over a cache of signed bytes: half the memory to read, and all sums are integers, exact in any order.
 //
-// Of each head a key, a value and a query have a scale of their own. Keys are kept with 128 added, since VNNI multiplies unsigned by
-// signed; what that adds to a score is 128 times the sum of the query. Softmax weights, times their values' scales, become 16 bits
-// in two halves: eight would lose the many small ones beside a large one.
+// Of each head a key, a value and a query have a scale of their own. Keys are kept with 128 added, since VNNI multiplies unsigned
+// by signed; what that adds to a score is 128 times the sum of the query. Softmax weights, times their values' scales, become 16
+// bits in two halves: eight would lose the many small ones beside a large one.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -15,8 +15,6 @@
 
 namespace gpt2 {
 namespace {
-
-constexpr int TILE = 64;
 
 inline const float* scales_of(const char* tile, int width) { return reinterpret_cast<const float*>(tile + TILE * width); }
 
@@ -47,7 +45,8 @@ struct Query {
 
 // Scores of N queries with B blocks of 16 keys: scores[n][b * 16 ...].
 template <int N, int B>
-inline void scores_of(const Query* queries, const char* keys, int width, const float* key_scales, float* scores, size_t stride, Ahead& ahead) {
+inline void scores_of(const Query* queries, const char* keys, int width, const float* key_scales, float* scores, size_t stride,
+                      Ahead& ahead) {
     __m512i sum[N][B];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
@@ -84,12 +83,13 @@ struct Weights {
 
 // exp(score - max) of the first `num` scores over their sum, times the values' scales; zeros up to `end`.
 template <class ScalesOfTile>
-inline void weigh(float* scores, int num, int end, const ScalesOfTile& scales_of_tile, Weights& weights) {
+inline void weigh(float* scores, int num, int end, const ScalesOfTile& scales_of_tile, Weights& weights, Ahead& ahead) {
     __m512 best = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     for (int t = 0; t < num; t += 16) best = _mm512_mask_max_ps(best, first_lanes(num - t), best, _mm512_loadu_ps(scores + t));
     __m512 max = _mm512_set1_ps(_mm512_reduce_max_ps(best)), sum = _mm512_setzero_ps(), greatest = sum;
     __mmask16 nan = 0;
     for (int t = 0; t < num; t += 16) {
+        ahead.fetch();
         __mmask16 lanes = first_lanes(num - t);
         __m512 p = _mm512_maskz_mov_ps(lanes, exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + t), max)));
         sum = _mm512_add_ps(sum, p);
@@ -101,6 +101,7 @@ inline void weigh(float* scores, int num, int end, const ScalesOfTile& scales_of
     float top = _mm512_reduce_max_ps(greatest);
     __m512 inverse = _mm512_set1_ps(top > 0 ? 65535.0f / top : 0.0f);
     for (int t = 0; t < num; t += 16) {
+        ahead.fetch();
         __m512i w = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(scores + t), inverse));
         w = _mm512_min_epi32(_mm512_max_epi32(w, _mm512_setzero_si512()), _mm512_set1_epi32(65535));
         _mm_storeu_si128((__m128i*)(weights.high + t), _mm512_cvtepi32_epi8(_mm512_srli_epi32(w, 8)));
@@ -154,39 +155,40 @@ inline void gather(const Weights* weights, const ValuesOfTile& values_of_tile, i
 
 // N queries at consecutive positions of one head; each sees the positions up to its own.
 template <int N>
-void attend_rows(const gpt2_model& model, int layer, int head, int slot, int position, const float* qkv, size_t stride,
-                 const Past& next, float* out, size_t stride_out, float* scratch) {
+void attend_rows(const gpt2_model& model, const Attention& a) {
     const int size = model.config.n_embd / model.config.n_head, width = model.head_width, length = model.positions;
-    float *scores = scratch, *rows = scratch + size_t(QUERIES) * (length + length / 2);  // (N, length), (N, width)
-    auto* halves = reinterpret_cast<uint8_t*>(scratch + size_t(QUERIES) * length);       // (N, 2, length)
+    float *scores = a.scratch, *rows = a.scratch + size_t(QUERIES) * (length + length / 2);  // (N, length), (N, width)
+    auto* halves = reinterpret_cast<uint8_t*>(a.scratch + size_t(QUERIES) * length);         // (N, 2, length)
     Query queries[N];
     Weights weights[N];
     for (int n = 0; n < N; ++n) {
         auto* bytes = reinterpret_cast<int8_t*>(rows + n * width);
-        float scale = quantise(qkv + n * stride + head * size, size, width, bytes) / std::sqrt(float(size));
+        float scale = quantise(a.qkv + n * a.stride + a.head * size, size, width, bytes) / std::sqrt(float(size));
         int32_t sum = 0;
         for (int c = 0; c < width; ++c) sum += bytes[c];
         queries[n] = {reinterpret_cast<const int32_t*>(bytes), 128 * sum, scale};
         weights[n] = {halves + size_t(2 * n) * length, halves + size_t(2 * n + 1) * length, 0.0f};
     }
-    const int end = position + N;
-    Ahead ahead = past_ahead(model, layer, next, (width + TILE) / 4 * ((end + TILE - 1) / TILE));
+    const int end = a.position + N;
+    Ahead ahead = past_ahead(model, a.layer, a.next, ((width + TILE) / 4 + TILE / 8) * ((end + TILE - 1) / TILE));
     for (int t = 0; t < end; t += TILE) {
-        const char* keys = model.keys(layer, head, slot, t / TILE);
+        const char* keys = model.keys(a.layer, a.head, a.slot, t / TILE);
         // Four blocks of 16 keys for one query, two for several: enough sums in flight, few enough for the registers.
         constexpr int B = N == 1 ? 4 : 2;
         for (int b = 0; b < 4; b += B)
-            scores_of<N, B>(queries, keys + size_t(b) * 16 * width, width, scales_of(keys, width) + 16 * b, scores + t + 16 * b, length, ahead);
+            scores_of<N, B>(queries, keys + size_t(b) * 16 * width, width, scales_of(keys, width) + 16 * b, scores + t + 16 * b,
+                            length, ahead);
     }
-    auto values = [&](int tile) { return model.values(layer, head, slot, tile); };
+    auto values = [&](int tile) { return model.values(a.layer, a.head, a.slot, tile); };
     auto value_scales = [&](int tile) { return scales_of(values(tile), width); };
-    for (int n = 0; n < N; ++n) weigh(scores + size_t(n) * length, position + n + 1, round_up(end, TILE), value_scales, weights[n]);
+    for (int n = 0; n < N; ++n)
+        weigh(scores + size_t(n) * length, a.position + n + 1, round_up(end, TILE), value_scales, weights[n], ahead);
     int c = 0;
     auto columns = [&](int tile) { return values(tile) + size_t(c) * 4; };
     constexpr int V = N == 1 ? 4 : 2;  // two sums each
     for (; c + 16 * V <= width; c += 16 * V) gather<N, V>(weights, columns, end, width, rows + c, width, ahead);
     for (; c < width; c += 16) gather<N, 1>(weights, columns, end, width, rows + c, width, ahead);
-    for (int n = 0; n < N; ++n) std::memcpy(out + n * stride_out + head * size, rows + n * width, size * sizeof(float));
+    for (int n = 0; n < N; ++n) std::memcpy(a.out + n * a.stride_out + a.head * size, rows + n * width, size * sizeof(float));
 }
 
 }  // namespace
@@ -210,15 +212,8 @@ void store_int8(gpt2_model& model, int layer, int slot, int position, const floa
     }
 }
 
-void attend_int8(const gpt2_model& model, int layer, int head, int slot, int position, int num_rows, const float* qkv, size_t stride,
-                 const Past& next, float* out, size_t stride_out, float* scratch) {
-    int row = 0;
-    for (; row + QUERIES <= num_rows; row += QUERIES)
-        attend_rows<QUERIES>(model, layer, head, slot, position + row, qkv + row * stride, stride, row + QUERIES == num_rows ? next : Past{},
-                             out + row * stride_out, stride_out, scratch);
-    for (; row < num_rows; ++row)
-        attend_rows<1>(model, layer, head, slot, position + row, qkv + row * stride, stride, row + 1 == num_rows ? next : Past{},
-                       out + row * stride_out, stride_out, scratch);
+void attend_int8(const gpt2_model& model, const Attention& attention) {
+    attend_in_groups<attend_rows<QUERIES>, attend_rows<1>>(model, attention);
 }
 
 }  // namespace gpt2

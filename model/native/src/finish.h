@@ -18,7 +18,7 @@ inline void finish16(__m512 sum, const float* bias, float* y) {
 template <gpt2::Finish FINISH>
 inline void finish_sums(const gpt2::Product& product, int block, int row, int num_rows, const float* sums) {
     const float* bias = product.layer.bias.data() + block * gpt2::BLOCK;
-    float* y = product.y + row * product.stride + block * gpt2::BLOCK;
+    float* y = product.y + row * product.stride + (block - product.first_block) * gpt2::BLOCK;
     for (int r = 0; r < num_rows; ++r, y += product.stride, sums += gpt2::BLOCK)
         for (int c = 0; c < gpt2::BLOCK; c += 16) finish16<FINISH>(_mm512_loadu_ps(sums + c), bias + c, y + c);
 }
@@ -29,7 +29,7 @@ inline void finish_sums(const gpt2::Product& product, int block, int row, int nu
     const gpt2::Linear& layer = product.layer;
     const float *bias = layer.bias.data() + block * gpt2::BLOCK, *scales = layer.scales.data() + block * gpt2::BLOCK;
     const int32_t* weight_sums = layer.sums.data() + block * gpt2::BLOCK;
-    float* y = product.y + row * product.stride + block * gpt2::BLOCK;
+    float* y = product.y + row * product.stride + (block - product.first_block) * gpt2::BLOCK;
     for (int r = 0; r < num_rows; ++r, y += product.stride, sums += gpt2::BLOCK) {
         __m512i zero = _mm512_set1_epi32(product.x.zeros[row + r]);
         __m512 scale = _mm512_set1_ps(product.x.scales[row + r]);
@@ -44,9 +44,12 @@ inline void finish_sums(const gpt2::Product& product, int block, int row, int nu
 template <class Element>
 inline void finish_block(const gpt2::Product& product, int block, int row, int num_rows, const Element* sums) {
     switch (product.finish) {
-        case gpt2::Finish::store: return finish_sums<gpt2::Finish::store>(product, block, row, num_rows, sums);
-        case gpt2::Finish::gelu: return finish_sums<gpt2::Finish::gelu>(product, block, row, num_rows, sums);
-        case gpt2::Finish::add: return finish_sums<gpt2::Finish::add>(product, block, row, num_rows, sums);
+        case gpt2::Finish::store:
+            return finish_sums<gpt2::Finish::store>(product, block, row, num_rows, sums);
+        case gpt2::Finish::gelu:
+            return finish_sums<gpt2::Finish::gelu>(product, block, row, num_rows, sums);
+        case gpt2::Finish::add:
+            return finish_sums<gpt2::Finish::add>(product, block, row, num_rows, sums);
     }
 }
 

@@ -29,14 +29,15 @@ Kernels choose_kernels(const gpt2_config& config) {
         if ((have & features) != features) throw std::runtime_error(std::string("this CPU lacks ") + what);
     };
     need(GPT2_AVX512, "AVX-512");
-    if (config.precision == GPT2_FLOAT32) return {multiply_float32, prepare_float32, store_float32, attend_float32};
+    if (config.precision == GPT2_FLOAT32) return {multiply_float32, prepare_float32, store_float32, attend_float32, false};
     if (config.precision == GPT2_BFLOAT16) {
         need(GPT2_AVX512_BF16, "AVX512_BF16");
-        return {have & GPT2_AMX_BF16 ? multiply_bfloat16_amx : multiply_bfloat16, prepare_bfloat16, store_bfloat16,
-                attend_bfloat16};
+        const bool tiles = have & GPT2_AMX_BF16;
+        return {tiles ? multiply_bfloat16_amx : multiply_bfloat16, prepare_bfloat16, store_bfloat16, attend_bfloat16, tiles};
     }
     need(GPT2_AVX512_VNNI, "AVX512_VNNI");
-    return {have & GPT2_AMX_INT8 ? multiply_int8_amx : multiply_int8, prepare_int8, store_int8, attend_int8};
+    const bool tiles = have & GPT2_AMX_INT8;
+    return {tiles ? multiply_int8_amx : multiply_int8, prepare_int8, store_int8, attend_int8, tiles};
 }
 
 Norm make_norm(int width) { return {std::vector<float>(width, 0.0f), std::vector<float>(width, 0.0f)}; }
@@ -94,7 +95,8 @@ void load(gpt2_model& model, const std::string& name, const float* data, int64_t
     if (name == "wpe.weight") return table(model.wpe, config.n_positions);
     if (name.rfind("ln_f.", 0) == 0) return norm(model.ln_f);
     int i = -1, parsed = 0;
-    if (std::sscanf(name.c_str(), "h.%d.%n", &i, &parsed) != 1 || i < 0 || i >= config.n_layer) throw std::runtime_error("no such parameter");
+    if (std::sscanf(name.c_str(), "h.%d.%n", &i, &parsed) != 1 || i < 0 || i >= config.n_layer)
+        throw std::runtime_error("no such parameter");
     Layer& layer = model.layers[i];
     const std::string module = name.substr(parsed, name.rfind('.') - parsed);
     if (module == "ln_1") return norm(layer.ln_1);
@@ -126,21 +128,41 @@ int32_t guarded(Body body) {
     }
 }
 
+void require(bool holds, const char* what, int value) {
+    if (!holds) throw std::out_of_range(std::string(what) + " " + std::to_string(value) + " is out of range");
+}
+
+// At most one run of rows a slot, at consecutive positions, each of them something that the model holds.
 void check(const gpt2_model& model, const gpt2_row* rows, int num_rows) {
-    auto require = [](bool holds, const char* what, int value) {
-        if (!holds) throw std::out_of_range(std::string(what) + " " + std::to_string(value) + " is out of range");
-    };
     const gpt2_config& config = model.config;
+    std::vector<bool> has_run(config.num_slots);
     for (int r = 0; r < num_rows; ++r) {
         require(rows[r].token_id >= 0 && rows[r].token_id < config.vocab_size, "token", rows[r].token_id);
         require(rows[r].position >= 0 && rows[r].position < config.n_positions, "position", rows[r].position);
         require(rows[r].slot >= 0 && rows[r].slot < config.num_slots, "slot", rows[r].slot);
+        if (r && rows[r].slot == rows[r - 1].slot) {
+            if (rows[r].position != rows[r - 1].position + 1)
+                throw std::out_of_range("the positions of a slot's rows are not consecutive");
+        } else if (has_run[rows[r].slot]) {
+            throw std::out_of_range("the rows of slot " + std::to_string(rows[r].slot) + " are not consecutive");
+        }
+        has_run[rows[r].slot] = true;
+    }
+}
+
+void check(const gpt2_model& model, const gpt2_draw* draws, int num_draws, int num_rows, const int32_t* ids) {
+    for (int i = 0; i < num_draws; ++i) {
+        require(draws[i].row >= 0 && draws[i].row < num_rows, "row", draws[i].row);
+        if (draws[i].plain) continue;
+        for (const gpt2_range& range : {draws[i].bias, draws[i].banned, draws[i].prompt, draws[i].generated})
+            for (int j = range.begin; j < range.end; ++j) require(ids[j] >= 0 && ids[j] < model.config.vocab_size, "token", ids[j]);
     }
 }
 
 // Draw from a row of logits whose log(sum of exp) is known; NaN for a row that cannot be drawn from.
-gpt2_token draw_token(const float* logits, int vocab_size, double log_sum, const gpt2_draw& draw, const int32_t* ids, const float* values,
-                      SamplerScratch& scratch) {
+gpt2_token draw_token(const float* logits, int vocab_size, double log_sum, const gpt2_draw& draw, const int32_t* ids,
+                      const float* values, SamplerScratch& scratch) {
+    if (!std::isfinite(log_sum)) return {0, 0, std::numeric_limits<double>::quiet_NaN()};  // a logit is no number
     const int32_t id = sample(logits, vocab_size, draw, ids, values, scratch);
     if (id < 0) return {0, 0, std::numeric_limits<double>::quiet_NaN()};
     return {id, 0, double(logits[id]) - log_sum};
@@ -152,9 +174,12 @@ int32_t gpt2_abi() { return GPT2_ABI; }
 
 const char* gpt2_last_error() { return last_error.c_str(); }
 
-gpt2_model* gpt2_create(const gpt2_config* config) {
-    auto model = std::make_unique<gpt2_model>();
-    return guarded([&] { build(*model, *config); }) ? nullptr : model.release();
+int32_t gpt2_create(const gpt2_config* config, gpt2_model** model) {
+    return guarded([&] {
+        auto made = std::make_unique<gpt2_model>();
+        build(*made, *config);
+        *model = made.release();
+    });
 }
 
 void gpt2_destroy(gpt2_model* model) { delete model; }
@@ -169,10 +194,11 @@ int32_t gpt2_load(gpt2_model* model, const char* name, const float* data, int64_
     });
 }
 
-int32_t gpt2_step(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, const gpt2_draw* draws, int32_t num_draws, const int32_t* ids,
-                  const float* values, gpt2_token* tokens, int32_t num_threads) {
+int32_t gpt2_step(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, const gpt2_draw* draws, int32_t num_draws,
+                  const int32_t* ids, const float* values, gpt2_token* tokens, int32_t num_threads) {
     return guarded([&] {
         check(*model, rows, num_rows);
+        check(*model, draws, num_draws, num_rows, ids);
         if (num_rows == 0) return;
         Workspace& work = model->work;
         const int vocab_size = model->config.vocab_size;
@@ -186,36 +212,48 @@ int32_t gpt2_step(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, con
             draw_rows[i] = draws[i].row;
             if (!draws[i].plain) logits[i] = next, next += vocab_size;
         }
-        std::vector<SamplerScratch> scratch(num_threads);
+        if (num_kept) {
+            if (int(work.samplers.size()) < num_threads) work.samplers.resize(num_threads);
+            for (SamplerScratch& scratch : work.samplers) scratch.resize(vocab_size);
+        }
         run_step(*model, rows, num_rows, draw_rows.data(), num_draws, logits.data(), num_threads,
                  [&](int i, const RowStats& stats, int thread) {
                      if (draws[i].plain)
                          tokens[i] = {stats.argmax, 0, stats.max - stats.log_sum};
                      else
-                         tokens[i] = draw_token(logits[i], vocab_size, stats.log_sum, draws[i], ids, values, scratch[thread]);
+                         tokens[i] = draw_token(logits[i], vocab_size, stats.log_sum, draws[i], ids, values, work.samplers[thread]);
                  });
     });
 }
 
-int32_t gpt2_logits(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, const int32_t* draw_rows, int32_t num_draws, float* logits,
-                    int32_t num_threads) {
+int32_t gpt2_logits(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, const int32_t* draw_rows, int32_t num_draws,
+                    float* logits, int32_t num_threads) {
     return guarded([&] {
         check(*model, rows, num_rows);
         if (num_rows == 0) return;
+        for (int i = 0; i < num_draws; ++i) require(draw_rows[i] >= 0 && draw_rows[i] < num_rows, "row", draw_rows[i]);
         std::vector<float*> each(num_draws);
         for (int i = 0; i < num_draws; ++i) each[i] = logits + size_t(i) * model->config.vocab_size;
         run_step(*model, rows, num_rows, draw_rows, num_draws, each.data(), num_threads, [](int, const RowStats&, int) {});
     });
 }
 
-void gpt2_copy_prefix(gpt2_model* model, int32_t source, int32_t target, int32_t length) {
-    // Whole groups of positions: what lies beyond `length` is written before it is read.
-    char* cache = model->cache.as<char>();
-    std::memcpy(cache + target * model->slot_bytes(), cache + source * model->slot_bytes(), size_t(length + 63) / 64 * model->group_bytes());
+int32_t gpt2_copy_prefix(gpt2_model* model, int32_t source, int32_t target, int32_t length) {
+    return guarded([&] {
+        require(source >= 0 && source < model->config.num_slots, "slot", source);
+        require(target >= 0 && target < model->config.num_slots, "slot", target);
+        require(length >= 0 && length <= model->config.n_positions, "length", length);
+        if (source == target) return;
+        // Whole groups of positions: what lies beyond `length` is written before it is read.
+        char* cache = model->cache.as<char>();
+        const size_t num_bytes = size_t(length + 63) / 64 * model->group_bytes();
+        std::memcpy(cache + target * model->slot_bytes(), cache + source * model->slot_bytes(), num_bytes);
+    });
 }
 
 gpt2_token gpt2_sample(const float* logits, int32_t vocab_size, const gpt2_draw* draw, const int32_t* ids, const float* values) {
     SamplerScratch scratch;
+    scratch.resize(vocab_size);
     std::vector<BlockStats> blocks;
     for (int first = 0; first < vocab_size; first += BLOCK)
         blocks.push_back(block_stats(logits + first, std::min(BLOCK, vocab_size - first), first));

@@ -1,6 +1,6 @@
 /* The C interface of the native GPT-2 step, for ctypes. One model is used by one caller at a time.
  *
- * Functions that can fail return NULL or a nonzero gpt2_error; gpt2_last_error() then says why, on the same thread. */
+ * Functions that can fail return a nonzero gpt2_error; gpt2_last_error() then says why, on the same thread. */
 #pragma once
 
 #include <stdint.h>
@@ -10,7 +10,7 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default) /* everything else in the library is hidden */
 
-#define GPT2_ABI 2 /* counted up with every change of this file */
+#define GPT2_ABI 3 /* counted up with every change of this file */
 
 enum gpt2_error { GPT2_OUT_OF_MEMORY = 1, GPT2_OUT_OF_RANGE = 2, GPT2_UNAVAILABLE = 3 };
 
@@ -55,7 +55,7 @@ int32_t gpt2_features(void);
 const char* gpt2_last_error(void);
 
 /* Room for a model's weights and cache. */
-gpt2_model* gpt2_create(const gpt2_config* config);
+int32_t gpt2_create(const gpt2_config* config, gpt2_model** model);
 void gpt2_destroy(gpt2_model* model);
 
 /* Pack one of the network's parameters, named as in the checkpoint ("h.0.attn.c_attn.weight"): float32, row-major, linear
@@ -72,7 +72,7 @@ int32_t gpt2_logits(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, c
                     float* logits, int32_t num_threads);
 
 /* Positions [0, length) of slot `target` become those of slot `source`. */
-void gpt2_copy_prefix(gpt2_model* model, int32_t source, int32_t target, int32_t length);
+int32_t gpt2_copy_prefix(gpt2_model* model, int32_t source, int32_t target, int32_t length);
 
 /* Draw from logits (vocab_size): the sampler by itself. */
 gpt2_token gpt2_sample(const float* logits, int32_t vocab_size, const gpt2_draw* draw, const int32_t* ids, const float* values);

@@ -10,6 +10,7 @@
 
 #include "ahead.h"
 #include "interface.h"
+#include "sampler.h"
 
 namespace gpt2 {
 
@@ -20,7 +21,7 @@ constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multip
 
 // Memory in huge pages, zeroed; read at about twice the rate of 4 KiB pages.
 class Memory {
-   public:
+ public:
     Memory() = default;
     explicit Memory(size_t size);
     ~Memory();
@@ -34,7 +35,7 @@ class Memory {
     }
     size_t size() const { return size_; }
 
-   private:
+ private:
     void* data_ = nullptr;
     size_t size_ = 0;
 };
@@ -46,9 +47,9 @@ struct Linear {
     int depth = 0;           // inputs, padded to what one tile takes
     size_t block_bytes = 0;  // of one block of weights
     Memory weights;
-    std::vector<float> bias;     // (N padded), zeros where the layer has none
-    std::vector<float> scales;   // int8: of each output
-    std::vector<int32_t> sums;   // int8: of each output's weights, for the inputs' zero point
+    std::vector<float> bias;    // (N padded), zeros where the layer has none
+    std::vector<float> scales;  // int8: of each output
+    std::vector<int32_t> sums;  // int8: of each output's weights, for the inputs' zero point
 
     int num_blocks() const { return (num_out + BLOCK - 1) / BLOCK; }
     const char* weights_of(int block) const { return weights.as<char>() + block * block_bytes; }
@@ -66,8 +67,8 @@ struct Layer {
 // Rows as a product takes them: float32, bfloat16 or unsigned bytes with a scale and a zero point a row.
 struct Input {
     Memory data;
-    size_t stride = 0;            // bytes from row to row
-    std::vector<float> scales;    // int8: x = scale * (byte - zero)
+    size_t stride = 0;          // bytes from row to row
+    std::vector<float> scales;  // int8: x = scale * (byte - zero)
     std::vector<int32_t> zeros;
 };
 
@@ -93,19 +94,51 @@ struct Product {
     Finish finish;
     float* y;
     size_t stride;
+    int first_block = 0;  // the one that y begins with
 };
 
+// One head's attention for consecutive positions of one slot (Vaswani et al. 2017, equation 1): qkv (R, stride) -> out (R,
+// stride_out).
+struct Attention {
+    int layer, head, slot, position, num_rows;
+    const float* qkv;
+    size_t stride;
+    float* out;
+    size_t stride_out;
+    float* scratch;  // attention_scratch() floats
+    Past next;       // what the thread attends to afterwards
+
+    // Rows [row, row + n); only the last part asks for what comes next.
+    Attention part(int row, int n) const {
+        return {layer,
+                head,
+                slot,
+                position + row,
+                n,
+                qkv + row * stride,
+                stride,
+                out + row * stride_out,
+                stride_out,
+                scratch,
+                row + n == num_rows ? next : Past{}};
+    }
+};
+
+// One block of a product. What the thread reads after its weights is asked for meanwhile: `next`, the weights after these, null
+// where there are none, and `later` where so many rows are computed that the memory would be idle.
+using Multiply = void(const Product&, int block, const char* next, Ahead& later);
+// One row of x, (width), as a product's input.
+using Prepare = void(const float* x, int width, int row, Input&);
+// The keys and values of one row of q, k, v (3 C) enter the cache at (layer, slot, position), heads [begin, end).
+using Store = void(gpt2_model&, int layer, int slot, int position, const float* qkv, int begin, int end);
+using Attend = void(const gpt2_model&, const Attention&);
+
 struct Kernels {
-    // One block of a product. What the thread reads after its weights is asked for meanwhile: `next`, the weights after these, null
-    // where there are none, and `later` where so many rows are computed that the memory would be idle.
-    void (*multiply)(const Product&, int block, const char* next, Ahead& later);
-    // Row r of x (R, width) as the product's input; zeros from width to the layer's depth.
-    void (*prepare)(const float* x, int width, int row, Input&);
-    // The keys and values of one row of q, k, v (3 C) enter the cache at (layer, slot, position), heads [begin, end).
-    void (*store)(gpt2_model&, int layer, int slot, int position, const float* qkv, int begin, int end);
-    // `num_rows` consecutive positions of one slot, one head: qkv (R, stride) -> out (R, stride_out). `next` is read afterwards.
-    void (*attend)(const gpt2_model&, int layer, int head, int slot, int position, int num_rows, const float* qkv, size_t stride,
-                   const Past& next, float* out, size_t stride_out, float* scratch);
+    Multiply* multiply;
+    Prepare* prepare;
+    Store* store;
+    Attend* attend;
+    bool has_tiles;  // AMX: a thread sets them up before it multiplies, and asks for no past meanwhile
 };
 
 // The buffers of one step, grown to the largest number of rows seen.
@@ -113,9 +146,9 @@ struct Workspace {
     int capacity = 0;
     Memory hidden, normed, qkv, attended, inner;  // float32 (R, C), (R, C), (R, 3C), (R, C), (R, inner), padded
     Input input, inner_input;
-    Memory drawn;                   // (draws, C)
-    std::vector<BlockStats> stats;  // (draws, V/64)
-    Memory logits;                  // (draws that need them, V padded)
+    std::vector<BlockStats> stats;            // (draws, V/64)
+    Memory logits;                            // (draws that need them, V)
+    std::vector<SamplerScratch> samplers;     // a thread's own
     std::vector<std::vector<float>> scratch;  // a thread's own
 };
 

@@ -1,5 +1,6 @@
 #include "pack.h"
 
+#include <omp.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -39,7 +40,7 @@ Memory& Memory::operator=(Memory&& other) noexcept {
 
 namespace {
 
-// Inputs in one step along k, and how many of them one tile of AMX takes: 64 bytes.
+// Inputs in one step along k: four bytes of them.
 int step_of(int32_t precision) { return precision == GPT2_FLOAT32 ? 1 : precision == GPT2_BFLOAT16 ? 2 : 4; }
 int element_of(int32_t precision) { return 4 / step_of(precision); }
 
@@ -69,7 +70,7 @@ void quantise_row(const float* w, int n, float& scale, int32_t& sum, int8_t* to)
 
 void shape_linear(Linear& layer, int num_in, int num_out, int32_t precision) {
     layer.num_in = num_in, layer.num_out = num_out;
-    layer.depth = round_up(num_in, std::max(BLOCK, 64 / element_of(precision)));
+    layer.depth = round_up(num_in, BLOCK);
     layer.block_bytes = size_t(layer.depth) * BLOCK * element_of(precision);
     // Kernels ask for weights a little beyond the end; prefetching never faults.
     layer.weights = Memory(layer.num_blocks() * layer.block_bytes);
@@ -82,9 +83,10 @@ void shape_linear(Linear& layer, int num_in, int num_out, int32_t precision) {
 
 void pack_linear(Linear& layer, const float* weights, int32_t precision, int num_threads) {
     const int step = step_of(precision), element = element_of(precision), num_in = layer.num_in;
+    std::vector<std::vector<char>> rows(num_threads, std::vector<char>(size_t(layer.depth) * element));  // here, where it may fail
 #pragma omp parallel for num_threads(num_threads) schedule(static)
     for (int block = 0; block < layer.num_blocks(); ++block) {
-        std::vector<char> row(size_t(layer.depth) * element);
+        std::vector<char>& row = rows[omp_get_thread_num()];
         char* packed = layer.weights.as<char>() + block * layer.block_bytes;
         for (int n = block * BLOCK; n < std::min(layer.num_out, (block + 1) * BLOCK); ++n) {
             const float* w = weights + size_t(n) * num_in;
@@ -92,7 +94,8 @@ void pack_linear(Linear& layer, const float* weights, int32_t precision, int num
                 std::memcpy(row.data(), w, size_t(num_in) * 4);
             } else if (precision == GPT2_BFLOAT16) {
                 for (int k = 0; k < num_in; k += 16)
-                    _mm256_storeu_si256((__m256i*)(row.data() + 2 * k), to_bfloat16(_mm512_maskz_loadu_ps(first_lanes(num_in - k), w + k)));
+                    _mm256_storeu_si256((__m256i*)(row.data() + 2 * k),
+                                        to_bfloat16(_mm512_maskz_loadu_ps(first_lanes(num_in - k), w + k)));
             } else {
                 quantise_row(w, num_in, layer.scales[n], layer.sums[n], reinterpret_cast<int8_t*>(row.data()));
             }

@@ -1,4 +1,5 @@
-// Matrix products on AMX: a tile of 16 rows by 64 bytes of inputs times one of 64 bytes by 16 outputs (Intel SDM, TDPBUSD, TDPBF16PS).
+// Matrix products on AMX: a tile of 16 rows by 64 bytes of inputs times one of 64 bytes by 16 outputs (Intel SDM, TDPBUSD,
+// TDPBF16PS).
 //
 // The same packed weights as for AVX-512 serve: 16 steps along k of 16 outputs are a tile, 256 bytes from row to row. Integer sums
 // are the same to the bit; bfloat16 sums are AMX's own, in one order for every number of rows.
@@ -15,17 +16,6 @@ namespace {
 constexpr int TILE_ROWS = 16, STEP = 256, TILE_BYTES = TILE_ROWS * STEP;
 // How far ahead weights are asked for where few rows leave the memory as the bound.
 constexpr int PREFETCH_BYTES = 8192;
-
-// A part of the weights that come next's weights, which is asked for step by step while this block is computed.
-struct NextBlock {
-    const char* next;
-    int bytes_per_step;
-
-    void step() {
-        for (int line = 0; line < bytes_per_step; line += 64) _mm_prefetch(next + line, _MM_HINT_T1);
-        next += bytes_per_step;
-    }
-};
 
 struct alignas(64) TileConfig {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -79,13 +69,13 @@ void sum_16_rows(const char* w, int num_tiles, const char* x, size_t stride, typ
 
 // 32 rows by 32 outputs: each tile that is loaded is used twice. Tiles 0-3: sums; 4, 5: inputs; 6, 7: weights.
 template <class Precision>
-void sum_32_rows(const char* w, int num_tiles, const char* x, size_t stride, typename Precision::Element* sums, NextBlock& ahead) {
+void sum_32_rows(const char* w, int num_tiles, const char* x, size_t stride, typename Precision::Element* sums, Ahead& ahead) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (int k = 0; k < num_tiles; ++k, w += TILE_BYTES, x += 64) {
-        ahead.step();
+        ahead.fetch();
         _tile_loadd(4, x, stride);
         _tile_loadd(6, w, STEP);
         Precision::template dot<0, 4, 6>();
@@ -109,7 +99,7 @@ void multiply(const Product& product, int block, const char* next) {
     const char* w = product.layer.weights_of(block);
     // Spread over all passes through this block, so that the memory is read while the tiles multiply.
     const int num_passes = std::max(1, (num_rows + TILE_ROWS - 1) / (2 * TILE_ROWS) * 2);
-    NextBlock ahead{next, next ? round_up(TILE_BYTES / num_passes, 64) : 0};
+    Ahead ahead(next, product.layer.block_bytes, 0, next ? 1 : 0, num_passes * num_tiles);
     int row = 0;
     for (; num_rows - row > TILE_ROWS; row += 2 * TILE_ROWS) {
         const char* rows = x.data.as<char>() + row * x.stride;
@@ -137,7 +127,9 @@ void configure_tiles(int num_rows) {
 
 void release_tiles() { _tile_release(); }
 
-void multiply_bfloat16_amx(const Product& product, int block, const char* next, Ahead&) { multiply<BFloat16>(product, block, next); }
+void multiply_bfloat16_amx(const Product& product, int block, const char* next, Ahead&) {
+    multiply<BFloat16>(product, block, next);
+}
 
 void multiply_int8_amx(const Product& product, int block, const char* next, Ahead&) { multiply<Int8>(product, block, next); }
 

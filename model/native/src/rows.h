@@ -11,9 +11,7 @@ void embed(const gpt2_model&, int token_id, int position, float* x);
 // y = (x - mean) / sqrt(var + eps) * weight + bias over `size` values (Ba et al. 2016, equation 4); zeros up to the next 64.
 void layer_norm(const float* x, int size, float epsilon, const Norm&, float* y);
 
-void prepare_float32(const float* x, int width, int row, Input&);
-void prepare_bfloat16(const float* x, int width, int row, Input&);
-void prepare_int8(const float* x, int width, int row, Input&);
+Prepare prepare_float32, prepare_bfloat16, prepare_int8;
 
 // Of 64 logits of which the first `num` count.
 BlockStats block_stats(const float* logits, int num, int first_id);

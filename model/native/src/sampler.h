@@ -7,13 +7,18 @@
 
 namespace gpt2 {
 
-// A thread's room for one row at a time.
+// A thread's room for one row at a time: what may still be drawn, in the order of the ids, and counts of ids, zero between rows.
 struct SamplerScratch {
+    int num = 0;  // how many may still be drawn
+    std::vector<int32_t> ids;
     std::vector<float> logits, costs, weights;
-    std::vector<int32_t> seen, generated;  // counts of token ids, zero between rows
+    std::vector<float> near_costs, near_weights;  // of those near a filter's limit
+    std::vector<int32_t> seen, generated;
+
+    void resize(int vocab_size);
 };
 
-// The drawn id, or -1 where there is nothing to draw from.
+// The drawn id, or -1 where there is nothing to draw from. The logits are finite or -inf; scratch has their size.
 int32_t sample(const float* logits, int vocab_size, const gpt2_draw&, const int32_t* ids, const float* values, SamplerScratch&);
 
 }  // namespace gpt2

@@ -16,10 +16,11 @@ struct Share {
 };
 
 class Shares {
-   public:
+ public:
     explicit Shares(int num_threads) : parts_(num_threads) {}
 
-    // Fill the calling thread's part of [0, n): after a barrier that ended what was handed out before, and before one that starts this.
+    // Fill the calling thread's part of [0, n): after a barrier that ended what was handed out before, and before one that starts
+    // this.
     void fill(int n, int thread, int num_threads) {
         const Share mine(n, thread, num_threads);
         parts_[thread].left.store(pack(mine.begin, mine.end), std::memory_order_relaxed);
@@ -45,7 +46,7 @@ class Shares {
         return begin_of(now) < end_of(now) ? begin_of(now) : -1;
     }
 
-   private:
+ private:
     struct alignas(64) Part {
         std::atomic<uint64_t> left{0};
     };

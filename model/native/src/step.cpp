@@ -21,14 +21,13 @@
 namespace gpt2 {
 namespace {
 
-// Consecutive rows of one slot.
+// Consecutive rows of one slot, at most PIECE_ROWS of them.
 struct Run {
     int row, num_rows, slot, position;
     Past past(int head) const { return {head, slot, position + num_rows}; }
 };
 
-// A piece of attention work: a few rows of a run, one head.
-constexpr int PIECE_ROWS = 16;
+constexpr int PIECE_ROWS = 16;  // whose attention is one piece of work, for some heads
 
 // A thread of a step's team, and where it is in what it asks for ahead of its use.
 struct Worker {
@@ -40,10 +39,9 @@ struct Worker {
 };
 
 class Step {
-   public:
+ public:
     Step(gpt2_model& model, const gpt2_row* rows, int num_rows, int num_threads)
-        : model_(model), work_(model.work), rows_(rows), num_rows_(num_rows), shares_(num_threads),
-          uses_tiles_(model.kernels.multiply == multiply_int8_amx || model.kernels.multiply == multiply_bfloat16_amx) {
+        : model_(model), work_(model.work), rows_(rows), num_rows_(num_rows), shares_(num_threads) {
         for (int r = 0; r < num_rows; ++r) {
             if (!runs_.empty() && runs_.back().slot == rows[r].slot && runs_.back().num_rows < PIECE_ROWS)
                 ++runs_.back().num_rows;
@@ -59,18 +57,18 @@ class Step {
     // The calling thread's part of all layers; every thread of the team calls it.
     void run_layers() {
         Worker worker;
-        if (uses_tiles_) configure_tiles(num_rows_);
+        if (model_.kernels.has_tiles) configure_tiles(num_rows_);
         const Share mine = worker.share_of(num_rows_);
         for (int r = mine.begin; r < mine.end; ++r) embed(model_, rows_[r].token_id, rows_[r].position, hidden(r));
         for (int i = 0; i < model_.config.n_layer; ++i) run_layer(i, worker);
-        if (uses_tiles_) release_tiles();
+        if (model_.kernels.has_tiles) release_tiles();
     }
 
     // The final LayerNorm and the output head for some rows: block statistics of all, logits of those that have a place for them.
     void run_head(const int* draw_rows, int num_draws, float* const* logits) {
         Worker worker;
         const gpt2_config& config = model_.config;
-        if (uses_tiles_) configure_tiles(num_draws);
+        if (model_.kernels.has_tiles) configure_tiles(num_draws);
         const Share mine = worker.share_of(num_draws);
         for (int i = mine.begin; i < mine.end; ++i) prepare_normed(draw_rows[i], model_.ln_f, i);
         const int num_blocks = model_.head.num_blocks();
@@ -78,7 +76,7 @@ class Step {
         barrier_.wait(worker.num_threads);
         float* y = work_.scratch[worker.thread].data();  // (num_draws, 64): the block's logits never leave the cache
         for (int block; (block = shares_.take(worker.thread)) >= 0;) {
-            const Product product{model_.head, work_.input, num_draws, Finish::store, y - block * BLOCK, BLOCK};
+            const Product product{model_.head, work_.input, num_draws, Finish::store, y, BLOCK, block};
             model_.kernels.multiply(product, block, next_weights(model_.head, nullptr, worker), worker.past);
             const int num = std::min(BLOCK, config.vocab_size - block * BLOCK);
             for (int i = 0; i < num_draws; ++i) {
@@ -87,10 +85,10 @@ class Step {
             }
         }
         barrier_.wait(worker.num_threads);
-        if (uses_tiles_) release_tiles();
+        if (model_.kernels.has_tiles) release_tiles();
     }
 
-   private:
+ private:
     float* hidden(int r) const { return work_.hidden.as<float>() + size_t(r) * model_.width; }
 
     // Row `to` of the next product's input: the LayerNorm of row r's hidden state.
@@ -149,12 +147,14 @@ class Step {
         barrier_.wait(worker.num_threads);
         for (int piece; (piece = shares_.take(worker.thread)) >= 0;) {
             const Run& run = runs_[piece % runs_.size()];
-            const int first = piece / int(runs_.size()) * heads_at_once, end = std::min(first + heads_at_once, model_.config.n_head);
+            const int first = piece / int(runs_.size()) * heads_at_once,
+                      end = std::min(first + heads_at_once, model_.config.n_head);
             for (int head = first; head < end; ++head) {
                 if (run.num_rows == 1) store(layer, run, qkv, qkv_stride, head, head + 1);
-                model_.kernels.attend(model_, layer, head, run.slot, run.position, run.num_rows, qkv + run.row * qkv_stride, qkv_stride,
-                                      head + 1 < end ? run.past(head + 1) : next_past(worker), out + run.row * stride, stride,
-                                      work_.scratch[worker.thread].data());
+                const Past next = head + 1 < end ? run.past(head + 1) : next_past(worker);
+                model_.kernels.attend(model_,
+                                      {layer, head, run.slot, run.position, run.num_rows, qkv + run.row * qkv_stride, qkv_stride,
+                                       out + run.row * stride, stride, work_.scratch[worker.thread].data(), next});
             }
         }
         barrier_.wait(worker.num_threads);
@@ -166,7 +166,8 @@ class Step {
             model_.kernels.store(model_, layer, run.slot, run.position + r, qkv + (run.row + r) * stride, begin, end);
     }
 
-    // A piece of attention is some neighbouring heads of a run, which lie side by side in the cache; a thread has the same ones of all.
+    // A piece of attention is some neighbouring heads of a run, which lie side by side in the cache; a thread has the same ones of
+    // all.
     int heads_of_piece(const Worker& worker) const { return std::max(1, model_.config.n_head / std::max(2, worker.num_threads)); }
 
     // What this thread attends to after the piece it has just taken.
@@ -175,17 +176,19 @@ class Step {
         return piece < 0 ? Past{} : runs_[piece % num_runs].past(piece / num_runs * heads_of_piece(worker));
     }
 
-    // Keep products asking for the past that this thread will attend to, of the sequences that decode: the memory is idle while many
-    // rows are multiplied, and the bound of attention.
+    // Keep products asking for the past that this thread will attend to, of the sequences that decode: the memory is idle while
+    // many rows are multiplied, and the bound of attention.
     void ask_for_past(Worker& worker) const {
         constexpr int LINES_AT_ONCE = 4;  // of 3, 4, 6 and 8 the fastest in bfloat16 and float32
-        if (!worker.past.is_done()) return;
+        if (model_.kernels.has_tiles || !worker.past.is_done()) return;
         while (worker.next_run < int(runs_.size()) && runs_[worker.next_run].num_rows > 1) ++worker.next_run;
         if (worker.next_run == int(runs_.size())) return;
         const Past past = runs_[worker.next_run++].past(std::min(worker.thread * heads_of_piece(worker), model_.config.n_head - 1));
         const int num_heads = std::min(heads_of_piece(worker), model_.config.n_head - past.head);
-        worker.past = Ahead(model_.keys(worker.layer, past.head, past.slot, 0), num_heads * 2 * model_.tile_bytes(), model_.group_bytes(),
-                            (past.end + 63) / 64, LINES_AT_ONCE);
+        const size_t size = num_heads * 2 * model_.tile_bytes();
+        const int num_groups = (past.end + 63) / 64;
+        worker.past = Ahead(model_.keys(worker.layer, past.head, past.slot, 0), size, model_.group_bytes(), num_groups,
+                            int(size / 64 * num_groups / LINES_AT_ONCE));
     }
 
     gpt2_model& model_;
@@ -194,7 +197,6 @@ class Step {
     const int num_rows_;
     std::vector<Run> runs_;
     Shares shares_;
-    const bool uses_tiles_;
     Barrier barrier_;
 };
 
@@ -206,7 +208,7 @@ void reserve(gpt2_model& model, int num_rows, int num_draws, int num_threads) {
         work.hidden = floats(model.width), work.normed = floats(model.width), work.attended = floats(model.width);
         work.qkv = floats(round_up(3 * model.config.n_embd, BLOCK)), work.inner = floats(model.inner_width);
         work.input = make_input(rows, model.head.depth, model.config.precision);
-        work.inner_input = make_input(rows, model.layers.empty() ? model.inner_width : model.layers[0].proj.depth, model.config.precision);
+        work.inner_input = make_input(rows, model.layers[0].proj.depth, model.config.precision);
         work.capacity = rows;
     }
     work.stats.resize(size_t(num_draws) * model.head.num_blocks());

@@ -1,5 +1,5 @@
-// What the threads of a step meet at. OpenMP starts them; its own barriers fall asleep at once as soon as the process has more threads
-// than the machine has cores, and a service has: waking up a hundred times in a step took half of it.
+// What the threads of a step meet at. OpenMP starts them; its own barriers fall asleep at once as soon as the process has more
+// threads than the machine has cores, and a service has: waking up a hundred times in a step took half of it.
 #pragma once
 
 #include <linux/futex.h>
@@ -13,7 +13,7 @@
 namespace gpt2 {
 
 class Barrier {
-   public:
+ public:
     // Everybody's writes before it are seen by everybody after it. num_threads: of the team, which OpenMP may have made smaller.
     void wait(int num_threads) {
         const uint32_t phase = phase_.load(std::memory_order_acquire);
@@ -33,10 +33,12 @@ class Barrier {
         num_asleep_.fetch_sub(1, std::memory_order_relaxed);
     }
 
-   private:
-    static constexpr int NUM_SPINS = 1000;  // some 50 us
+ private:
+    static constexpr int NUM_SPINS = 1000;  // 10 to 50 us, by how long the CPU takes for a pause
 
-    void futex(int operation, uint32_t value) { syscall(SYS_futex, reinterpret_cast<uint32_t*>(&phase_), operation, value, nullptr, nullptr, 0); }
+    void futex(int operation, uint32_t value) {
+        syscall(SYS_futex, reinterpret_cast<uint32_t*>(&phase_), operation, value, nullptr, nullptr, 0);
+    }
 
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> phase_{0};

@@ -1,13 +1,10 @@
-// Matrix products on AVX-512: 6 rows by 64 outputs at a time, so that 24 vectors of sums stay in registers.
+// Matrix products on AVX-512: 6 rows by 64 outputs at a time, so that 24 vectors of sums stay in registers. To be included after
+// products.h and the file's `#pragma GCC target`, by one file a precision, which says what a step along k is: 64 outputs by `WIDTH`
+// inputs, four vectors of weights.
 //
 // An output's sum runs over k = 0, 1, 2, ... in one chain whatever the number of rows: a row's bits depend on that row alone.
-#include "products.h"
+#pragma once
 
-#include <algorithm>
-
-#include "ahead.h"
-
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,fma")
 #include "finish.h"
 
 namespace gpt2 {
@@ -16,8 +13,9 @@ namespace {
 constexpr int MAX_ROWS = 6;
 constexpr int VECTORS = BLOCK / 16;
 constexpr int STEP_BYTES = 64 * VECTORS;  // of weights in one step along k
-// Steps that all rows take before any goes on: their weights, 48 KiB, stay in the second-level cache for them, while the next ones are
-// on their way. Few rows wait for the memory; theirs, 12 KiB, stay in the first-level cache, whose misses are few (1.03 times as fast).
+// Steps that all rows take before any goes on: their weights, 48 KiB, stay in the second-level cache for them, while the next ones
+// are on their way. Few rows wait for the memory; theirs, 12 KiB, stay in the first-level cache, whose misses are few (1.03 times
+// as fast).
 constexpr int PANEL_STEPS = 192, SHORT_PANEL_STEPS = 48, MAX_SHORT_ROWS = 10;
 // How far ahead weights are asked for where all rows are computed at once, and the memory is the bound.
 constexpr int NEAR = 4096;
@@ -25,48 +23,13 @@ constexpr int NEAR = 4096;
 constexpr int MAX_WAITING = 8 * MAX_ROWS;
 // Rows from which on arithmetic takes longer than the weights' way from memory.
 constexpr int MANY_ROWS = 20;
-constexpr int UNIT = 4, LINES = UNIT * VECTORS;  // steps between requests for memory, and lines of weights in so many
-
-// One step along k of each precision: 64 outputs by `WIDTH` inputs, 4 vectors of weights.
-struct Float32 {
-    using Sum = __m512;
-    using Element = float;
-    static constexpr int WIDTH = 1;
-    static Sum load(const float* sums) { return _mm512_load_ps(sums); }
-    static Sum zero() { return _mm512_setzero_ps(); }
-    static Sum add(Sum sum, const char* x, __m512i w) {
-        return _mm512_fmadd_ps(_mm512_set1_ps(*reinterpret_cast<const float*>(x)), _mm512_castsi512_ps(w), sum);
-    }
-};
-
-struct BFloat16 {
-    using Sum = __m512;
-    using Element = float;
-    static constexpr int WIDTH = 2;
-    static Sum load(const float* sums) { return _mm512_load_ps(sums); }
-    static Sum zero() { return _mm512_setzero_ps(); }
-    static Sum add(Sum sum, const char* x, __m512i w) {
-        __m512i pair = _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x));
-        return _mm512_dpbf16_ps(sum, (__m512bh)pair, (__m512bh)w);
-    }
-};
-
-struct Int8 {
-    using Sum = __m512i;
-    using Element = int32_t;
-    static constexpr int WIDTH = 4;
-    static Sum load(const int32_t* sums) { return _mm512_load_si512(sums); }
-    static Sum zero() { return _mm512_setzero_si512(); }
-    static Sum add(Sum sum, const char* x, __m512i w) {
-        return _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)), w);
-    }
-};
+constexpr int UNIT = 4;  // steps between requests for memory
 
 inline void keep(float* to, __m512 sum) { _mm512_store_ps(to, sum); }
 inline void keep(int32_t* to, __m512i sum) { _mm512_store_si512(to, sum); }
 
-// The sums of ROWS rows by 64 outputs over one panel, from zero or from what `sums` holds. ALONE: these are all rows, so that weights are
-// asked for as fast as they are used; else `next` is what comes after the panel.
+// The sums of ROWS rows by 64 outputs over one panel, from zero or from what `sums` holds. ALONE: these are all rows, so that
+// weights are asked for as fast as they are used; else `next` is what comes after the panel.
 template <class Precision, int ROWS, bool ALONE>
 void sum_panel(const char* weights, int num_steps, const char* x, size_t stride, bool from_zero, typename Precision::Element* sums,
                Ahead& next, Ahead& later) {
@@ -115,9 +78,9 @@ void multiply_few(const Product& product, int block, const char* next) {
     alignas(64) typename Precision::Element sums[MAX_ROWS * BLOCK];
     const Linear& layer = product.layer;
     const Input& x = product.x;
-    Ahead none, begin_of_next(next, NEAR, 0, next ? 1 : 0, NEAR / 64);
-    SUM_PANEL<Precision, true>[product.num_rows](layer.weights_of(block), layer.depth / Precision::WIDTH, x.data.as<char>(), x.stride, true,
-                                                 sums, none, none);
+    Ahead none, begin_of_next(next, NEAR, 0, next ? 1 : 0, 1);
+    SUM_PANEL<Precision, true>[product.num_rows](layer.weights_of(block), layer.depth / Precision::WIDTH, x.data.as<char>(),
+                                                 x.stride, true, sums, none, none);
     if (next != layer.weights_of(block + 1)) begin_of_next.fetch();
     finish_block(product, block, 0, product.num_rows, sums);
 }
@@ -134,11 +97,11 @@ void multiply_many(const Product& product, int row, int num_rows, int block, con
         end = std::min(begin + panel_steps, num_steps);
         const size_t size = size_t(end - begin) * STEP_BYTES;
         const char *panel = layer.weights_of(block) + size_t(begin) * STEP_BYTES, *after = end < num_steps ? panel + size : next;
-        Ahead ahead(after, size, 0, after ? 1 : 0, (LINES + num_groups - 1) / num_groups);
+        Ahead ahead(after, size, 0, after ? 1 : 0, num_groups * (end - begin) / UNIT);
         for (int group = 0; group < num_groups; ++group) {
             const int first = num_rows * group / num_groups, n = num_rows * (group + 1) / num_groups - first;
             const char* inputs = x.data.as<char>() + (row + first) * x.stride + size_t(begin) * 4;
-            SUM_PANEL<Precision, false>[n](panel, end - begin, inputs, x.stride, begin == 0, sums + first * BLOCK, ahead, later);
+            SUM_PANEL<Precision, false>[n](panel, end - begin, inputs, x.stride, begin == 0, sums + first* BLOCK, ahead, later);
             if (end == num_steps) finish_block(product, block, row + first, n, sums + first * BLOCK);
         }
     }
@@ -157,11 +120,4 @@ void multiply(const Product& product, int block, const char* next, Ahead& later)
 }
 
 }  // namespace
-
-void multiply_float32(const Product& product, int block, const char* next, Ahead& later) { multiply<Float32>(product, block, next, later); }
-
-void multiply_bfloat16(const Product& product, int block, const char* next, Ahead& later) { multiply<BFloat16>(product, block, next, later); }
-
-void multiply_int8(const Product& product, int block, const char* next, Ahead& later) { multiply<Int8>(product, block, next, later); }
-
 }  // namespace gpt2
