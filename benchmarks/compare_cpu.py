@@ -4,8 +4,8 @@
     python -m benchmarks.compare_cpu
 
 At 1, 8 and 32 sequences at once, over HTTP with streaming and in process. All contenders are loaded at the beginning and stand
-still but for the one that runs; rounds alternate, every other one backwards; medians. The memory's speed and the arithmetic peaks
-are measured in every round.
+still but for the one that runs; rounds alternate, every other one backwards; medians. The arithmetic peaks and the memory's speed,
+which changes from minute to minute, are measured right before and after each of our own runs in process.
 """
 
 import argparse
@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare_table import NUM_NEW, NUM_PROMPT, print_table, step_bytes, table
-from benchmarks.compare_targets import print_targets, targets
+from benchmarks.compare_report import everybody, of_targets, summary
+from benchmarks.compare_table import NUM_NEW, NUM_PROMPT, step_bytes, table
+from benchmarks.compare_targets import targets
 from benchmarks.machine import gpt2_tokenizer, prompts_of, random_gpt2, write_result
 from benchmarks.peers.load import run_load
 from benchmarks.peers.places import DEFAULT_ROOT, OURS, checkpoint, versions
@@ -102,26 +103,25 @@ def main() -> None:
     options = parser.parse_args()
     random_gpt2(checkpoint(options.root))
     asked = [c for c in contenders() if not options.only or any(word.lower() in c.label.lower() for word in options.only)]
-    peaks: list[dict[str, float]] = []
     with ExitStack() as stack:
         running = _open(asked, options.root, stack)
         measure_peaks = _compile_peaks(stack)
         for seed in range(options.rounds):
             for num_clients in options.clients:
-                peaks.append(measure_peaks(num_clients))
                 prompts = _prompts(num_clients, seed)
                 for contender in running[:: -1 if seed % 2 else 1]:
-                    _measure(contender, prompts, seed)
-    rows = table(running, options.clients, peaks)
+                    result = _measure(contender, prompts, measure_peaks)
+                    contender.results.setdefault(num_clients, []).append(result)
+                    _report(contender, num_clients, seed, result)
+    rows = table(running, options.clients)
     reached = targets(rows)
-    print_table(rows)
-    print_targets(reached)
+    print("", everybody(rows), summary(rows), of_targets(reached), sep="\n\n")
     used = sorted({c.name for c in running} - {OURS})
     peers = {name: versions(options.root, name) for name in used}
     write_result(
         "compare_cpu",
         shlex.join(["python", "-m", "benchmarks.compare_cpu", *sys.argv[1:]]),
-        {"rounds": options.rounds, "peers": peers, "peaks": peaks, "targets": reached, "rows": rows},
+        {"rounds": options.rounds, "peers": peers, "targets": reached, "rows": rows},
     )
 
 
@@ -138,15 +138,17 @@ def _open(asked: list[Contender], root: Path, stack: ExitStack) -> list[Contende
     return running
 
 
-def _compile_peaks(stack: ExitStack) -> Callable[[int], dict[str, float]]:
+Peaks = dict[str, float]
+
+
+def _compile_peaks(stack: ExitStack) -> Callable[[float], Peaks]:
+    """A function that measures the machine's limits, the memory's speed on so many bytes."""
     program = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "peaks"
     subprocess.run(["g++", "-O2", "-fopenmp", str(PEAKS), "-o", str(program)], check=True)
 
-    def measure(num_clients: int) -> dict[str, float]:
-        # As much memory as our int8 step reads: less of it stays in the processor's cache the more there is.
-        megabytes = str(round(step_bytes("int8", num_clients) / (1 << 20)))
-        output = subprocess.run([program, "2", megabytes], check=True, capture_output=True).stdout
-        return {"clients": num_clients} | json.loads(output)
+    def measure(num_bytes: float) -> Peaks:
+        output = subprocess.run([program, "2", str(round(num_bytes / (1 << 20)))], check=True, capture_output=True).stdout
+        return json.loads(output)
 
     return measure
 
@@ -156,17 +158,25 @@ def _prompts(num_clients: int, seed: int) -> list[list[int]]:
     return [tokenizer.encode(prompt) for prompt in prompts_of(tokenizer, NUM_PROMPT, num_clients, 1000 * num_clients + seed)]
 
 
-def _measure(contender: Contender, prompts: list[list[int]], seed: int) -> None:
+def _measure(contender: Contender, prompts: list[list[int]], measure_peaks: Callable[[float], Peaks]) -> dict[str, Any]:
     with contender.awake():
+        if contender.name != OURS or contender.http:
+            return contender.run(prompts, NUM_NEW)
+        # As much memory as a step reads: less of it stays in the processor's cache the more there is.
+        num_bytes = step_bytes(contender.precision, len(prompts))
+        before = measure_peaks(num_bytes)
         result = contender.run(prompts, NUM_NEW)
-    contender.results.setdefault(len(prompts), []).append(result)
-    speed = result["tokens"] / result["seconds"]
-    first = 1000 * statistics.median(result["first_token_seconds"])
+        after = measure_peaks(num_bytes)
+    return result | {"peaks": {name: (before[name] + after[name]) / 2 for name in before}}
+
+
+def _report(contender: Contender, num_clients: int, seed: int, result: dict[str, Any]) -> None:
+    speed, first = result["tokens"] / result["seconds"], 1000 * statistics.median(result["first_token_seconds"])
     where = "over HTTP" if contender.http else "in process"
-    print(
-        f"round {seed + 1}, {len(prompts):>2} at once, {where}, {contender.label}: {speed:,.0f} tokens/s, first {first:,.0f} ms",
-        flush=True,
-    )
+    line = f"round {seed + 1}, {num_clients:>2} at once, {where}, {contender.label}: {speed:,.0f} tokens/s, first {first:,.0f} ms"
+    if "peaks" in result:
+        line += f", memory at {result['peaks']['read_gb_per_second']:.0f} GB/s"
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -42,12 +42,12 @@ MEASURES: dict[str, Callable[[dict[str, Any]], float]] = {
 LOWER_IS_BETTER = {"first_token", "memory"}
 
 
-def table(contenders: Sequence[Any], clients: Sequence[int], peaks: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+def table(contenders: Sequence[Any], clients: Sequence[int]) -> list[dict[str, Any]]:
     """A row for each contender and number of clients, both ways of running apart; the fastest first."""
     rows = []
     for http in (True, False):
         for num_clients in clients:
-            group = [_row(c, num_clients, peaks) for c in contenders if c.http == http and num_clients in c.results]
+            group = [_row(c, num_clients) for c in contenders if c.http == http and num_clients in c.results]
             for row in group:
                 if row["name"] == OURS and (rivals := _rivals(row, group)):
                     row["over_best"] = {measure: over_best(row, rivals, measure) for measure in MEASURES}
@@ -55,7 +55,7 @@ def table(contenders: Sequence[Any], clients: Sequence[int], peaks: Sequence[dic
     return rows
 
 
-def _row(contender: Any, num_clients: int, peaks: Sequence[dict[str, float]]) -> dict[str, Any]:
+def _row(contender: Any, num_clients: int) -> dict[str, Any]:
     results = contender.results[num_clients]
     gaps = sorted(b - a for r in results for times in r["token_times"] for a, b in itertools.pairwise(times))
     first = sorted(seconds for r in results for seconds in r["first_token_seconds"])
@@ -75,9 +75,10 @@ def _row(contender: Any, num_clients: int, peaks: Sequence[dict[str, float]]) ->
         "by_round": by_round,
         "over_best": {},
     }
-    if contender.name == OURS and not contender.http:
-        share = statistics.median(by_round["decode"]) / limit(contender.precision, num_clients, peaks)
-        row["share_of_limit"] = math.floor(1000 * share) / 1000
+    if limits := [limit(contender.precision, num_clients, r["peaks"]) for r in results if "peaks" in r]:
+        shares = [speed / most for speed, most in zip(by_round["decode"], limits, strict=True)]
+        row["share_of_limit"] = math.floor(1000 * statistics.median(shares)) / 1000
+        row["memory_gb_per_second"] = [round(r["peaks"]["read_gb_per_second"], 1) for r in results]
     return row
 
 
@@ -87,12 +88,10 @@ def step_bytes(precision: str, num_clients: int) -> float:
     return WEIGHTS * per_weight + num_clients * MEAN_LENGTH * CACHE_ELEMENTS * per_value
 
 
-def limit(precision: str, num_clients: int, peaks: Sequence[dict[str, float]]) -> float:
-    """Decoded tokens/s that memory or arithmetic allow, whichever is less, by what was measured beside so many clients."""
-    beside = [peak for peak in peaks if peak["clients"] == num_clients]
-    bandwidth = 1e9 * statistics.median(peak["read_gb_per_second"] for peak in beside)
-    name = next(name for name in PEAK[precision] if name in beside[0])
-    arithmetic = 1e9 * statistics.median(peak[name] for peak in beside) / OPERATIONS
+def limit(precision: str, num_clients: int, peaks: dict[str, float]) -> float:
+    """Decoded tokens/s that memory or arithmetic allow, whichever is less."""
+    bandwidth = 1e9 * peaks["read_gb_per_second"]
+    arithmetic = 1e9 * next(peaks[name] for name in PEAK[precision] if name in peaks) / OPERATIONS
     return min(num_clients * bandwidth / step_bytes(precision, num_clients), arithmetic)
 
 
@@ -120,21 +119,3 @@ def _to_the_cent(ratio: float, measure: str) -> float:
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
-
-
-def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    best = "over best peer"
-    columns = ["", "clients", "end to end tokens/s", best, "decode tokens/s", best, "of the limit", "first token ms p50/p99", best]
-    columns += ["between tokens ms p50/p99", "prefill tokens/s", best, "memory MB", best]
-    print("\n| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    for row in rows:
-        over = {measure: f"{found['ratio']:.2f} ({found['peer']})" for measure, found in row["over_best"].items()}
-        cells = [f"{row['label']}, {row['way']}", str(row["clients"])]
-        cells += [f"{row['end_to_end_tokens_per_second']:,}", over.get("end_to_end", "")]
-        cells += [f"{row['decode_tokens_per_second']:,}", over.get("decode", "")]
-        cells += [f"{100 * row['share_of_limit']:.1f} %" if "share_of_limit" in row else ""]
-        cells += [" / ".join(map(str, row["first_token_ms"])), over.get("first_token", "")]
-        cells += [" / ".join(map(str, row["inter_token_ms"]))]
-        cells += [f"{row['prefill_tokens_per_second']:,}", over.get("prefill", "")]
-        cells += [f"{row['rss_megabytes']:,}", over.get("memory", "")]
-        print("| " + " | ".join(cells) + " |")

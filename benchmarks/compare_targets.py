@@ -77,17 +77,8 @@ def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _reached(target: Target, ours: dict[str, Any], group: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     if target.measure == SHARE:
-        return {"ratio": ours[SHARE], "peer": None}
+        return {"ratio": ours[SHARE], "peer": None} if SHARE in ours else None
     if not target.rivals:
         return ours["over_best"].get(target.measure)
     rivals = [row for row in group if row["name"] in target.rivals]
     return over_best(ours, rivals, target.measure) if rivals else None
-
-
-def print_targets(found: Sequence[dict[str, Any]]) -> None:
-    print("\n| target | over | wanted | goal | reached | |\n|---|---|---|---|---|---|")
-    for line in found:
-        wanted = f"{'<=' if line['measure'] in LOWER_IS_BETTER else '>='} {line['wanted']:.2f}"
-        goal = f"{line['goal']:.2f}" if line["goal"] else ""
-        reached = f"{line['reached']:.{3 if line['measure'] == SHARE else 2}f}"
-        print(f"| {line['target']} | {line['peer'] or ''} | {wanted} | {goal} | {reached} | {'met' if line['met'] else 'MISSED'} |")

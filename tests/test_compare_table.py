@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare_table import NUM_NEW, OPERATIONS, decode_speed, limit, print_table, step_bytes, table
-from benchmarks.compare_targets import print_targets, targets
+from benchmarks.compare_report import everybody, of_targets, summary
+from benchmarks.compare_table import NUM_NEW, OPERATIONS, decode_speed, limit, step_bytes, table
+from benchmarks.compare_targets import targets
 
-ARITHMETIC = {"int8_gops": 10000, "bfloat16_gflops": 5000, "float32_gflops": 500}
-PEAKS = [{"clients": clients, "read_gb_per_second": 100.0} | ARITHMETIC for clients in (1, 32)]
+PEAKS = {"read_gb_per_second": 100.0, "int8_gops": 10000.0, "bfloat16_gflops": 5000.0, "float32_gflops": 500.0}
 Result = dict[str, Any]
 
 
@@ -44,12 +44,12 @@ def result(gap: float = 0.01, first: float = 0.1, megabytes: float = 100, client
 
 def over_best(contenders: list[Contender], clients: int = 1) -> dict[str, Any]:
     """What the table says of the first contender."""
-    rows = table(contenders, [clients], PEAKS)
+    rows = table(contenders, [clients])
     return next(row["over_best"] for row in rows if row["label"] == contenders[0].label)
 
 
 def reached(contenders: list[Contender], clients: int = 1) -> dict[str, tuple[float, str | None, bool]]:
-    return {line["target"]: (line["reached"], line["peer"], line["met"]) for line in targets(table(contenders, [clients], PEAKS))}
+    return {line["target"]: (line["reached"], line["peer"], line["met"]) for line in targets(table(contenders, [clients]))}
 
 
 def test_a_ratio_is_to_the_peer_that_was_best_in_its_round() -> None:
@@ -76,7 +76,7 @@ def test_an_exacter_mode_is_compared_with_peers_of_its_own_precision(precision: 
 
 def test_peers_over_http_and_in_process_are_compared_apart() -> None:
     contenders = [ours().measured(result()), ours(http=True).measured(result()), Contender("server", http=True).measured(result())]
-    over = {row["way"]: row["over_best"] for row in table(contenders, [1], PEAKS) if row["name"] == "ours"}
+    over = {row["way"]: row["over_best"] for row in table(contenders, [1]) if row["name"] == "ours"}
     assert not over["in process"]
     assert over["HTTP"]["end_to_end"]["peer"] == "server"
 
@@ -102,9 +102,16 @@ def test_the_limit_is_what_memory_allows_or_arithmetic_where_that_is_less() -> N
 
 
 def test_the_share_of_the_limit_is_of_the_precision_that_was_run() -> None:
-    (row,) = table([ours("float32").measured(result(gap=0.01))], [1], PEAKS)
+    (row,) = table([ours("float32").measured(result(gap=0.01) | {"peaks": PEAKS})], [1])
     assert row["share_of_limit"] == pytest.approx(100 / limit("float32", 1, PEAKS), abs=0.001)
     assert row["share_of_limit"] <= 100 / limit("float32", 1, PEAKS)
+
+
+def test_each_round_has_its_own_limit() -> None:
+    rounds = [result(gap=0.01) | {"peaks": PEAKS | {"read_gb_per_second": speed}} for speed in (50.0, 100.0, 400.0)]
+    (row,) = table([ours("int8").measured(*rounds)], [1])
+    assert row["share_of_limit"] == pytest.approx(100 / limit("int8", 1, PEAKS), abs=0.001)
+    assert row["memory_gb_per_second"] == [50.0, 100.0, 400.0]
 
 
 def test_a_target_is_met_or_missed_by_the_ratio_to_the_best_peer() -> None:
@@ -122,7 +129,7 @@ def test_more_time_to_the_first_token_than_the_best_peer_misses_the_target() -> 
 def test_a_share_of_more_than_the_limit_meets_no_target() -> None:
     allowed = limit("int8", 1, PEAKS)
     for share, is_met in ((0.9, True), (0.8, False), (1.1, False)):
-        (found,) = reached([ours().measured(result(gap=1 / (share * allowed)))]).values()
+        (found,) = reached([ours().measured(result(gap=1 / (share * allowed)) | {"peaks": PEAKS})]).values()
         assert found == (pytest.approx(share, abs=0.0011), None, is_met)
 
 
@@ -137,16 +144,16 @@ def test_memory_has_its_target_against_the_peers_it_names() -> None:
 
 
 def test_what_was_not_measured_has_no_target() -> None:
-    alone = reached([ours().measured(result())])
+    alone = reached([ours().measured(result() | {"peaks": PEAKS})])
     assert list(alone) == ["in process, 1 client, int8: decode tokens/s over the limit"]
     assert not reached([Contender("peer").measured(result())])
     assert not reached([])
 
 
-def test_tables_of_some_contenders_alone_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = table([ours().measured(result()), Contender("peer").measured(result(gap=0.005))], [1], PEAKS)
-    print_table(rows)
-    print_targets(targets(rows))
-    printed = capsys.readouterr().out
-    assert "| ours, int8, in process | 1 | " in printed
-    assert "| in process, 1 client, int8: decode tokens/s | peer | >= 1.40 |  | 0.50 | MISSED |" in printed
+def test_the_report_shows_everybody_ours_beside_the_best_and_the_targets() -> None:
+    rows = table([ours().measured(result() | {"peaks": PEAKS}), Contender("peer").measured(result(gap=0.005))], [1])
+    assert "| ours, int8, in process | 1 | " in everybody(rows)
+    assert "| peer, in process | 1 | " in everybody(rows)
+    (line,) = [line for line in summary(rows).splitlines() if line.startswith("| in process, int8")]
+    assert "| 1 | 100 | peer: 200 | 0.50x (0.50-0.50) | 12 % |" in line
+    assert "| in process, 1 client, int8: decode tokens/s | peer | >= 1.40 |  | 0.50 | MISSED |" in of_targets(targets(rows))

@@ -101,7 +101,7 @@ void multiply_many(const Product& product, int row, int num_rows, int block, con
         for (int group = 0; group < num_groups; ++group) {
             const int first = num_rows * group / num_groups, n = num_rows * (group + 1) / num_groups - first;
             const char* inputs = x.data.as<char>() + (row + first) * x.stride + size_t(begin) * 4;
-            SUM_PANEL<Precision, false>[n](panel, end - begin, inputs, x.stride, begin == 0, sums + first* BLOCK, ahead, later);
+            SUM_PANEL<Precision, false>[n](panel, end - begin, inputs, x.stride, begin == 0, sums + first * BLOCK, ahead, later);
             if (end == num_steps) finish_block(product, block, row + first, n, sums + first * BLOCK);
         }
     }
