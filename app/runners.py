@@ -1,5 +1,6 @@
 """Chooses what computes, and in which precision: the native step on a CPU that has the instructions, else PyTorch."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -78,10 +79,10 @@ def _native(model: GPT2, tokenizer: Tokenizer, settings: Settings, report: Repor
 
 def _refusal(precision: Precision, loss: Loss, is_measured: bool) -> str | None:
     """Why a precision may not be used, if it may not."""
-    if is_measured and not loss.is_within_limit(precision):
+    if is_measured and not loss.is_within_limit(precision) and math.isfinite(loss.perplexity_ratio):
         return f"{precision.label} would raise this checkpoint's perplexity by {100 * (loss.perplexity_ratio - 1):.1f} %"
     if not loss.is_sane(precision):
-        return f"its self-test in {precision.label} failed, {loss.error:.3g} deviations from PyTorch's logits"
+        return f"the self-test in {precision.label} failed, {loss.error:.3g} deviations from PyTorch's logits"
     return None
 
 

@@ -19,6 +19,7 @@ from model.batch import Runner
 from model.checkpoint import save_checkpoint
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.native.library import Feature, NativeUnavailable, available_features
 from model.tokenizer import Tokenizer
 
 DATA = Path(__file__).parent / "data"
@@ -29,6 +30,21 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU; none is here")
     return torch.device(request.param)
+
+
+@pytest.fixture
+def require() -> Callable[[Feature], None]:
+    """Skip a test where the native step was not built, or the CPU lacks some instruction sets; nothing else is a reason to."""
+
+    def require(needed: Feature) -> None:
+        try:
+            lacking = needed & ~available_features()
+        except NativeUnavailable as error:
+            pytest.skip(str(error))
+        if lacking:
+            pytest.skip(f"this CPU lacks {lacking!r}")
+
+    return require
 
 
 @pytest.fixture(scope="session")

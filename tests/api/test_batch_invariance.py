@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import app.runners
-from model.native.library import NativeUnavailable
+from model.native.library import NativeUnavailable, Precision
 
 WORDS = ["the ", "old ", "man ", "and ", "sea ", "of ", "stone ", "é", "\n", "42 ", "walks", ", "]
 STYLES = {
@@ -94,21 +94,22 @@ PRECISIONS = {"cpu": ["torch float32", "float32", "bfloat16", "int8"], "cuda": [
 
 
 @pytest.fixture(params=[(kind, precision) for kind, precisions in PRECISIONS.items() for precision in precisions], ids=" ".join)
-def start(request, start_server, monkeypatch):
+def start(request, start_server, monkeypatch, require):
     """Start a server on a device and in a precision; on a CPU by the native step, unless it says torch."""
     kind, precision = request.param
+    dtype = precision.removeprefix("torch ")
+    backend = "torch" if kind == "cuda" or dtype != precision else "native"
     if kind == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU; none is here")
-    if precision.startswith("torch"):
+    if backend == "native":
+        require(Precision[dtype.upper()].needs)
+    elif kind == "cpu":
         monkeypatch.setattr(app.runners, "available_features", refuse)
 
     def start_one(**settings):
-        server = start_server(device=kind, dtype=precision.removeprefix("torch "), **settings)
-        wanted = "torch" if kind == "cuda" or precision.startswith("torch") else "native"
-        if server.service.info.backend != wanted or (
-            kind == "cpu" and server.service.info.dtype != precision.removeprefix("torch ")
-        ):
-            pytest.skip(f"this CPU cannot run {precision}")
+        server = start_server(device=kind, dtype=dtype, **settings)
+        info = server.service.info
+        assert (info.backend, info.dtype) == (backend, "bfloat16" if dtype == "auto" else dtype), "another step is tested"
         return server
 
     return start_one

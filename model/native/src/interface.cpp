@@ -230,8 +230,8 @@ int32_t gpt2_logits(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, c
                     float* logits, int32_t num_threads) {
     return guarded([&] {
         check(*model, rows, num_rows);
-        if (num_rows == 0) return;
         for (int i = 0; i < num_draws; ++i) require(draw_rows[i] >= 0 && draw_rows[i] < num_rows, "row", draw_rows[i]);
+        if (num_rows == 0) return;
         std::vector<float*> each(num_draws);
         for (int i = 0; i < num_draws; ++i) each[i] = logits + size_t(i) * model->config.vocab_size;
         run_step(*model, rows, num_rows, draw_rows, num_draws, each.data(), num_threads, [](int, const RowStats&, int) {});

@@ -1,8 +1,8 @@
 """The native runner gives a sequence the same bits alone and among others, however its prompt is cut, on any number of threads.
 
 The reference is each sequence by itself, one token a step, on one thread. Schedules are made to meet the kernels' borders: 4 rows
-of one sequence whose attention is computed together, 6 and 16 and 32 rows of a product, 16 rows of a piece of attention, 64
-positions of a group in the cache.
+of one sequence whose attention is computed together, 6, 10, 16, 20, 32, 48 and 96 rows of a product and its panels of up to 768
+inputs, 16 rows of a piece of attention, 64 positions of a group in the cache.
 """
 
 import functools
@@ -22,9 +22,12 @@ from model.gpt2 import GPT2
 from model.native.runner import NativeRunner
 
 NUM_SLOTS = 40
+MAX_ROWS = 100
 SHAPES = {
     "tails_everywhere": GPT2Config(vocab_size=500, n_positions=200, n_embd=100, n_layer=2, n_head=4, eos_token_id=0),
     "heads_of_64": GPT2Config(vocab_size=257, n_positions=200, n_embd=128, n_layer=1, n_head=2, n_inner=200, eos_token_id=0),
+    # Its last product goes over 1,728 inputs: three panels in int8, five in bfloat16, nine in float32.
+    "deep": GPT2Config(vocab_size=257, n_positions=200, n_embd=64, n_layer=1, n_head=1, n_inner=1700, eos_token_id=0),
 }
 LENGTHS = [1, 2, 3, 4, 5, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 66, 97, 129, 150]
 CUTS = [1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 17, 20, 31, 33, 64, 65, 100, 150]
@@ -43,8 +46,8 @@ def network(config: GPT2Config) -> GPT2:
 
 
 @functools.cache
-def runner_of(kind, shape: str, purpose: str) -> NativeRunner:
-    return NativeRunner(network(SHAPES[shape]), 1 if purpose == "alone" else NUM_SLOTS, kind.precision, 1, kind.features)
+def runner_of(kind, shape: str, num_slots: int) -> NativeRunner:
+    return NativeRunner(network(SHAPES[shape]), num_slots, kind.precision, 1, kind.features)
 
 
 @dataclass
@@ -155,7 +158,7 @@ def logits_alone(runner: NativeRunner, token_ids: list[int]) -> list[bytes]:
 
 def check_logits(kind, shape: str, lengths: list[int], seed: int) -> None:
     """Every row of every sequence, given its tokens, against that sequence alone."""
-    runner, alone, chance = runner_of(kind, shape, "together"), runner_of(kind, shape, "alone"), random.Random(seed)
+    runner, alone, chance = runner_of(kind, shape, NUM_SLOTS), runner_of(kind, shape, 1), random.Random(seed)
     sequences = random_sequences(chance, lengths, runner.vocab_size)
     expected = {id(sequence): logits_alone(alone, sequence.token_ids) for sequence in sequences}
     schedule = Schedule(runner, chance, max_running=chance.choice([1, 2, 5, NUM_SLOTS - 1]))
@@ -169,7 +172,7 @@ def check_logits(kind, shape: str, lengths: list[int], seed: int) -> None:
 
 def check_tokens(kind, shape: str, lengths: list[int], seed: int, num_new: int) -> None:
     """Token ids and log-probabilities of every sequence against that sequence alone."""
-    runner, alone, chance = runner_of(kind, shape, "together"), runner_of(kind, shape, "alone"), random.Random(seed)
+    runner, alone, chance = runner_of(kind, shape, NUM_SLOTS), runner_of(kind, shape, 1), random.Random(seed)
     sequences = random_sequences(chance, lengths, runner.vocab_size)
     schedule = Schedule(runner, chance, max_running=chance.choice([1, 2, 5, NUM_SLOTS - 1]))
     for step in schedule.steps(sequences, num_new):
@@ -213,20 +216,34 @@ def test_tokens_and_log_probabilities_are_those_of_a_sequence_alone(kind, shape,
     check_tokens(kind, shape, lengths, seed, num_new)
 
 
+@functools.cache
+def sequences_of_a_crowd(kind, shape: str) -> list[tuple[list[int], bytes]]:
+    """A sequence for each slot of a large runner, in whose cache all but the last token are, and its logits after that."""
+    chance, vocab_size = random.Random(4), SHAPES[shape].vocab_size
+    sequences = [[chance.randrange(vocab_size) for _ in range(2 + slot % 6)] for slot in range(MAX_ROWS)]
+    pasts = (Chunk(slot, 0, tuple(token_ids[:-1]), None) for slot, token_ids in enumerate(sequences))
+    runner_of(kind, shape, MAX_ROWS).logits(ForwardBatch(tuple(pasts)), [])
+    expected = [logits_alone(runner_of(kind, shape, 1), token_ids)[-1] for token_ids in sequences]
+    assert len(set(expected)) == MAX_ROWS, "a row could not be told from another"
+    return list(zip(sequences, expected, strict=True))
+
+
+@pytest.mark.parametrize("shape", ["tails_everywhere", "deep"])
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 4])
-def test_any_number_of_equal_rows_in_a_step_gives_equal_bits(kind, num_threads):
-    runner = runner_of(kind, "tails_everywhere", "together")
-    expected = logits_alone(runner_of(kind, "tails_everywhere", "alone"), [5, 7])[1]
+def test_any_number_of_rows_in_a_step_gives_each_the_bits_of_its_sequence_alone(kind, num_threads, shape):
+    crowd, runner = sequences_of_a_crowd(kind, shape), runner_of(kind, shape, MAX_ROWS)
     runner.num_threads = num_threads
-    for num_rows in range(1, NUM_SLOTS + 1):
-        runner.logits(ForwardBatch(tuple(Chunk(slot, 0, (5,), None) for slot in range(num_rows))), [])
-        batch = ForwardBatch(tuple(Chunk(slot, 1, (7,), None) for slot in range(num_rows)))
-        assert {row.tobytes() for row in runner.logits(batch, range(num_rows))} == {expected}, f"{num_rows} rows"
+    for num_rows in (*range(1, 35), 47, 48, 49, 59, 60, 61, 95, 96, 97, MAX_ROWS):
+        first = (num_rows * num_threads) % (MAX_ROWS - num_rows + 1)  # not always the same neighbours
+        slots = range(first, first + num_rows)
+        batch = ForwardBatch(tuple(Chunk(slot, len(crowd[slot][0]) - 1, (crowd[slot][0][-1],), None) for slot in slots))
+        for slot, logits in zip(slots, runner.logits(batch, range(num_rows)), strict=True):
+            assert logits.tobytes() == crowd[slot][1], f"row {slot - first} of {num_rows}"
 
 
 @pytest.mark.parametrize("cut", [*range(1, 25), 33, 63, 64, 65, 127, 128, 129])
 def test_a_prompt_cut_at_any_place_gives_the_bits_of_one_token_at_a_time(kind, cut):
-    runner, chance = runner_of(kind, "tails_everywhere", "together"), random.Random(3)
+    runner, chance = runner_of(kind, "tails_everywhere", NUM_SLOTS), random.Random(3)
     token_ids = [chance.randrange(500) for _ in range(150)]
     expected = whole_prompt(kind, tuple(token_ids))
     runner.num_threads = 1 + cut % 4
@@ -239,4 +256,4 @@ def test_a_prompt_cut_at_any_place_gives_the_bits_of_one_token_at_a_time(kind, c
 
 @functools.cache
 def whole_prompt(kind, token_ids: tuple[int, ...]) -> list[bytes]:
-    return logits_alone(runner_of(kind, "tails_everywhere", "alone"), list(token_ids))
+    return logits_alone(runner_of(kind, "tails_everywhere", 1), list(token_ids))

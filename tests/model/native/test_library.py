@@ -143,12 +143,36 @@ def test_instructions_that_this_cpu_lacks_are_refused(features: Feature) -> None
         runner(Precision.FLOAT32, features | lacking)
 
 
+def vector_code(file: Path) -> set[str]:
+    """What a compiled file has of instructions and registers that not every x86-64 CPU has: AVX, AVX-512 and AMX."""
+    assembly = subprocess.run(["objdump", "-d", "--no-show-raw-insn", file], capture_output=True, text=True, check=True).stdout
+    assert re.search(r"\tret", assembly), "no code was found"
+    mnemonics = re.findall(r"(?m)^\s*[0-9a-f]+:\t(v(?!er[rw]\b)[a-z]\w*|t(?:dp|ile)\w+|\w*tilecfg)\b", assembly)
+    return {*mnemonics, *re.findall(r"%[yz]mm\d+|%tmm\d|%k[0-7]", assembly)}
+
+
 @needs_compiler
 @pytest.mark.parametrize("name", ["features", "interface", "step"])
 def test_what_runs_before_the_cpu_is_known_runs_on_every_cpu(name: str, tmp_path: Path) -> None:
     [flags] = re.findall(r"(?m)^COMPILE = (\[.*\])$", (ROOT / "setup.py").read_text())
     file = tmp_path / f"{name}.o"
     subprocess.run(["g++", *ast.literal_eval(flags), "-c", SOURCES / f"{name}.cpp", "-o", file], check=True)
-    assembly = subprocess.run(["objdump", "-d", file], capture_output=True, text=True, check=True).stdout
-    assert "ret" in assembly
-    assert not re.findall(r"%[yz]mm\d|%tmm\d|%k\d", assembly)
+    assert vector_code(file) == set()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("instruction", "seen"),
+    [
+        ("vmulss %xmm1, %xmm0, %xmm0", {"vmulss"}),  # on registers that every CPU has
+        ("vaddps %ymm1, %ymm0, %ymm0", {"vaddps", "%ymm0", "%ymm1"}),
+        ("kmovw %eax, %k3", {"%k3"}),
+        ("tilerelease", {"tilerelease"}),
+        ("mulss %xmm1, %xmm0; verr %ax; verw %ax", set()),
+    ],
+)
+def test_code_that_some_cpus_lack_would_be_seen(instruction: str, seen: set[str], tmp_path: Path) -> None:
+    source, file = tmp_path / "code.s", tmp_path / "code.o"
+    source.write_text(f"{instruction}\nret\n")
+    subprocess.run(["g++", "-c", source, "-o", file], check=True)
+    assert vector_code(file) == seen

@@ -1,7 +1,6 @@
 """The native runner: the network's own numbers in each precision, and nothing that passes from one sequence to another."""
 
 import functools
-import gc
 import math
 import random
 import subprocess
@@ -9,7 +8,6 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -266,27 +264,6 @@ for precision in Precision:
         assert NativeRunner(model, 1, precision, 2).execute(ForwardBatch(())) == StepOutput(())
 """
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
-
-
-def test_memory_goes_with_the_runner(features):
-    config, process = SHAPES["width_64_one_head"], psutil.Process()
-    model = network(config)
-
-    def use() -> None:
-        logits_of(NativeRunner(model, 2, Precision.FLOAT32, 2), 1, range(200))
-        gc.collect()
-
-    for _ in range(3):
-        use()
-    before = process.memory_info().rss
-    for _ in range(20):
-        use()
-    assert process.memory_info().rss - before < 8 * 2**20  # of the 2 MB and more that each takes
-
-
-def test_more_slots_than_there_are_addresses_are_refused_as_a_lack_of_memory(features):
-    with pytest.raises(MemoryError, match="out of memory"):
-        NativeRunner(network(SHAPES["width_64_one_head"]), 2**31 - 1, Precision.FLOAT32, 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""The memory of the native step: taken once, level however many steps run, and given back with the runner."""
+
+import gc
+import random
+
+import psutil
+import pytest
+import torch
+
+from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
+from model.config import GPT2Config
+from model.gpt2 import GPT2
+from model.native.library import Precision
+from model.native.runner import NativeRunner
+
+CONFIG = GPT2Config(vocab_size=257, n_positions=1024, n_embd=64, n_layer=1, n_head=1, eos_token_id=0)
+NUM_SLOTS = 24
+PARAMS = [
+    SamplingParams(),
+    SamplingParams(temperature=1.0),
+    SamplingParams(temperature=0.8, top_k=50, top_p=0.9, min_p=0.01, typical_p=0.95),
+    SamplingParams(temperature=1.2, repetition_penalty=1.2, frequency_penalty=0.5, logit_bias=((7, 3.0),)),
+]
+
+
+def model() -> GPT2:
+    return GPT2(CONFIG).init_weights(torch.Generator().manual_seed(0))
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    return psutil.Process().memory_info().rss
+
+
+def random_batch(chance: random.Random) -> ForwardBatch:
+    """Some of the slots decode, others are in their prompt; most draw, each in its own way."""
+    chunks = []
+    for slot in chance.sample(range(NUM_SLOTS), chance.randint(1, NUM_SLOTS)):
+        start, length = chance.randint(0, 60), chance.choice([1, 1, 1, 1, 1, 2, 20])
+        ids = tuple(chance.randrange(257) for _ in range(length))
+        banned = (0,) if chance.random() < 0.3 else ()
+        draw = Draw(chance.choice(PARAMS), start + length, ids, ids[:3], banned) if chance.random() < 0.8 else None
+        chunks.append(Chunk(slot, start, ids, draw))
+    return ForwardBatch(tuple(chunks))
+
+
+def test_thousands_of_steps_of_every_kind_take_no_more_memory_than_hundreds(kind):
+    runner, chance = NativeRunner(model(), NUM_SLOTS, kind.precision, 1, kind.features), random.Random(0)
+    batches = [random_batch(chance) for _ in range(100)]
+
+    def run(num_rounds: int) -> int:
+        for _ in range(num_rounds):
+            for i, batch in enumerate(batches):
+                runner.num_threads = 2 if i % 10 == 0 else 1  # few, as two of them wait long where a core is another's
+                runner.execute(batch)
+                runner.copy_prefix(0, 1, 40)
+        return resident_bytes()
+
+    before = run(3)
+    assert run(30) - before < 2**20  # 350 bytes a step
+
+
+def test_memory_goes_with_the_runner(features):
+    network = model()
+
+    def use() -> None:
+        runner = NativeRunner(network, 2, Precision.FLOAT32, 2)
+        runner.logits(ForwardBatch((Chunk(1, 0, (5,) * 200, None),)), range(200))
+
+    for _ in range(3):
+        use()
+    before = resident_bytes()
+    for _ in range(20):
+        use()
+    assert resident_bytes() - before < 8 * 2**20  # of the 2 MB and more that each takes
+
+
+def test_more_slots_than_there_are_addresses_are_refused_as_a_lack_of_memory(features):
+    with pytest.raises(MemoryError, match="out of memory"):
+        NativeRunner(model(), 2**31 - 1, Precision.FLOAT32, 1)
