@@ -4,7 +4,7 @@
     python -m benchmarks.compare_cpu
 
 At 1, 8 and 32 sequences at once, over HTTP with streaming and in process. All contenders are loaded at the beginning and stand
-still but for the one that runs; rounds alternate, every other one backwards; medians. The arithmetic peaks and the memory's speed,
+still but for the one that runs, which has a small job first to get warm; rounds alternate, every other one backwards; medians. The arithmetic peaks and the memory's speed,
 which changes from minute to minute, are measured right before and after each of our own runs in process.
 """
 
@@ -51,7 +51,6 @@ class Contender:
         peer = ServerPeer(root, self.name, self.dtype) if self.http else WorkerPeer(root, self.name, self.weights, self.dtype)
         self.peer = stack.enter_context(peer)
         stack.callback(self._signal, signal.SIGCONT)  # before it is asked to end
-        self.run([[11] * NUM_PROMPT], 4)
         self._signal(signal.SIGSTOP)
 
     def run(self, prompts: list[list[int]], max_new_tokens: int) -> dict[str, Any]:
@@ -63,6 +62,7 @@ class Contender:
     def awake(self) -> Iterator[None]:
         self._signal(signal.SIGCONT)
         try:
+            self.run([[11] * NUM_PROMPT], 4)  # its memory has lain idle for minutes
             yield
         finally:
             self._signal(signal.SIGSTOP)
