@@ -15,6 +15,8 @@ import pytest
 from app.cli import build_parser
 from app.schemas import NOT_YET
 from app.settings import DEFAULT_MODEL, Settings
+from benchmarks.compare_report import everybody, of_targets, summary
+from benchmarks.machine import RESULTS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -86,6 +88,15 @@ def test_the_settings_are_those_of_the_code() -> None:
     assert table == settings_table()
 
 
+def test_the_comparison_is_what_the_benchmark_measured() -> None:
+    result = json.loads((RESULTS / "compare_cpu.json").read_text())["result"]
+    (table,) = re.findall(r"<!-- comparison: .*? -->\n(.*?)\n<!-- /comparison -->", README, flags=re.DOTALL)
+    assert table == summary(result["rows"])
+    comparison = (ROOT / "docs/comparison.md").read_text()
+    assert everybody(result["rows"]) in comparison
+    assert of_targets(result["targets"]) in comparison
+
+
 def test_the_routes_are_those_of_the_service(server: Any) -> None:
     served = {
         f"{method.upper()} {path}"
@@ -119,7 +130,10 @@ def test_every_module_has_its_line_in_the_architecture() -> None:
     assert set(re.findall(r"\b(?:app|model)/[\w/]+\.py", README + ARCHITECTURE)) <= modules
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/training.md", "docs/recipes.md"])
+@pytest.mark.parametrize(
+    "document",
+    ["README.md", "docs/architecture.md", "docs/native.md", "docs/comparison.md", "docs/training.md", "docs/recipes.md"],
+)
 def test_every_link_inside_the_repository_leads_somewhere(document: str) -> None:
     path = ROOT / document
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()) if "://" not in link]
