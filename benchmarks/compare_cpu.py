@@ -5,8 +5,8 @@
 
 At 1, 8 and 32 sequences at once, over HTTP with streaming and in process. All contenders are loaded at the beginning and stand
 still but for the one that runs, which has a small job first to get warm; rounds alternate, every other one backwards; medians. The
-arithmetic peaks and the memory's speed, which changes from minute to minute, are measured right before and after each of our own runs
-in process.
+arithmetic peaks and the memory's speed, which changes from minute to minute, are measured right before and after each of our own
+runs in process.
 """
 
 import argparse
