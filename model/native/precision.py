@@ -30,16 +30,19 @@ TOLERANCES = {Precision.INT8: 0.5, Precision.BFLOAT16: 0.1, Precision.FLOAT32: 0
 
 
 class Reference(NamedTuple):
-    """What the plain network says of some token ids (T): its logits (T, V) in float32."""
+    """What the plain network says of some token ids (T): its logits (T, V) in float32, their standard deviation, its mean loss."""
 
     token_ids: tuple[int, ...]
     logits: NDArray[np.float32]
+    deviation: float
+    loss: float
 
     @classmethod
     def of(cls, model: GPT2, tokenizer: Tokenizer, num_tokens: int = NUM_TOKENS) -> "Reference":
-        token_ids = tokenizer.encode(SAMPLE.read_text(encoding="utf-8"))[: min(num_tokens, model.config.n_positions)]
+        token_ids = tuple(tokenizer.encode(SAMPLE.read_text(encoding="utf-8"))[: min(num_tokens, model.config.n_positions)])
         with torch.inference_mode():
-            return cls(tuple(token_ids), model.eval()(torch.tensor([token_ids]))[0].numpy())
+            logits = model.eval()(torch.tensor([token_ids]))[0]
+            return cls(token_ids, logits.numpy(), float(logits.std(correction=0)), _mean([_losses(logits, token_ids[1:])]))
 
 
 class Loss(NamedTuple):
@@ -59,21 +62,35 @@ def measure_loss(runner: NativeRunner, reference: Reference) -> Loss:
     """Run the sample in slot 0: as a prompt but for the last tokens, which come one by one as in decoding."""
     num_tokens = len(reference.token_ids)
     num_prompt = max(num_tokens - NUM_DECODED, 1)
-    starts = [0, *range(num_prompt, num_tokens), num_tokens]
-    parts = []
-    for start, end in itertools.pairwise(starts):
+    errors, losses = [], []
+    for start, end in itertools.pairwise([0, *range(num_prompt, num_tokens), num_tokens]):
         chunk = Chunk(0, start, reference.token_ids[start:end], None)
-        parts.append(runner.logits(ForwardBatch((chunk,)), range(end - start)))
-    logits = np.concatenate(parts)
+        logits = torch.from_numpy(runner.logits(ForwardBatch((chunk,)), range(end - start)))
+        errors.append(_squared_errors(logits, torch.from_numpy(reference.logits[start:end])))
+        losses.append(_losses(logits, reference.token_ids[start + 1 : end + 1]))
     # Apart, lest a few decoded rows that are wrong be lost among the prompt's.
-    parts = [part for part in np.split(logits - reference.logits, [num_prompt]) if len(part)]
-    error = max(np.sqrt(np.mean(part**2)) for part in parts) / reference.logits.std()
-    rise = _loss(logits, reference.token_ids) - _loss(reference.logits, reference.token_ids)
-    return Loss(float(error), float(np.exp(rise)))
+    prompt, decoded = errors[0], torch.cat(errors[1:]) if errors[1:] else errors[0]
+    error = torch.stack([prompt.mean(), decoded.mean()]).sqrt().max().item() / reference.deviation  # NaN if either is
+    return Loss(error, float(np.exp(_mean(losses) - reference.loss)))
 
 
-def _loss(logits: NDArray[np.float32], token_ids: tuple[int, ...]) -> float:
-    """The mean cross-entropy of each token given those before it, in nats; 0 for a single token."""
-    if len(token_ids) < 2:
-        return 0.0
-    return float(torch.nn.functional.cross_entropy(torch.from_numpy(logits[:-1]), torch.tensor(token_ids[1:])))
+ROWS_AT_ONCE = 16  # of logits: what is made of them stays in the cache, where all at once would take half a second to allocate
+
+
+def _squared_errors(logits: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """The mean over each row of (T, V)."""
+    pairs = zip(torch.split(logits, ROWS_AT_ONCE), torch.split(expected, ROWS_AT_ONCE), strict=True)
+    return torch.cat([(ours - theirs).square().mean(dim=-1) for ours, theirs in pairs])
+
+
+def _losses(logits: torch.Tensor, next_ids: tuple[int, ...]) -> torch.Tensor:
+    """The cross-entropy of each token given those before it, in nats; the sample's last row has none."""
+    targets = torch.tensor(next_ids, dtype=torch.int64)
+    pairs = zip(torch.split(logits[: len(targets)], ROWS_AT_ONCE), torch.split(targets, ROWS_AT_ONCE), strict=True)
+    return torch.cat([torch.nn.functional.cross_entropy(x, y, reduction="none") for x, y in pairs])
+
+
+def _mean(losses: list[torch.Tensor]) -> float:
+    """0 for a sample of a single token."""
+    all_losses = torch.cat(losses)
+    return float(all_losses.mean()) if len(all_losses) else 0.0
