@@ -1,0 +1,68 @@
+"""What sampling adds to a native decoding step: GPT-2 124M, random weights, int8, 32 sequences, each filter beside greedy.
+
+    python -m benchmarks.native_sampling
+
+Random weights have a flat distribution, so that top-p keeps tens of thousands of tokens: a trained model's costs less.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.machine import gpt2_tokenizer, prompts_of, random_gpt2, write_result
+from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
+from model.checkpoint import load_model
+from model.native.library import Precision
+from model.native.runner import NativeRunner
+
+NUM_SEQUENCES, NUM_PROMPT = 32, 128
+CASES = {
+    "greedy": SamplingParams(),
+    "temperature 1": SamplingParams(temperature=1.0),
+    "top-k 50": SamplingParams(temperature=1.0, top_k=50),
+    "top-p 0.9": SamplingParams(temperature=1.0, top_p=0.9),
+    "temperature 0.7, top-p 0.9": SamplingParams(temperature=0.7, top_p=0.9),
+    "top-k 50, top-p 0.9": SamplingParams(temperature=1.0, top_k=50, top_p=0.9),
+    "typical-p 0.9": SamplingParams(temperature=1.0, typical_p=0.9),
+    "greedy, repetition penalty": SamplingParams(repetition_penalty=1.2),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    options = parser.parse_args()
+    model = load_model(random_gpt2(Path(tempfile.gettempdir()) / "gpt2-124m-random"), lambda done, total: None)
+    runner = NativeRunner(model, NUM_SEQUENCES, Precision.INT8, torch.get_num_threads())
+    prompts = [tuple(gpt2_tokenizer().encode(text)) for text in prompts_of(gpt2_tokenizer(), NUM_PROMPT, NUM_SEQUENCES)]
+    for slot, prompt in enumerate(prompts):
+        runner.execute(ForwardBatch((Chunk(slot, 0, prompt, None),)))
+    seconds: dict[str, list[float]] = {name: [] for name in CASES}
+    for _ in range(options.rounds):
+        for name, params in CASES.items():
+            batch = _decoding_step(params, prompts)
+            started = time.perf_counter()
+            runner.execute(batch)
+            seconds[name].append(time.perf_counter() - started)
+    step = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
+    result = {name: {"step_ms": round(ms, 2), "over_greedy_ms": round(ms - step["greedy"], 2)} for name, ms in step.items()}
+    print(result)
+    write_result("native_sampling", "python -m benchmarks.native_sampling", result)
+
+
+def _decoding_step(params: SamplingParams, prompts: list[tuple[int, ...]]) -> ForwardBatch:
+    """All sequences' next token, the same in each step."""
+    return ForwardBatch(
+        tuple(
+            Chunk(slot, NUM_PROMPT, (slot,), Draw(params, NUM_PROMPT + 1, prompt if params.needs_history else ()))
+            for slot, prompt in enumerate(prompts)
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
