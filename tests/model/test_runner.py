@@ -194,7 +194,7 @@ def test_the_two_layouts_of_rows_agree(device, monkeypatch):
 
 def test_on_grids_a_sequence_gets_the_same_bits_alone_and_among_others(device, monkeypatch):
     if device.type == "cpu":
-        # Attention over masked rows in one batch: on a Zen 4 a slot's place in the batch changes its last bits, on a Xeon it does not.
+        # Attention over masked rows in one batch: on a Zen 4 a slot's place there changes its last bits, on a Xeon it does not.
         pytest.skip("grids are the GPU's layout; a CPU has its own, whose bits are tested above")
     check_invariance(on_grids(runner_of("width_100", device), monkeypatch), [1, 2, 5, 31])
 
