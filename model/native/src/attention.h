@@ -25,10 +25,12 @@ void attend_in_groups(const gpt2_model& model, const Attention& all) {
     for (; row < all.num_rows; ++row) ONE(model, all.part(row, 1));
 }
 
-// The keys and values to be read next, asked for in `num_fetches` parts.
-inline Ahead past_ahead(const gpt2_model& model, int layer, const Past& past, int num_fetches) {
-    return Ahead(model.keys(layer, past.head, past.slot, 0), 2 * model.tile_bytes(), model.group_bytes(),
-                 (past.end + TILE - 1) / TILE, num_fetches);
+inline int num_groups(const Past& past) { return (past.end + TILE - 1) / TILE; }
+
+// The keys and values of some neighbouring heads, to be read next, asked for in `num_fetches` parts.
+inline Ahead past_ahead(const gpt2_model& model, int layer, const Past& past, int num_heads, int num_fetches) {
+    return Ahead(model.keys(layer, past.head, past.slot, 0), num_heads * 2 * model.tile_bytes(), model.group_bytes(),
+                 num_groups(past), num_fetches);
 }
 
 // Floats of scratch that `attend` needs: scores, weights in 16 bits, and a row of the head a query.

@@ -115,7 +115,7 @@ void attend_rows(const gpt2_model& model, const Attention& a) {
     }
     const int end = a.position + N;
     const float scale = 1.0f / std::sqrt(float(size));
-    Ahead ahead = past_ahead(model, a.layer, a.next, ((width + TILE) / P::PAIR + TILE / 16) * ((end + TILE - 1) / TILE));
+    Ahead ahead = past_ahead(model, a.layer, a.next, 1, ((width + TILE) / P::PAIR + TILE / 16) * ((end + TILE - 1) / TILE));
     for (int t = 0; t < end; t += TILE) {
         const char* keys = model.keys(a.layer, a.head, a.slot, t / TILE);
         // Two blocks of 16 keys for several queries, four for one: enough sums in flight, few enough for the registers.

@@ -170,7 +170,7 @@ void attend_rows(const gpt2_model& model, const Attention& a) {
         weights[n] = {halves + size_t(2 * n) * length, halves + size_t(2 * n + 1) * length, 0.0f};
     }
     const int end = a.position + N;
-    Ahead ahead = past_ahead(model, a.layer, a.next, ((width + TILE) / 4 + TILE / 8) * ((end + TILE - 1) / TILE));
+    Ahead ahead = past_ahead(model, a.layer, a.next, 1, ((width + TILE) / 4 + TILE / 8) * ((end + TILE - 1) / TILE));
     for (int t = 0; t < end; t += TILE) {
         const char* keys = model.keys(a.layer, a.head, a.slot, t / TILE);
         // Four blocks of 16 keys for one query, two for several: enough sums in flight, few enough for the registers.

@@ -97,8 +97,8 @@ struct Product {
     int first_block = 0;  // the one that y begins with
 };
 
-// One head's attention for consecutive positions of one slot (Vaswani et al. 2017, equation 1): qkv (R, stride) -> out (R,
-// stride_out).
+// One head's attention for consecutive positions of one slot (Vaswani et al. 2017, equation 1): qkv (R, stride) -> out
+// (R, stride_out).
 struct Attention {
     int layer, head, slot, position, num_rows;
     const float* qkv;
@@ -110,17 +110,10 @@ struct Attention {
 
     // Rows [row, row + n); only the last part asks for what comes next.
     Attention part(int row, int n) const {
-        return {layer,
-                head,
-                slot,
-                position + row,
-                n,
-                qkv + row * stride,
-                stride,
-                out + row * stride_out,
-                stride_out,
-                scratch,
-                row + n == num_rows ? next : Past{}};
+        Attention rows = *this;
+        rows.position += row, rows.num_rows = n, rows.qkv += row * stride, rows.out += row * stride_out;
+        if (row + n < num_rows) rows.next = {};
+        return rows;
     }
 };
 

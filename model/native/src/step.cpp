@@ -167,7 +167,7 @@ class Step {
     }
 
     // A piece of attention is some neighbouring heads of a run, which lie side by side in the cache; a thread has the same ones of
-    // all.
+    // every run.
     int heads_of_piece(const Worker& worker) const { return std::max(1, model_.config.n_head / std::max(2, worker.num_threads)); }
 
     // What this thread attends to after the piece it has just taken.
@@ -185,10 +185,8 @@ class Step {
         if (worker.next_run == int(runs_.size())) return;
         const Past past = runs_[worker.next_run++].past(std::min(worker.thread * heads_of_piece(worker), model_.config.n_head - 1));
         const int num_heads = std::min(heads_of_piece(worker), model_.config.n_head - past.head);
-        const size_t size = num_heads * 2 * model_.tile_bytes();
-        const int num_groups = (past.end + 63) / 64;
-        worker.past = Ahead(model_.keys(worker.layer, past.head, past.slot, 0), size, model_.group_bytes(), num_groups,
-                            int(size / 64 * num_groups / LINES_AT_ONCE));
+        const int num_lines = int(num_heads * 2 * model_.tile_bytes() / 64) * num_groups(past);
+        worker.past = past_ahead(model_, worker.layer, past, num_heads, num_lines / LINES_AT_ONCE);
     }
 
     gpt2_model& model_;
