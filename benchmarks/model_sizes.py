@@ -18,11 +18,11 @@ from benchmarks.machine import write_result
 from model.checkpoint import load_model, load_tokenizer
 from model.config import GPT2Config
 from model.training.batches import Sampler
-from model.training.corpus import documents
-from model.training.defaults import measured_tokens_per_second
+from model.training.corpus import count_bytes, documents
+from model.training.defaults import measured_speed
 from model.training.distributed import Processes
 from model.training.evaluation import evaluate
-from model.training.objective import bfloat16_pays
+from model.training.precision import compare_products
 from model.training.pretrain import PretrainOptions, learn_vocabulary, load_vocabulary, pretrain
 from model.training.recipe import Recipe
 from model.training.shards import map_shards, tokenize
@@ -64,8 +64,8 @@ def main() -> None:
         tokenizers = {}
         for vocab_size in sorted({size.vocab_size for size in SIZES}):
             tokenizers[vocab_size] = Path(folder) / f"vocabulary-{vocab_size}"
-            learn_vocabulary([options.text], vocab_size, tokenizers[vocab_size], print)
-        recipe = Recipe(max_steps=1, batch_size=BATCH_SIZE, bfloat16=bfloat16_pays(CPU), compiled=True)
+            learn_vocabulary([options.text], count_bytes([options.text]), vocab_size, tokenizers[vocab_size], print)
+        recipe = Recipe(max_steps=1, batch_size=BATCH_SIZE, bfloat16=compare_products(CPU, 256).bfloat16_pays, compiled=True)
         rates = _rates(options.text, tokenizers, Path(folder) / "tokens", recipe)
         rows = []
         for number, size in enumerate(SIZES):
@@ -96,7 +96,7 @@ def _rates(text: Path, tokenizers: dict[int, Path], tokens: Path, recipe: Recipe
     for _ in range(ROUNDS):
         for size in SIZES:
             sampler = Sampler(shards.train, CONTEXT, seed=0)
-            rates[size] = max(rates[size], measured_tokens_per_second(size.config, sampler, recipe, CPU, num_processes=1))
+            rates[size] = max(rates[size], measured_speed(size.config, sampler, recipe, CPU, num_processes=1).tokens_per_second)
             print(f"{size.name}: {rates[size]:,.0f} tokens/s", flush=True)
     return rates
 

@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.training.objective import bfloat16_pays
+from model.training.precision import compare_products
 from model.training.recipe import Recipe
 from model.training.trainer import Batch, Step, Trainer, Validation
 
@@ -30,7 +30,7 @@ def our_rate(config: GPT2Config, batch_size: int, steps: int, optimizer: str, co
         batch_size=batch_size,
         optimizer="muon" if optimizer == "muon" else "adamw",
         windows=((0.0, 1),),
-        bfloat16=bfloat16_pays(DEVICE),
+        bfloat16=compare_products(DEVICE, config.n_embd).bfloat16_pays,
         compiled=compiled,
     )
     watch = _Watch(NUM_UNCOUNTED + steps)
@@ -94,8 +94,9 @@ def transformers_rate(config: GPT2Config, batch_size: int, steps: int, bfloat16:
 
 
 def product_rate() -> float:
-    """Operations a second of one product of two large bfloat16 matrices, the fastest of ten: what the processor can do."""
-    a, b = (torch.randn(PRODUCT_SIDE, PRODUCT_SIDE, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    """Operations a second of one product of two large matrices, the fastest of ten: the processor's peak, in bfloat16 if it has it."""
+    dtype = torch.bfloat16 if compare_products(DEVICE, PRODUCT_SIDE).bfloat16_pays else torch.float32
+    a, b = (torch.randn(PRODUCT_SIDE, PRODUCT_SIDE, device=DEVICE, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(10):
         started = time.perf_counter()

@@ -2,16 +2,20 @@
 
 import math
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.training.batches import Sampler
-from model.training.objective import NextTokenLoss
+from model.training.batches import Sampler, validation_batches
+from model.training.distributed import Processes
+from model.training.objective import NextTokenLoss, compiling_may_pay
 from model.training.optimizer import Optimizers
+from model.training.precision import choose_bfloat16
 from model.training.recipe import Recipe
+from model.training.shards import TokenShards
 
 DEFAULT_MINUTES = 15.0
 MAX_EPOCHS = 20  # beyond it a small model learns its text by heart rather than the language
@@ -19,6 +23,9 @@ MAX_EPOCHS = 20  # beyond it a small model learns its text by heart rather than 
 # tinyshakespeare on a CPU; far more text, a parameter of the blocks to about ten tokens.
 CPU_SIZES = ((0, 64, 2, 1), (250_000, 128, 4, 2), (3_000_000, 192, 6, 3), (10_000_000, 256, 6, 4), (30_000_000, 320, 7, 5))
 GPU_SIZES = (*CPU_SIZES[:4], (30_000_000, 512, 8, 8), (300_000_000, 768, 12, 12))
+# A run shorter than this is over before compiling could have paid, so that it is not even tried: in minutes or, where the steps are
+# given, in parameters times tokens.
+TRY_COMPILING_MINUTES, TRY_COMPILING_WORK = 5.0, 10**13
 
 
 def default_vocab_size(num_bytes: int) -> int:
@@ -58,18 +65,104 @@ def steps_within(seconds: float, tokens_per_second: float, batch_tokens: int, to
     return max(1, int(min(seconds * tokens_per_second, MAX_EPOCHS * tokens_per_epoch) / batch_tokens))
 
 
-def measured_tokens_per_second(
-    config: GPT2Config, sampler: Sampler, recipe: Recipe, device: torch.device, num_processes: int
-) -> float:
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Of all processes together; `first_seconds` are those of the first step, with its compilation."""
+
+    tokens_per_second: float
+    first_seconds: float
+
+
+def choose_recipe(
+    given: dict[str, object],
+    minutes: float | None,
+    config: GPT2Config,
+    shards: TokenShards,
+    device: torch.device,
+    processes: Processes,
+    report: Callable[[str], None],
+) -> Recipe:
+    """What is given, and the rest for the text and the machine: as many steps as fit into the minutes at the speed measured here.
+
+    Raises TrainingError where the context is too long for the text, or the processes cannot share the batch.
+    """
+    train_tokens = sum(map(len, shards.train))
+    sampler = Sampler(shards.train, config.n_positions, seed=0)  # both refuse a context that is too long
+    next(validation_batches(shards.validation, config.n_positions, 1, 1))
+    num_parts = processes.num * int(str(given.get("accumulation", 1)))
+    chosen = {"max_steps": 1, "batch_size": default_batch_size(config.n_positions, train_tokens, num_parts)} | given
+    recipe = Recipe(**chosen)  # type: ignore[arg-type]
+    recipe.check_shares(processes.num, " windows")
+    if "bfloat16" not in given:
+        recipe = replace(recipe, bfloat16=choose_bfloat16(device, config.n_embd, processes, report))
+
+    def measure(compiled: bool) -> Speed:
+        what = "a compiled step, which takes a while at first" if compiled else "a training step"
+        report(f"measuring the speed of {what} here")
+        return measured_speed(config, sampler, replace(recipe, compiled=compiled), device, processes.num)
+
+    seconds = None if "max_steps" in given else 60 * (DEFAULT_MINUTES if minutes is None else minutes)
+    recipe = _with_steps(recipe, "compiled" in given, seconds, config, train_tokens, device, measure)
+    if "validate_every" not in given:
+        held_out = min(sum(map(len, shards.validation)), recipe.validation_windows * config.n_positions)
+        every = default_validate_every(recipe.max_steps, recipe.batch_size * config.n_positions, held_out)
+        recipe = replace(recipe, validate_every=every)
+    return recipe
+
+
+def _with_steps(
+    recipe: Recipe,
+    compiled_is_given: bool,
+    seconds: float | None,
+    config: GPT2Config,
+    train_tokens: int,
+    device: torch.device,
+    measure: Callable[[bool], Speed],
+) -> Recipe:
+    """The recipe with the steps that fit into `seconds`, or its own if that is None; compiled if that pays."""
+    batch_tokens = recipe.batch_size * config.n_positions
+    try_compiling = not compiled_is_given and compiling_may_pay(recipe.bfloat16, device)
+    if seconds is None:
+        try_compiling &= num_parameters(config) * recipe.max_steps * batch_tokens >= TRY_COMPILING_WORK
+    else:
+        try_compiling &= seconds >= 60 * TRY_COMPILING_MINUTES
+    if seconds is None and not try_compiling:
+        return recipe
+    speed = measure(recipe.compiled)
+
+    def steps(speed: Speed) -> int:
+        if seconds is None:
+            return recipe.max_steps
+        return steps_within(seconds, speed.tokens_per_second, batch_tokens, train_tokens)
+
+    if not try_compiling:
+        return replace(recipe, max_steps=steps(speed))
+    compiled = measure(True)
+    pays = compiling_pays(speed, compiled, steps(speed) * batch_tokens, len(recipe.windows))
+    return replace(recipe, max_steps=steps(compiled if pays else speed), compiled=pays)
+
+
+def compiling_pays(plain: Speed, compiled: Speed, num_tokens: int, num_lengths: int) -> bool:
+    """Whether what compiled steps save on so many tokens is more than the compilation takes, anew for each length of windows."""
+    saved = num_tokens / plain.tokens_per_second - num_tokens / compiled.tokens_per_second
+    return saved > num_lengths * compiled.first_seconds
+
+
+def num_parameters(config: GPT2Config) -> int:
+    with torch.device("meta"):
+        return GPT2(config).num_parameters
+
+
+def measured_speed(config: GPT2Config, sampler: Sampler, recipe: Recipe, device: torch.device, num_processes: int) -> Speed:
     """Of all processes together, each making five steps at once with the others, of a network that is then thrown away.
 
-    The first step, with its compilation, does not count; the windows are those of the middle of a run.
+    The windows are those of the middle of a run.
     """
     model = GPT2(config, recipe.dropout).init_weights().to(device)
     loss, optimizers = NextTokenLoss(model, recipe.bfloat16, recipe.compiled), Optimizers(model, recipe)
     length = replace(recipe, max_steps=2).window_length(1, config.n_positions)
     tokens, targets = sampler.batch(0, recipe.batch_size // (recipe.accumulation * num_processes), length)
-    rates = []
+    durations = []
     for _ in range(5):
         begin = time.monotonic()
         for _ in range(recipe.accumulation):
@@ -77,5 +170,6 @@ def measured_tokens_per_second(
         optimizers.step(0.0)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        rates.append(num_processes * recipe.accumulation * tokens.numel() / (time.monotonic() - begin))
-    return sorted(rates[1:])[1]
+        durations.append(time.monotonic() - begin)
+    median = sorted(durations[1:])[2]
+    return Speed(num_processes * recipe.accumulation * tokens.numel() / median, durations[0])

@@ -24,6 +24,7 @@ from model.training.examples import ExampleData, Examples, hold_examples, read_e
 from model.training.finetune_defaults import Material, choose_recipe, choose_window, hold_out_every, with_steps
 from model.training.lora import LoRA, add_lora, build_network, merge
 from model.training.objective import NextTokenLoss
+from model.training.precision import warn_of_slow_bfloat16
 from model.training.pretrain import PretrainingData, Report
 from model.training.progress import read_log
 from model.training.recipe import Recipe
@@ -136,7 +137,8 @@ class _Finetuning:
             window = self._prepare(options, base) if self.processes.is_first else None
             window = self.processes.agree(window)  # and the data is there
             material = self._material(window, base.config)
-            recipe = choose_recipe(options.recipe, base.config, material, options.lora is not None, self.device, self.processes)
+            lora, machine = options.lora is not None, (self.device, self.processes, self._report)
+            recipe = choose_recipe(options.recipe, base.config, material, lora, *machine)
             model, data = base.network(options.lora, recipe, self.device), self._data(window, recipe)
             recipe = self.processes.agree(with_steps(recipe, options.recipe, material, options.minutes, model, data))
             base_loss = self._validation_loss(model, data, recipe)
@@ -151,6 +153,8 @@ class _Finetuning:
         base = Base.load(plan.base)
         if base.fingerprint != plan.base_fingerprint:
             raise TrainingError(f"{plan.base} is no longer what this run began with; put it back, or begin anew with another --out")
+        if plan.recipe.bfloat16:
+            warn_of_slow_bfloat16(self.device, base.config.n_embd, self._report)
         model, data = base.network(plan.lora, plan.recipe, self.device), self._data(plan.window, plan.recipe)
         return self._train(plan, base.tokenizer, model, data)
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,8 @@ from model.gpt2 import GPT2
 from model.training.defaults import DEFAULT_MINUTES
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
-from model.training.objective import NextTokenLoss, bfloat16_pays, can_compile
+from model.training.objective import NextTokenLoss, compiling_may_pay
+from model.training.precision import choose_bfloat16
 from model.training.recipe import Recipe
 from model.training.shards import TokenShards
 from model.training.trainer import DataSource
@@ -21,7 +23,7 @@ BATCH_TOKENS = 4096
 STEPS_PER_EPOCH = 20  # at least, also with little data
 VALIDATIONS = 12
 PATIENCE = 3
-COMPILING_PAYS_SECONDS = 300  # of a run without it
+COMPILING_PAYS_SECONDS = 600  # of a run without it: compiling takes up to a minute and saves a sixth of each step
 MIN_WINDOW = 16
 MIN_TRAIN_WINDOWS, MIN_VALIDATION_WINDOWS = 8, 2
 MAX_VALIDATION_EXAMPLES = 1000
@@ -65,7 +67,13 @@ def hold_out_every(num_examples: int, fraction: float | None) -> int:
 
 
 def choose_recipe(
-    given: dict[str, object], config: GPT2Config, material: Material, lora: bool, device: torch.device, processes: Processes
+    given: dict[str, object],
+    config: GPT2Config,
+    material: Material,
+    lora: bool,
+    device: torch.device,
+    processes: Processes,
+    report: Callable[[str], None],
 ) -> Recipe:
     """All but the number of steps, which needs the speed."""
     rows = min(BATCH_TOKENS / material.tokens_per_row, material.num_rows / STEPS_PER_EPOCH)  # for each process
@@ -80,12 +88,13 @@ def choose_recipe(
         "weight_decay": 0.01,
         "windows": ((0.0, 1),),  # the network knows the whole context already
         "patience": PATIENCE,
-        "bfloat16": bfloat16_pays(device),
     }
     recipe = Recipe(**(chosen | given))  # type: ignore[arg-type]
     recipe.check_shares(processes.num)
     if recipe.compiled and material.is_examples:
         raise TrainingError("examples make batches of many shapes, each of which would be compiled anew; leave out --compile")
+    if "bfloat16" not in given:
+        recipe = replace(recipe, bfloat16=choose_bfloat16(device, config.n_embd, processes, report))
     return recipe
 
 
@@ -108,7 +117,8 @@ def with_steps(
     recipe: Recipe, given: dict[str, object], material: Material, minutes: float | None, model: GPT2, data: DataSource
 ) -> Recipe:
     """The recipe with as many steps as EPOCHS need or, if that is less, as fit into the minutes at the speed measured here."""
-    may_compile = "compiled" not in given and not material.is_examples and can_compile(model.wte.weight.device)
+    may_compile = compiling_may_pay(recipe.bfloat16, model.wte.weight.device)
+    may_compile &= "compiled" not in given and not material.is_examples
     if may_compile or "max_steps" not in given:
         seconds = seconds_per_step(model, data, recipe)
     if "max_steps" not in given:

@@ -29,7 +29,8 @@ class Optimizers:
         if groups:
             self._optimizers.append(torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, fused=True))
         if muon:
-            self._optimizers.append(Muon(muon, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay))
+            dtype = torch.bfloat16 if recipe.bfloat16 else torch.float32
+            self._optimizers.append(Muon(muon, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay, dtype=dtype))
         self._rates = [(group, group["lr"]) for optimizer in self._optimizers for group in optimizer.param_groups]
         # Muon's steps have the same size whatever the gradient's.
         self._clipped = rest

@@ -1,7 +1,7 @@
 """Pre-training: from text files to a checkpoint that can be served."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from model.training.batches import Sampler, validation_batches
 from model.training.corpus import count_bytes, text_files
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
-from model.training.objective import bfloat16_pays, can_compile
+from model.training.precision import warn_of_slow_bfloat16
 from model.training.progress import clock, read_log
 from model.training.recipe import Recipe
 from model.training.run import SAVED_DTYPE, train
@@ -28,8 +28,6 @@ from model.training.trainer import Batch
 from model.training.vocabulary import check_size, has_vocabulary, learn_vocabulary, load_vocabulary
 
 VALIDATION_ROWS = 16
-# A run shorter than this is over before compiling would have paid: in minutes, or in parameters times tokens.
-COMPILING_PAYS_MINUTES, COMPILING_PAYS_WORK = 5.0, 10**13
 
 Report = Callable[[str], None]
 
@@ -72,7 +70,8 @@ def pretrain(
     processes.wait()
     tokenizer, shards = load_vocabulary(out), map_shards(directory.tokens)
     config = _config(options, tokenizer, shards, device)
-    recipe = processes.agree(_recipe(options, config, shards, device, processes, report))
+    recipe = defaults.choose_recipe(options.recipe, options.minutes, config, shards, device, processes, report)
+    recipe = processes.agree(recipe)
     report(_describe(config, recipe, shards))
     if processes.is_first:
         directory.write_plan({"kind": "pretrain", "config": asdict(config), "recipe": recipe.to_json()})
@@ -85,6 +84,8 @@ def resume(out: Path, device: torch.device, processes: Processes, report: Report
     directory = RunDirectory(out)
     plan = directory.read_plan("pretrain")
     config, recipe = GPT2Config(**plan["config"]), Recipe.from_json(plan["recipe"])
+    if recipe.bfloat16:
+        warn_of_slow_bfloat16(device, config.n_embd, report)
     return _train(config, recipe, directory, device, processes, report, tensorboard)
 
 
@@ -148,59 +149,11 @@ def _config(options: PretrainOptions, tokenizer: Tokenizer, shards: TokenShards,
         raise TrainingError(str(error)) from error
 
 
-def _recipe(
-    options: PretrainOptions,
-    config: GPT2Config,
-    shards: TokenShards,
-    device: torch.device,
-    processes: Processes,
-    report: Report,
-) -> Recipe:
-    """The recipe, with as many steps as fit into the minutes at the speed measured here."""
-    minutes = defaults.DEFAULT_MINUTES if options.minutes is None else options.minutes
-    train_tokens = sum(map(len, shards.train))
-    # Both refuse a context that is too long for the text.
-    sampler = Sampler(shards.train, config.n_positions, seed=0)
-    next(validation_batches(shards.validation, config.n_positions, 1, 1))
-    num_parts = processes.num * int(str(options.recipe.get("accumulation", 1)))
-    chosen: dict[str, object] = {
-        "max_steps": 1,
-        "batch_size": defaults.default_batch_size(config.n_positions, train_tokens, num_parts),
-        "bfloat16": bfloat16_pays(device),
-    }
-    recipe = Recipe(**(chosen | options.recipe))  # type: ignore[arg-type]
-    recipe.check_shares(processes.num, " windows")
-    if "compiled" not in options.recipe and can_compile(device):
-        recipe = replace(recipe, compiled=_compiling_pays(recipe, config, None if "max_steps" in options.recipe else minutes))
-    if "max_steps" not in options.recipe:
-        report("measuring the speed of a training step here" + (", which is compiled first" if recipe.compiled else ""))
-        rate = defaults.measured_tokens_per_second(config, sampler, recipe, device, processes.num)
-        steps = defaults.steps_within(60 * minutes, rate, recipe.batch_size * config.n_positions, train_tokens)
-        recipe = replace(recipe, max_steps=steps)
-    if "validate_every" not in options.recipe:
-        held_out = min(sum(map(len, shards.validation)), recipe.validation_windows * config.n_positions)
-        every = defaults.default_validate_every(recipe.max_steps, recipe.batch_size * config.n_positions, held_out)
-        recipe = replace(recipe, validate_every=every)
-    return recipe
-
-
-def _compiling_pays(recipe: Recipe, config: GPT2Config, minutes: float | None) -> bool:
-    """Whether the run is long enough, by its minutes or, if those are None, by its steps."""
-    if minutes is not None:
-        return minutes >= COMPILING_PAYS_MINUTES
-    return _num_parameters(config) * recipe.max_steps * recipe.batch_size * config.n_positions >= COMPILING_PAYS_WORK
-
-
-def _num_parameters(config: GPT2Config) -> int:
-    with torch.device("meta"):
-        return GPT2(config).num_parameters
-
-
 def _describe(config: GPT2Config, recipe: Recipe, shards: TokenShards) -> str:
     epochs = recipe.max_steps * recipe.batch_size * config.n_positions / sum(map(len, shards.train))
     return (
         f"{shards.num_tokens:,} tokens, {shards.num_bytes / shards.num_tokens:.2f} bytes each\n"
-        f"{_num_parameters(config):,} parameters: layers {config.n_layer}, heads {config.n_head}, width {config.n_embd}, "
+        f"{defaults.num_parameters(config):,} parameters: layers {config.n_layer}, heads {config.n_head}, width {config.n_embd}, "
         f"context {config.n_positions}\n"
         f"{recipe.max_steps:,} steps of {recipe.batch_size * config.n_positions:,} tokens, {epochs:.1f} times through the text, "
         f"in {'bfloat16' if recipe.bfloat16 else 'float32'}{', compiled at the first step' if recipe.compiled else ''}"

@@ -33,7 +33,7 @@ class Recipe:
     validation_windows: int = 256
     patience: int | None = None  # validations without a better loss until the run ends
     seed: int = 0
-    bfloat16: bool = False
+    bfloat16: bool = False  # in matrix products, the network's and Muon's
     compiled: bool = False
 
     def __post_init__(self) -> None:

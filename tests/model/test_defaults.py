@@ -10,15 +10,20 @@ from model.config import GPT2Config
 from model.training import defaults
 from model.training.batches import Sampler, validation_batches
 from model.training.defaults import (
+    Speed,
+    choose_recipe,
+    compiling_pays,
     default_batch_size,
     default_context,
     default_sizes,
     default_validate_every,
     default_vocab_size,
-    measured_tokens_per_second,
+    measured_speed,
     steps_within,
 )
+from model.training.distributed import Processes
 from model.training.recipe import Recipe
+from model.training.shards import TokenShards
 
 CPU = torch.device("cpu")
 
@@ -91,5 +96,62 @@ def test_the_speed_is_that_of_all_processes_together(monkeypatch):
     recipe = Recipe(max_steps=1, batch_size=12, accumulation=3)
     seconds = iter(range(1000))
     monkeypatch.setattr(defaults.time, "monotonic", lambda: float(next(seconds)))
-    assert measured_tokens_per_second(config, sampler, recipe, CPU, 1) == 12 * 16
-    assert measured_tokens_per_second(config, sampler, recipe, CPU, 2) == 12 * 16
+    assert measured_speed(config, sampler, recipe, CPU, 1) == Speed(12 * 16, 1.0)
+    assert measured_speed(config, sampler, recipe, CPU, 2) == Speed(12 * 16, 1.0)
+
+
+def test_compiling_pays_where_it_saves_more_than_it_takes():
+    plain, compiled = Speed(1000, 1), Speed(1250, 30)
+    assert compiling_pays(plain, compiled, num_tokens=500_000, num_lengths=3)  # saves 100 seconds, takes 90
+    assert not compiling_pays(plain, compiled, num_tokens=400_000, num_lengths=3)
+    assert not compiling_pays(plain, Speed(990, 0), num_tokens=10**9, num_lengths=3)
+
+
+class Machine:
+    """Measures as it is told to, and counts how often it had to compile."""
+
+    def __init__(self, monkeypatch, bfloat16, plain, compiled):
+        self.num_compilations = 0
+        monkeypatch.setattr(defaults, "choose_bfloat16", lambda *of: bfloat16)
+        monkeypatch.setattr("model.training.objective.can_compile", lambda device: True)
+
+        def measured(config, sampler, recipe, device, num_processes):
+            self.num_compilations += recipe.compiled
+            return compiled if recipe.compiled else plain
+
+        monkeypatch.setattr(defaults, "measured_speed", measured)
+
+    def recipe(self, minutes=None, **given):
+        config = GPT2Config(vocab_size=40, n_positions=16, n_embd=8, n_layer=1, n_head=1, eos_token_id=0)
+        ids = np.zeros(100_000, dtype=np.uint16)
+        return choose_recipe(given, minutes, config, TokenShards([ids], [ids], 1), CPU, Processes(), lambda line: None)
+
+
+SLOW, FAST = Speed(1000, 1), Speed(1200, 20)
+
+
+def test_a_long_run_in_bfloat16_is_compiled_where_that_is_measured_to_pay(monkeypatch):
+    assert Machine(monkeypatch, True, SLOW, FAST).recipe(minutes=15).compiled
+    assert not Machine(monkeypatch, True, SLOW, Speed(1010, 20)).recipe(minutes=15).compiled
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "given"),
+    [
+        (False, {"minutes": 15}),  # float32 on a CPU, where it was never seen to pay
+        (True, {"minutes": 4}),
+        (True, {"max_steps": 100}),
+        (True, {"minutes": 15, "compiled": False}),
+    ],
+)
+def test_where_compiling_cannot_pay_it_is_not_even_tried(monkeypatch, bfloat16, given):
+    machine = Machine(monkeypatch, bfloat16, SLOW, FAST)
+    recipe = machine.recipe(**given)
+    assert (recipe.compiled, recipe.bfloat16, machine.num_compilations) == (False, bfloat16, 0)
+
+
+def test_what_is_given_is_neither_measured_nor_changed(monkeypatch):
+    machine = Machine(monkeypatch, True, SLOW, FAST)
+    recipe = machine.recipe(minutes=15, compiled=True, bfloat16=False)
+    assert (recipe.compiled, recipe.bfloat16) == (True, False)
+    assert recipe.max_steps == steps_within(900, FAST.tokens_per_second, recipe.batch_size * 16, 100_000)
