@@ -1,5 +1,6 @@
 """`gpt2 train tokenizer` and `gpt2 train pretrain`: a newcomer's way from texts to a served model, and every way to fail on it."""
 
+import json
 import os
 import resource
 import shlex
@@ -14,6 +15,7 @@ import pytest
 
 from app.cli import main
 from model.checkpoint import load_config, load_model, load_tokenizer
+from model.training.precision import Products
 from model.training.progress import read_log
 
 pytestmark = pytest.mark.timeout(900)  # some start processes of their own, maybe on a busy machine
@@ -80,12 +82,9 @@ def test_a_newcomer_names_texts_and_a_directory_and_nothing_else(folder, gpt2, m
     assert code == 0
     assert printed == "gpt2 serve --model my_model\n"
     lines = reported.splitlines()
-    assert lines[:4] == [
-        "8,000 bytes of text in 1 file",
-        "learning a vocabulary of 512 tokens",
-        "tokenising",
-        "measuring the speed of a training step here",
-    ]
+    assert lines[:3] == ["8,000 bytes of text in 1 file", "learning a vocabulary of 512 tokens", "tokenising"]
+    assert lines[3].startswith("matrices are multiplied in ")
+    assert lines[4] == "measuring the speed of a training step here"
     assert "layers 2, heads 1, width 64, context 32" in reported
     assert ", the best so far" in reported
     assert lines[-1].startswith("trained in 0:0")
@@ -258,6 +257,78 @@ def test_an_interrupt_saves_and_leaves_with_the_line_to_go_on_by(folder, gpt2):
     assert reported.startswith(f"the run stands at step {num_steps:,}\n")
     steps = [int(row["step"]) for row in read_log(folder / "m" / "training" / "log.csv")]
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_run_that_is_killed_early_goes_on_from_its_best_model_and_ends_as_if_it_had_not_been(folder):
+    """Power fails in the first half minute: there is no state but that of the best model."""
+    options = f"train pretrain texts --steps 600 --validate-every 100 {TINY} --out"
+    with started(f"{options} whole", folder) as process:
+        assert process.wait(timeout=600) == 0
+    with started(f"{options} m", folder) as process:
+        after_steps(process, folder, 120)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
+    with started("train pretrain --resume --out m --device cpu", folder) as process:
+        _, reported = process.communicate(timeout=600)
+    assert process.returncode == 0
+    assert reported.startswith("the run stands at step ")
+    assert "stands at step 0" not in reported
+    whole, parts = (folder / name for name in ("whole", "m"))
+    assert losses(parts) == losses(whole)
+    for file in ("model.safetensors", "training/best.json"):
+        assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+def losses(out):
+    return [(row["step"], row["loss"], row["validation_loss"]) for row in read_log(out / "training" / "log.csv")]
+
+
+def test_a_model_whose_state_is_missing_is_not_trained_over(folder, gpt2, refusal):
+    gpt2(f"train pretrain texts --out m --steps 2 {TINY}")
+    (folder / "m" / "training" / "state.safetensors").unlink()
+    before = contents(folder / "m")
+    for line in ("--resume --out m --device cpu", "texts --out m"):
+        reported = refusal(f"train pretrain {line}")
+        assert "m/model.safetensors, the best model" in reported or "m holds a checkpoint already" in reported
+    assert contents(folder / "m") == before
+
+
+def test_a_run_that_died_before_anything_was_saved_says_that_it_begins_again(folder, gpt2):
+    gpt2(f"train pretrain texts --out m --steps 2 {TINY}")
+    for file in ("model.safetensors", "config.json", "training/state.safetensors", "training/best.json"):
+        (folder / "m" / file).unlink()
+    code, _, reported = gpt2("train pretrain --resume --out m --device cpu")
+    assert code == 0
+    assert reported.startswith("the run ended before anything was saved: it begins again at its first step\n")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors.index.json", "pytorch_model.bin", "config.json", "tokenizer.json"])
+def test_what_another_program_has_left_is_not_overwritten_either(folder, refusal, file):
+    (folder / "m").mkdir()
+    (folder / "m" / file).write_text("{}")
+    assert refusal("train pretrain texts --out m").endswith(" already, which would be overwritten; choose another --out")
+    if file == "tokenizer.json":
+        assert refusal("train tokenizer texts --out m").startswith("m/tokenizer.json exists already and would be overwritten")
+    assert (folder / "m" / file).read_text() == "{}"
+
+
+def test_half_a_vocabulary_is_not_overwritten_by_another(folder, gpt2, refusal):
+    gpt2("train tokenizer texts --out words --vocab-size 300")
+    (folder / "m").mkdir()
+    shutil.copy("words/merges.txt", "m/merges.txt")
+    assert refusal(f"train pretrain texts --out m --steps 1 --tokenizer words {TINY.replace('257', '300')}") == (
+        "m has another vocabulary than words, which would be overwritten; choose another --out"
+    )
+
+
+def test_the_precision_that_pays_here_is_said_and_kept(folder, gpt2, monkeypatch):
+    monkeypatch.setattr("model.training.precision.compare_products", lambda device, width: Products(5.0))
+    _, _, reported = gpt2(f"train pretrain texts --out m --steps 2 {SIZES} --batch-size 4")
+    assert "matrices are multiplied in float32: bfloat16 takes 5.0 times as long as float32 here\n" in reported
+    assert json.loads((folder / "m" / "training" / "run.json").read_text())["recipe"]["bfloat16"] is False
+    gpt2(f"train pretrain texts --out n --steps 2 {SIZES} --batch-size 4 --precision bfloat16")
+    _, _, reported = gpt2("train pretrain --resume --out n --device cpu")
+    assert "this run began in bfloat16 and goes on in it, although that takes 5.0 times as long as float32 here" in reported
 
 
 def test_a_disk_without_room_is_one_line_and_the_earlier_state_stays(folder, gpt2):

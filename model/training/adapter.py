@@ -21,6 +21,7 @@ from model.gpt2 import GPT2
 from model.training.errors import TrainingError
 from model.training.lora import TARGETS, LoRA, add_lora, lora_layers, merge
 from model.training.run import SAVED_DTYPE
+from model.training.run_directory import check_no_checkpoint
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # GPT2LMHeadModel's name of a block within peft's wrapper; peft's own layers are named as ours.
@@ -106,9 +107,7 @@ def load_adapter(directory: Path) -> Adapter:
 def merge_adapter(adapter_directory: Path, base: str | None, out: Path) -> None:
     """Write the checkpoint that an adapter makes of its base: the one called `base` or, if that is None, the one it names."""
     adapter = load_adapter(adapter_directory)
-    check_no_adapter(out)
-    if (out / "model.safetensors").exists():
-        raise TrainingError(f"{out} holds a checkpoint already, which would be overwritten; choose another --out")
+    check_no_checkpoint(out)
     name = base or adapter.base
     if name is None:
         raise TrainingError(f"{adapter_directory} does not say what its base is; name it by --model")
@@ -122,11 +121,6 @@ def merge_adapter(adapter_directory: Path, base: str | None, out: Path) -> None:
 
 def is_adapter(directory: Path) -> bool:
     return (directory / WEIGHTS).exists()
-
-
-def check_no_adapter(out: Path) -> None:
-    if is_adapter(out):
-        raise TrainingError(f"{out} holds an adapter already, which would be overwritten; choose another --out")
 
 
 def _named_matrices(model: GPT2) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from model.checkpoint import load_model, load_tokenizer, resolve_model, save_che
 from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.tokenizer import Tokenizer
-from model.training.adapter import check_no_adapter, fingerprint, save_adapter
+from model.training.adapter import fingerprint, save_adapter
 from model.training.batches import Sampler
 from model.training.corpus import text_files
 from model.training.distributed import Processes
@@ -29,7 +29,7 @@ from model.training.pretrain import PretrainingData, Report
 from model.training.progress import read_log
 from model.training.recipe import Recipe
 from model.training.run import SAVED_DTYPE, train
-from model.training.run_directory import RunDirectory
+from model.training.run_directory import NOTHING_SAVED, RunDirectory
 from model.training.shards import map_shards, tokenize
 from model.training.trainer import DataSource
 
@@ -131,7 +131,6 @@ class _Finetuning:
     def begin(self, options: FinetuneOptions) -> bool:
         if self.processes.is_first:
             self.directory.check_unused()
-            check_no_adapter(self.directory.out)
         base = Base.load(options.model)
         with self._nothing_left_on_failure():
             window = self._prepare(options, base) if self.processes.is_first else None
@@ -153,6 +152,8 @@ class _Finetuning:
         base = Base.load(plan.base)
         if base.fingerprint != plan.base_fingerprint:
             raise TrainingError(f"{plan.base} is no longer what this run began with; put it back, or begin anew with another --out")
+        if not self.directory.has_state:
+            self._report(NOTHING_SAVED)
         if plan.recipe.bfloat16:
             warn_of_slow_bfloat16(self.device, base.config.n_embd, self._report)
         model, data = base.network(plan.lora, plan.recipe, self.device), self._data(plan.window, plan.recipe)

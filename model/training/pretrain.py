@@ -22,10 +22,10 @@ from model.training.precision import warn_of_slow_bfloat16
 from model.training.progress import clock, read_log
 from model.training.recipe import Recipe
 from model.training.run import SAVED_DTYPE, train
-from model.training.run_directory import RunDirectory
+from model.training.run_directory import NOTHING_SAVED, RunDirectory
 from model.training.shards import TokenShards, map_shards, tokenize
 from model.training.trainer import Batch
-from model.training.vocabulary import check_size, has_vocabulary, learn_vocabulary, load_vocabulary
+from model.training.vocabulary import check_size, has_other_vocabulary, has_vocabulary, learn_vocabulary, load_vocabulary
 
 VALIDATION_ROWS = 16
 
@@ -84,6 +84,8 @@ def resume(out: Path, device: torch.device, processes: Processes, report: Report
     directory = RunDirectory(out)
     plan = directory.read_plan("pretrain")
     config, recipe = GPT2Config(**plan["config"]), Recipe.from_json(plan["recipe"])
+    if not directory.has_state:
+        report(NOTHING_SAVED)
     if recipe.bfloat16:
         warn_of_slow_bfloat16(device, config.n_embd, report)
     return _train(config, recipe, directory, device, processes, report, tensorboard)
@@ -134,7 +136,7 @@ def _vocabulary(options: PretrainOptions, files: Sequence[Path], num_bytes: int,
         raise TrainingError(
             f"{source} has a vocabulary, but not of {options.vocab_size}; leave out --vocab-size, or name another --out"
         )
-    if has_vocabulary(out) and load_vocabulary(out).vocab != tokenizer.vocab:
+    if has_other_vocabulary(out, tokenizer):
         raise TrainingError(f"{out} has another vocabulary than {source}, which would be overwritten; choose another --out")
     save_tokenizer(out, tokenizer)
     return tokenizer

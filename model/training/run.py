@@ -64,6 +64,7 @@ class _Recorder:
     def begin(self, trainer: Trainer, tensorboard: bool) -> None:
         self._trainer = trainer
         step = trainer.progress.step
+        self._exported_loss = self._directory.exported_loss()  # before the log forgets what is made again
         self._log = LossLog(self._directory.log, step)
         self._events = EventLog(self._directory.events, step) if tensorboard else None
         self._line = ProgressLine(self._recipe.max_steps, step)
@@ -71,6 +72,8 @@ class _Recorder:
             self._line.write(
                 f"the run stands at step {step:,}" + (", its end: nothing is left to train" if trainer.finished else "")
             )
+        if step and step == trainer.progress.best_step:  # it may have died between its state and its model
+            self._export_if_better()
 
     def on_step(self, step: Step) -> None:
         self._log.on_step(step, self._trainer.progress)
@@ -85,10 +88,26 @@ class _Recorder:
         best = ", the best so far" if validation.is_best else ""
         self._line.write(f"step {validation.step:,}: validation loss {validation.loss:.4f}{best}")
         if validation.is_best:
+            # In this order: a run that dies between the two exports again what its state holds. The other way round it would go
+            # on from an earlier state, and write over the better model.
+            self._save_state()
+            self._export_if_better()
+
+    def _export_if_better(self) -> None:
+        """Not over a model that this run made later than where it stands now, in a part of it that was not saved."""
+        progress = self._trainer.progress
+        if progress.best_loss <= self._exported_loss:
             self._export()
+            self._directory.note_export(progress.best_step, progress.best_loss)
+            self._exported_loss = progress.best_loss
+        else:
+            self._line.write(f"the model in {self._directory.out} is better, {self._exported_loss:.4f}, and stays")
+
+    def _save_state(self) -> None:
+        self._directory.save_state(self._trainer.model, self._trainer.optimizers, self._trainer.progress)
 
     def on_checkpoint(self) -> None:
-        self._directory.save_state(self._trainer.model, self._trainer.optimizers, self._trainer.progress)
+        self._save_state()
         plot_losses(self._directory.log, self._directory.plot, self._title())
 
     def close(self) -> None:

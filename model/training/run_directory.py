@@ -3,11 +3,13 @@
 OUT/config.json, model.safetensors, vocab.json, merges.txt   the best model so far
 OUT/training/run.json                                        what is trained on what, and the recipe
 OUT/training/state.safetensors                               the latest weights and averages, for resuming
+OUT/training/best.json                                       what the best model was measured at, and when
 OUT/training/log.csv, loss.png, tensorboard/                 the losses
 OUT/training/tokens/                                         the text, tokenised
 """
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,32 @@ from model.files import replace_file
 from model.gpt2 import GPT2
 from model.training.errors import TrainingError
 from model.training.optimizer import Optimizers
+from model.training.progress import read_log
 from model.training.trainer import Progress
 
 WEIGHT, AVERAGE = "weight/", "average/"
+NOTHING_SAVED = "the run ended before anything was saved: it begins again at its first step"
+LOG_ROUNDING = 5e-5  # it has four digits
+EXPORTS = ("model.safetensors", "adapter_model.safetensors")
+# What says that a directory holds something already, of whichever program: writing over a part of it would lose the rest.
+KINDS = {
+    "adapter_model.safetensors": "an adapter",
+    "adapter_config.json": "an adapter",
+    "model.safetensors": "a checkpoint",
+    "model.safetensors.index.json": "a checkpoint",
+    "pytorch_model.bin": "a checkpoint",
+    "pytorch_model.bin.index.json": "a checkpoint",
+    "config.json": "a checkpoint",
+    "tokenizer.json": "a vocabulary",
+}
+
+
+def check_no_checkpoint(out: Path) -> None:
+    """Refuse to write over a checkpoint, an adapter, or a vocabulary in the one file that no run begins with."""
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out} is a file; --out names a directory")
+    if kind := next((kind for name, kind in KINDS.items() if (out / name).exists()), None):
+        raise TrainingError(f"{out} holds {kind} already, which would be overwritten; choose another --out")
 
 
 class RunDirectory:
@@ -35,15 +60,13 @@ class RunDirectory:
         self.log, self.plot, self.tokens = self.training / "log.csv", self.training / "loss.png", self.training / "tokens"
         self.events = self.training / "tensorboard"
         self._plan, self._state = self.training / "run.json", self.training / "state.safetensors"
+        self._best = self.training / "best.json"
 
     def check_unused(self) -> None:
         """Refuse to train over another run or checkpoint."""
-        if self._state.exists():
+        if self.has_state:
             raise TrainingError(f"{self.out} holds an earlier run; go on with it by --resume, or choose another --out")
-        if (self.out / "model.safetensors").exists():
-            raise TrainingError(f"{self.out} holds a checkpoint already, which would be overwritten; choose another --out")
-        if self.out.exists() and not self.out.is_dir():
-            raise TrainingError(f"{self.out} is a file; --out names a directory")
+        check_no_checkpoint(self.out)
 
     def write_plan(self, plan: dict[str, object]) -> None:
         self.training.mkdir(parents=True, exist_ok=True)
@@ -60,7 +83,38 @@ class RunDirectory:
             raise TrainingError(f"{self._plan} is damaged: it names no kind of run")
         if plan["kind"] != kind:
             raise TrainingError(f"{self.out} holds a run of gpt2 train {plan['kind']}; resume it by that command")
+        self._check_state()
         return plan
+
+    @property
+    def has_state(self) -> bool:
+        return self._state.exists()
+
+    def _check_state(self) -> None:
+        """Refuse to begin anew over a model that the run has made: without a state, that is all there is of it."""
+        if not self.has_state and (exported := self._exported()) is not None:
+            raise TrainingError(
+                f"{self._state} is missing, without which the run would begin anew and write over {exported}, the best model it "
+                "has made; that is as it was. Use it as it is, or train anew with another --out"
+            )
+
+    def _exported(self) -> Path | None:
+        return next((file for name in EXPORTS if (file := self.out / name).exists()), None)
+
+    def note_export(self, step: int, loss: float) -> None:
+        """Keep what the model that was just written was measured at."""
+        noted = json.dumps({"step": step, "validation_loss": loss}) + "\n"
+        replace_file(self._best, lambda file: file.write_text(noted))
+
+    def exported_loss(self) -> float:
+        """The validation loss of the model that is there, infinity if there is none; earlier versions noted it in the log alone."""
+        if self._exported() is None:
+            return math.inf
+        try:
+            return float(json.loads(self._best.read_text())["validation_loss"])
+        except (OSError, ValueError, KeyError, TypeError):
+            losses = [float(row["validation_loss"]) for row in read_log(self.log) if row["validation_loss"]]
+            return min(losses, default=math.inf) + LOG_ROUNDING
 
     def save_state(self, model: GPT2, optimizers: Optimizers, progress: Progress) -> None:
         """Replace the state by that of now; on any failure the earlier one stays."""
@@ -72,7 +126,7 @@ class RunDirectory:
 
     def load_state(self, model: GPT2, optimizers: Optimizers) -> Progress:
         """Put the saved weights and averages into place; says where the run stands: at its beginning if nothing was saved."""
-        if not self._state.exists():
+        if not self.has_state:
             return Progress()
         try:
             with safe_open(self._state, framework="pt") as file:

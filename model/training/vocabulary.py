@@ -15,6 +15,7 @@ from model.training.defaults import default_vocab_size
 from model.training.errors import TrainingError
 
 FILES = ("vocab.json", "merges.txt")
+WHOLE = "tokenizer.json"  # the same in one file; writing the two takes it away
 MIN_SIZE = 257  # the bytes and the end token
 SAMPLE_BYTES = 20_000_000
 
@@ -23,7 +24,7 @@ def learn_vocabulary(
     files: Sequence[Path], num_bytes: int, vocab_size: int | None, out: Path, report: Callable[[str], None]
 ) -> GPT2Tokenizer:
     """Learn a vocabulary from the files' `num_bytes` of text and write it to `out`; a size of None is chosen for the text."""
-    for file in FILES:
+    for file in (*FILES, WHOLE):
         if (out / file).exists():
             raise TrainingError(f"{out / file} exists already and would be overwritten; choose another --out")
     wanted = default_vocab_size(num_bytes) if vocab_size is None else vocab_size
@@ -76,6 +77,14 @@ def _as_gpt2_tokenizer(tokenizer: Tokenizer) -> GPT2Tokenizer:
 
 def has_vocabulary(directory: Path) -> bool:
     return all((directory / file).exists() for file in FILES)
+
+
+def has_other_vocabulary(directory: Path, tokenizer: GPT2Tokenizer) -> bool:
+    """Whether writing this vocabulary there would lose one, or a half of one."""
+    if not has_vocabulary(directory):
+        return any((directory / file).exists() for file in FILES)
+    there = load_vocabulary(directory)
+    return there.vocab != tokenizer.vocab or there.merges != tokenizer.merges
 
 
 def load_vocabulary(directory: Path) -> GPT2Tokenizer:

@@ -24,7 +24,7 @@ from model.training.progress import read_log
 from model.training.run import ProgressLine
 
 CONFIG = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_id=499)
-CPU = torch.device("cpu")
+CPU, ALONE = torch.device("cpu"), Processes()
 SHORT = {"max_steps": 12, "validate_every": 4, "batch_size": 4, "learning_rate": 1e-2, "dropout": 0.1, "bfloat16": False}
 
 
@@ -119,6 +119,33 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(base, tmp_path, reques
         assert all(torch.equal(straight[name], parts[name]) for name in straight), file
 
 
+@pytest.mark.parametrize("keep_adapter", [False, True], ids=["merged", "adapter"])
+def test_a_run_that_died_goes_on_and_one_that_has_lost_its_state_is_not_begun_anew(
+    base, pairs, tmp_path, monkeypatch, keep_adapter
+):
+    out, lora = tmp_path / "out", LoRA(rank=2)
+    exported = out / ("adapter_model.safetensors" if keep_adapter else "model.safetensors")
+    run(base, pairs, tmp_path / "straight", lora, keep_adapter)
+    with monkeypatch.context() as patched:
+        patched.setattr(ProgressLine, "on_step", lambda self, step: step.number == 6 and die())
+        with pytest.raises(MemoryError):
+            run(base, pairs, out, lora, keep_adapter)
+    best, state = exported.read_bytes(), out / "training" / "state.safetensors"
+    state.rename(tmp_path / "state")
+    with pytest.raises(TrainingError, match=r"state\.safetensors is missing, without which the run would begin anew"):
+        resume(out, CPU, Processes(), lambda line: None)
+    with pytest.raises(TrainingError, match="holds an adapter already" if keep_adapter else "holds a checkpoint already"):
+        run(base, pairs, out, lora, keep_adapter)
+    assert exported.read_bytes() == best
+    (tmp_path / "state").rename(state)
+    assert resume(out, CPU, Processes(), lambda line: None)
+    assert exported.read_bytes() == (tmp_path / "straight" / exported.name).read_bytes()
+
+
+def die():
+    raise MemoryError
+
+
 def test_a_run_is_not_resumed_on_another_base(base, pairs, tmp_path, small_tokenizer):
     shutil.copytree(base, tmp_path / "base")
     run(tmp_path / "base", pairs, tmp_path / "out", max_steps=1)
@@ -157,13 +184,16 @@ def test_what_is_not_given_is_chosen_for_the_data(base, pairs, tmp_path, monkeyp
 
 def test_a_batch_is_run_in_parts_whose_logits_fit():
     large = Material(num_rows=100_000, tokens_per_row=1024, is_examples=False)
-    recipe = choose_recipe({"batch_size": 12}, GPT2Config(), large, False, CPU, Processes())
-    assert recipe.accumulation == 6, "two windows of 1,024 tokens and 50,257 logits each"
-    assert choose_recipe({"batch_size": 12}, CONFIG, large, False, CPU, Processes()).accumulation == 1
-    assert choose_recipe({}, GPT2Config(), large, False, CPU, Processes(0, 2)).batch_size == 8
-    assert choose_recipe({"accumulation": 3}, CONFIG, large, False, CPU, Processes()).batch_size == 3
+
+    def chosen(config=CONFIG, processes=ALONE, **given):
+        return choose_recipe({"bfloat16": False, **given}, config, large, False, CPU, processes, lambda line: None)
+
+    assert chosen(GPT2Config(), batch_size=12).accumulation == 6, "two windows of 1,024 tokens and 50,257 logits each"
+    assert chosen(batch_size=12).accumulation == 1
+    assert chosen(GPT2Config(), Processes(0, 2)).batch_size == 8
+    assert chosen(accumulation=3).batch_size == 3
     with pytest.raises(TrainingError, match="a batch of 3 cannot be cut into 2 equal parts"):
-        choose_recipe({"batch_size": 3}, CONFIG, large, False, CPU, Processes(0, 2))
+        chosen(processes=Processes(0, 2), batch_size=3)
 
 
 def nothing(tmp_path):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from model.checkpoint import load_model, save_checkpoint
 from model.config import GPT2Config
+from model.files import replace_file
 from model.gpt2 import GPT2
 from model.training import run_directory
 from model.training.distributed import Processes
@@ -120,19 +121,112 @@ def test_an_interrupted_run_goes_on_bit_for_bit(run, optimizer, dropout, accumul
 def test_a_run_that_died_goes_on_from_its_last_save(run):
     """Its log has rows of steps that are made again; each is there once in the end."""
 
-    def die(step):
-        if step == 8:
-            raise MemoryError
-
     whole, parts = run("whole"), run("parts")
     whole.go_on()
     assert not parts.go_on(interrupt_at(3))
     with pytest.raises(MemoryError):
-        parts.go_on(die)
+        parts.go_on(die_at(8))
     with parts.directory.log.open("a") as log:
         log.write("9,11")  # the power failed here
     assert parts.go_on()
     assert parts.log() == whole.log()
+
+
+def die_at(wanted):
+    def die(step):
+        if step == wanted:
+            raise MemoryError
+
+    return die
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_that_died_early_goes_on_from_its_best_model_and_ends_as_if_it_had_not(run, optimizer):
+    """It used to begin at zero, and to write worse models over the best."""
+    whole, parts = run("whole", optimizer=optimizer), run("parts", optimizer=optimizer)
+    whole.go_on()
+    with pytest.raises(MemoryError):
+        parts.go_on(die_at(7))
+    begun = []
+    assert parts.go_on(begun.append)
+    assert begun == list(range(5, 12))
+    assert parts.log() == whole.log()
+    assert parts.files()["model.safetensors"] == whole.files()["model.safetensors"]
+
+
+def replace_all_but(name):
+    def replace(file, write):
+        if file.name == name:
+            raise MemoryError
+        replace_file(file, write)
+
+    return replace
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_run_that_died_between_its_state_and_its_model_exports_it_when_it_goes_on(run, monkeypatch, file):
+    one = run()
+    with monkeypatch.context() as dying:
+        dying.setattr("model.checkpoint.replace_file", replace_all_but(file))
+        with pytest.raises(MemoryError):
+            one.go_on()
+    assert file not in one.files()
+    with pytest.raises(KeyboardInterrupt):
+        one.go_on(lambda step: (_ for _ in ()).throw(KeyboardInterrupt))
+    state = load_file(one.directory.training / "state.safetensors")
+    assert torch.equal(load_model(one.out).wte.weight, state["weight/wte.weight"])
+
+
+def test_a_worse_model_is_not_written_over_a_better_one(run, capsys):
+    """A state of an earlier version may be older than the model, which its log alone remembers."""
+    one = run()
+    one.go_on(interrupt_at(3))
+    (one.out / "model.safetensors").write_bytes(b"a better one")
+    with one.directory.log.open("a") as log:
+        log.write("5,640,1.0,,1.2345\n")
+    better = one.files()["model.safetensors"]
+    assert one.go_on()
+    assert one.files()["model.safetensors"] == better
+    assert f"the model in {one.out} is better, 1.2346, and stays" in capsys.readouterr().err
+
+
+def test_a_model_keeps_the_loss_it_was_measured_at(run):
+    one = run()
+    one.go_on()
+    best = min(float(row["validation_loss"]) for row in one.log() if row["validation_loss"])
+    assert one.directory.exported_loss() == pytest.approx(best, abs=5e-5)
+    (one.directory.training / "best.json").write_text("{")
+    assert one.directory.exported_loss() == pytest.approx(best, abs=1e-4)
+    (one.out / "model.safetensors").unlink()
+    assert one.directory.exported_loss() == math.inf
+
+
+class Saves:
+    """Counts the saves of a run whose steps and saves take so many seconds of a clock that nobody waits for."""
+
+    def __init__(self, monkeypatch, shards, step_seconds, save_seconds, num_steps):
+        self.now, self.times, self._save_seconds = 0.0, [], save_seconds
+        monkeypatch.setattr("model.training.trainer.time.monotonic", lambda: self.now)
+        recipe = replace(RECIPE, max_steps=num_steps, validate_every=num_steps)
+
+        def on_step(step):
+            self.now += step_seconds
+
+        model = GPT2(CONFIG).init_weights(torch.Generator().manual_seed(0))
+        Trainer(model, HookedData(shards, recipe, on_step), recipe, self).run()
+
+    def on_step(self, step): ...
+
+    def on_validation(self, validation): ...
+
+    def on_checkpoint(self):
+        self.times.append(self.now)
+        self.now += self._save_seconds
+
+
+def test_a_run_is_saved_every_half_minute_or_less_often_where_that_takes_long(monkeypatch, shards):
+    assert Saves(monkeypatch, shards, 10, 0, 12).times == [30, 60, 90, 120, 120]
+    assert Saves(monkeypatch, shards, 10, 5, 50).times == [30, 285, 510], "250 seconds between saves of five each"
 
 
 def test_a_signal_ends_the_run_after_the_step_and_saves(run):
@@ -153,7 +247,7 @@ def interrupts_as_in_a_terminal():
 
 @pytest.mark.usefixtures("interrupts_as_in_a_terminal")
 def test_a_second_signal_ends_the_run_at_once_and_saves_nothing(run):
-    one = run()
+    one = run(validate_every=12)
 
     def interrupt_twice(step):
         if step == 6:
