@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from model.gpt2 import GPT2, MLP, Attention, CausalAttention
 from model.training.fused import IGNORED, FusedAttention, FusedGELU, linear_cross_entropy
 
+COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"
+
 
 class NextTokenLoss(nn.Module):
     """Sum of -log p(target) over rows, in nats: tokens and targets (B, T); targets of IGNORED count nothing.
@@ -57,8 +59,8 @@ def compiling_may_pay(bfloat16: bool, device: torch.device) -> bool:
     """Whether to think of compiling: with a compiler, and not in float32 on a CPU.
 
     There the products take so much of a step that fusing the rest saved 0 to 8 % of it (a Zen 4 held to AVX2, 7 and 14 M
-    parameters): the compilation, 30 to 40 s for each length of windows, would take half an hour to come back. In bfloat16 it
-    saves 15 to 22 %.
+    parameters): the compilation, 30 to 50 s for each length of windows, would take half an hour to come back. In bfloat16 it
+    saves 14 to 22 %.
     """
     return can_compile(device) and (bfloat16 or device.type == "cuda")
 
@@ -76,5 +78,6 @@ def _keep_compiled_code_apart() -> None:
     """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    directory = Path(default_cache_dir()) / torch.backends.cpu.get_cpu_capability()
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(directory))
+    usual = os.path.abspath(default_cache_dir())  # noqa: PTH100 - as torch itself writes it into the environment
+    if os.environ.get(COMPILED_CODE, usual) == usual:  # whoever has named another keeps it
+        os.environ[COMPILED_CODE] = str(Path(usual) / torch.backends.cpu.get_cpu_capability())

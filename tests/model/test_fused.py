@@ -1,8 +1,11 @@
 """The fused operations against PyTorch's own: the same values and the same gradients."""
 
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2, CausalAttention
@@ -10,6 +13,7 @@ from model.training import fused
 from model.training.fused import IGNORED, FusedAttention, FusedGELU, linear_cross_entropy
 from model.training.objective import NextTokenLoss, can_compile
 
+TINY = GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=1, n_head=2, eos_token_id=0)
 # Against float64; relative to the largest value where that is above 1.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -92,8 +96,7 @@ def test_logits_too_large_for_an_exponential_have_a_loss():
 @pytest.mark.filterwarnings("ignore:<class 'torch.autograd:DeprecationWarning")  # torch's own, as it traces one
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="needs a C++ compiler")
 def test_a_compiled_network_has_the_loss_and_the_gradients_of_a_plain_one():
-    config = GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=1, n_head=2, eos_token_id=0)
-    plain, compiled = (GPT2(config).init_weights(torch.Generator().manual_seed(0)) for _ in range(2))
+    plain, compiled = (GPT2(TINY).init_weights(torch.Generator().manual_seed(0)) for _ in range(2))
     tokens = torch.randint(40, (3, 16), generator=torch.Generator().manual_seed(0))
     targets = tokens.roll(-1, 1).masked_fill(tokens < 5, IGNORED)
     losses = [NextTokenLoss(model, False, how)(tokens, targets) for model, how in ((plain, False), (compiled, True))]
@@ -102,3 +105,20 @@ def test_a_compiled_network_has_the_loss_and_the_gradients_of_a_plain_one():
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=1e-6)
     for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("torch_has_looked", [False, True], ids=["at first", "after torch has set it"])
+def test_compiled_code_is_kept_apart_by_the_length_of_the_vectors_it_is_for(monkeypatch, torch_has_looked):
+    """From one cache, code for AVX-512 was run with AVX2: half the loss, without an error."""
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    if torch_has_looked:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    NextTokenLoss(GPT2(TINY), False, compiled=True)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == f"{default_cache_dir()}{os.sep}AVX2"
+
+
+def test_a_cache_that_is_named_is_taken(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    NextTokenLoss(GPT2(TINY), False, compiled=True)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
