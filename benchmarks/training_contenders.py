@@ -94,7 +94,7 @@ def transformers_rate(config: GPT2Config, batch_size: int, steps: int, bfloat16:
 
 
 def product_rate() -> float:
-    """Operations a second of one product of two large matrices, the fastest of ten: the processor's peak, in bfloat16 if it has it."""
+    """Operations a second of two large matrices' product, the fastest of ten: the processor's peak, in bfloat16 if it has it."""
     dtype = torch.bfloat16 if compare_products(DEVICE, PRODUCT_SIDE).bfloat16_pays else torch.float32
     a, b = (torch.randn(PRODUCT_SIDE, PRODUCT_SIDE, device=DEVICE, dtype=dtype) for _ in range(2))
     seconds = []
