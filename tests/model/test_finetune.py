@@ -139,7 +139,8 @@ def test_a_run_that_died_goes_on_and_one_that_has_lost_its_state_is_not_begun_an
     assert exported.read_bytes() == best
     (tmp_path / "state").rename(state)
     assert resume(out, CPU, Processes(), lambda line: None)
-    assert exported.read_bytes() == (tmp_path / "straight" / exported.name).read_bytes()
+    straight, parts = load_file(tmp_path / "straight" / exported.name), load_file(exported)
+    assert all(torch.equal(straight[name], parts[name]) for name in straight)
 
 
 def die():
