@@ -16,11 +16,7 @@ CACHE_ELEMENTS = 2 * 12 * 768
 MEAN_LENGTH = NUM_PROMPT + NUM_NEW // 2
 OPERATIONS = 2 * WEIGHTS
 BYTES = {"int8": (1, 17 / 16), "bfloat16": (2, 2), "float32": (4, 4)}  # of a weight, of a value in the cache
-PEAK = {
-    "int8": ("amx_int8_gops", "int8_gops"),
-    "bfloat16": ("amx_bfloat16_gflops", "bfloat16_gflops"),
-    "float32": ("float32_gflops",),
-}
+PEAK = {"int8": "int8_gops", "bfloat16": "bfloat16_gflops", "float32": "float32_gflops"}
 
 
 def decode_speed(result: dict[str, Any]) -> float:
@@ -91,7 +87,7 @@ def step_bytes(precision: str, num_clients: int) -> float:
 def limit(precision: str, num_clients: int, peaks: dict[str, float]) -> float:
     """Decoded tokens/s that memory or arithmetic allow, whichever is less."""
     bandwidth = 1e9 * peaks["read_gb_per_second"]
-    arithmetic = 1e9 * next(peaks[name] for name in PEAK[precision] if name in peaks) / OPERATIONS
+    arithmetic = 1e9 * peaks[PEAK[precision]] / OPERATIONS
     return min(num_clients * bandwidth / step_bytes(precision, num_clients), arithmetic)
 
 
