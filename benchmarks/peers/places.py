@@ -42,8 +42,9 @@ def site_packages(root: Path, name: str) -> Path:
     return next((root / name / "venv" / "lib").glob("python*/site-packages"))
 
 
-def llama_server(root: Path) -> Path:
-    return root / "llama" / "build" / "bin" / "llama-server"
+def llama_server(root: Path, hold: str = "") -> Path:
+    """llama.cpp's server, beside its library: built for this CPU, or for the smaller set that it is held to."""
+    return root / "llama" / (f"build-{hold}" if hold else "build") / "bin" / "llama-server"
 
 
 def llama_bindings(root: Path) -> Path:
@@ -51,12 +52,12 @@ def llama_bindings(root: Path) -> Path:
     return next((root / "llama" / "sources").glob("llama_cpp_python-*/llama_cpp"))
 
 
-def llama_flash_attention() -> bool:
+def llama_flash_attention(hold: str = "") -> bool:
     """Whether llama.cpp is faster with it; tokens/s of llama-server, Q8_0, 32 sequences, end to end.
 
     On an EPYC 236-243 with and 193-210 without it, on a Xeon with AMX 235-240 with and 275-333 without.
     """
-    return "amx_int8" not in Path("/proc/cpuinfo").read_text()
+    return bool(hold) or "amx_int8" not in Path("/proc/cpuinfo").read_text()
 
 
 def model_of(root: Path, name: str, dtype: str) -> Path:

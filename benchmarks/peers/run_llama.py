@@ -18,11 +18,11 @@ Tokens = npt.NDArray[np.int32]
 
 
 def load(options: argparse.Namespace) -> Generate:
-    llama = _bindings(options.model.parents[2])
+    llama = _bindings(options.model.parents[2], options.hold)
     llama.llama_backend_init()
     model = llama.llama_model_load_from_file(bytes(options.model), llama.llama_model_default_params())
     vocab_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
-    context = llama.llama_init_from_model(model, _context_params(llama, options.threads))
+    context = llama.llama_init_from_model(model, _context_params(llama, options.threads, options.hold))
     batch = llama.llama_batch_init(MAX_SEQUENCES * MAX_TOKENS, 0, 1)
 
     def decode(tokens: Tokens, begin: int) -> Tokens:  # (B, T), the first at position `begin` -> (B, 1)
@@ -46,18 +46,18 @@ def load(options: argparse.Namespace) -> Generate:
     return generate
 
 
-def _bindings(root: Path) -> Any:
+def _bindings(root: Path, hold: str) -> Any:
     """The module of C functions alone: the package's own `__init__` imports packages that these do not need."""
     package = ModuleType("llama_cpp")
     package.__path__ = [str(llama_bindings(root))]
     sys.modules["llama_cpp"] = package
-    os.environ["LLAMA_CPP_LIB_PATH"] = str(llama_server(root).parent)
+    os.environ["LLAMA_CPP_LIB_PATH"] = str(llama_server(root, hold).parent)
     from llama_cpp import llama_cpp
 
     return llama_cpp
 
 
-def _context_params(llama: Any, threads: int) -> Any:
+def _context_params(llama: Any, threads: int, hold: str) -> Any:
     """What was fastest, by decoded tokens/s on an EPYC.
 
     A cache of its own for each sequence: Q8_0 at 32 sequences 370-420, with a common one (`kv_unified`) 200-250.
@@ -69,7 +69,7 @@ def _context_params(llama: Any, threads: int) -> Any:
     params.n_batch = MAX_SEQUENCES * MAX_TOKENS  # what one call may take; it computes 512 at a time, 128 or 2048 are no faster
     params.n_threads = params.n_threads_batch = threads
     params.kv_unified = False
-    params.flash_attn_type = int(llama_flash_attention())
+    params.flash_attn_type = int(llama_flash_attention(hold))
     return params
 
 

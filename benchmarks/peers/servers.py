@@ -18,7 +18,7 @@ class Server:
     A server may hold tokens back that are no whole character, or put several in one event: hence a count, not one an event.
     """
 
-    command: Callable[[Path, str, int, int], list[str]]  # root, data type, port, threads
+    command: Callable[[Path, str, int, int, str], list[str]]  # root, data type, port, threads, the set it is held to or ""
     path: str
     body: Callable[[list[int], int], dict[str, Any]]  # the prompt's token ids, how many new ones
     num_tokens: Callable[[dict[str, Any], int], int]
@@ -26,7 +26,7 @@ class Server:
     start_seconds: float = 60
 
 
-def _llama_command(root: Path, dtype: str, port: int, threads: int) -> list[str]:
+def _llama_command(root: Path, dtype: str, port: int, threads: int, hold: str) -> list[str]:
     options = {
         "--model": model_of(root, "llama", dtype),
         "--port": port,
@@ -36,9 +36,10 @@ def _llama_command(root: Path, dtype: str, port: int, threads: int) -> list[str]
         "--parallel": MAX_SEQUENCES,
         "--ctx-size": MAX_SEQUENCES * MAX_TOKENS,
         "--cache-ram": 0,  # the cache of past prompts
-        "--flash-attn": "on" if llama_flash_attention() else "off",
+        "--flash-attn": "on" if llama_flash_attention(hold) else "off",
     }
-    return [str(llama_server(root)), *(str(part) for pair in options.items() for part in pair), "--no-cache-prompt", "--no-ui"]
+    command = [str(llama_server(root, hold)), *(str(part) for pair in options.items() for part in pair)]
+    return [*command, "--no-cache-prompt", "--no-ui"]
 
 
 def _llama_body(prompt: list[int], max_new_tokens: int) -> dict[str, Any]:
@@ -46,9 +47,10 @@ def _llama_body(prompt: list[int], max_new_tokens: int) -> dict[str, Any]:
     return body | {"temperature": 0, "ignore_eos": True, "cache_prompt": False}
 
 
-def _vllm_command(root: Path, dtype: str, port: int, threads: int) -> list[str]:
+def _vllm_command(root: Path, dtype: str, port: int, threads: int, hold: str) -> list[str]:
     options = {"--port": port, "--dtype": dtype, "--max-model-len": MAX_TOKENS, "--max-num-seqs": MAX_SEQUENCES}
-    command = [str(interpreter(root, "vllm").with_name("vllm")), "serve", str(model_of(root, "vllm", dtype))]
+    script = Path(__file__).with_name("run_vllm.py")
+    command = [str(interpreter(root, "vllm")), str(script), "serve", str(model_of(root, "vllm", dtype))]
     return [*command, *(str(part) for pair in options.items() for part in pair), "--no-enable-prefix-caching"]
 
 
@@ -61,7 +63,7 @@ def _vllm_num_tokens(event: dict[str, Any], seen: int) -> int:
     return seen + sum(len(choice.get("token_ids") or []) for choice in event["choices"])
 
 
-def _our_command(root: Path, dtype: str, port: int, threads: int) -> list[str]:
+def _our_command(root: Path, dtype: str, port: int, threads: int, hold: str) -> list[str]:
     command = [str(interpreter(root, OURS).with_name("gpt2")), "serve", f"--model={model_of(root, OURS, dtype)}"]
     return [*command, f"--port={port}", f"--dtype={dtype}", f"--threads={threads}"]
 
@@ -82,6 +84,6 @@ SERVERS = {
         _vllm_num_tokens,
         # Gigabytes for keys and values; without the reserve of 0 it would keep one of two cores for its front end.
         environment={"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"},
-        start_seconds=180,
+        start_seconds=300,  # it compiles first; with what it has compiled once, 50
     ),
 }

@@ -60,6 +60,7 @@ def _options(dtypes: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--dtype", choices=dtypes, default=dtypes[0])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--hold", default="", help="the instruction set that the environment holds it to")
     return parser.parse_args()
 
 
