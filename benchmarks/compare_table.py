@@ -59,7 +59,7 @@ def _row(contender: Any, num_clients: int) -> dict[str, Any]:
     row = {
         "way": "HTTP" if contender.http else "in process",
         "clients": num_clients,
-        "label": contender.label,
+        "label": contender.label + (" (not held)" if any(r.get("used_avx512") for r in results) else ""),
         "name": contender.name,
         "precision": contender.precision,
         "end_to_end_tokens_per_second": round(statistics.median(by_round["end_to_end"]), 1),
@@ -75,6 +75,9 @@ def _row(contender: Any, num_clients: int) -> dict[str, Any]:
         shares = [speed / most for speed, most in zip(by_round["decode"], limits, strict=True)]
         row["share_of_limit"] = math.floor(1000 * statistics.median(shares)) / 1000
         row["memory_gb_per_second"] = [round(r["peaks"]["read_gb_per_second"], 1) for r in results]
+    if "load_rss_bytes" in results[0]:  # of servers
+        row["load_rss_megabytes"] = round(max(r["load_rss_bytes"] for r in results) / 1e6)
+        row["ready_seconds"] = round(max(r["ready_seconds"] for r in results), 2)
     return row
 
 

@@ -19,6 +19,20 @@ from model.tokenizer import Tokenizer
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY = ROOT / "tests" / "data"
+INSTRUCTION_SETS = [
+    "ssse3",
+    "avx",
+    "f16c",
+    "fma",
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bf16",
+]
+INSTRUCTION_SETS += ["amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve"]
 
 
 def describe_machine() -> dict[str, str]:
@@ -34,6 +48,19 @@ def describe_machine() -> dict[str, str]:
         "gpu": gpu,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "fastapi", "uvicorn", "uvloop")},
+    }
+
+
+def describe_cpu() -> dict[str, Any]:
+    """The processor's name, and which instruction sets that matter here it has, in Linux's words."""
+    pairs = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    fields = {name.strip(): value.strip() for name, _, value in pairs}
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    kind = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")  # x86-64's, AArch64's
+    return {
+        "model": fields.get("model name", "?"),
+        **{name: fields[name] for name in kind if name in fields},
+        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare_report import everybody, of_targets, summary
+from benchmarks.compare_report import everybody, measured_on, of_targets, side_by_side, summary
 from benchmarks.compare_table import NUM_NEW, OPERATIONS, decode_speed, limit, step_bytes, table
 from benchmarks.compare_targets import targets
 
@@ -48,8 +48,8 @@ def over_best(contenders: list[Contender], clients: int = 1) -> dict[str, Any]:
     return next(row["over_best"] for row in rows if row["label"] == contenders[0].label)
 
 
-def reached(contenders: list[Contender], clients: int = 1) -> dict[str, tuple[float, str | None, bool]]:
-    return {line["target"]: (line["reached"], line["peer"], line["met"]) for line in targets(table(contenders, [clients]))}
+def reached(contenders: list[Contender], clients: int = 1, on: str = "avx512") -> dict[str, tuple[float, str | None, bool]]:
+    return {line["target"]: (line["reached"], line["peer"], line["met"]) for line in targets(table(contenders, [clients]), on)}
 
 
 def test_a_ratio_is_to_the_peer_that_was_best_in_its_round() -> None:
@@ -133,6 +133,32 @@ def test_a_share_of_more_than_the_limit_meets_no_target() -> None:
         assert found == (pytest.approx(share, abs=0.0011), None, is_met)
 
 
+@pytest.mark.parametrize(("on", "wanted"), [("avx2", 1.5), ("avx512", 1.6), ("amx", 1.6)])
+def test_each_instruction_set_has_its_targets(on: str, wanted: float) -> None:
+    rows = table([ours().measured(result(gap=0.01)), Contender("peer").measured(result(gap=0.0156))], [1])
+    (line,) = [line for line in targets(rows, on) if line["measure"] == "decode"]
+    assert (line["wanted"], line["met"]) == (wanted, on == "avx2")
+
+
+def test_a_set_without_ratios_to_reach_has_the_targets_that_hold_everywhere() -> None:
+    contenders = [ours().measured(result()), Contender("peer").measured(result())]
+    assert reached(contenders, on="scalar") == {"in process, 1 client, int8: prefill tokens/s": (1, "peer", True)}
+
+
+def test_a_server_has_limits_of_its_own_on_memory_under_the_load_and_on_its_start() -> None:
+    loads = [{"load_rss_bytes": megabytes * 1e6, "ready_seconds": 2.01} for megabytes in (650, 701)]
+    server = ours(http=True).measured(*(result(clients=32) | load for load in loads)).measured(result() | loads[0])
+    assert reached([server], 32)["HTTP, 32 clients, int8: resident memory under the load, MB"] == (701, None, False)
+    assert reached([server], 1)["HTTP, 1 client, int8: seconds until it is ready"] == (2.01, None, False)
+    found = of_targets(targets(table([server], [32]), "avx2"))
+    assert "| HTTP, 32 clients, int8: resident memory under the load, MB |  | <= 700 |  | 701 | MISSED |" in found
+
+
+def test_who_was_not_held_is_marked_and_compared_all_the_same() -> None:
+    peer = Contender("peer").measured(result(gap=0.02) | {"used_avx512": True})
+    assert over_best([ours().measured(result(gap=0.01) | {"used_avx512": False}), peer])["decode"]["peer"] == "peer (not held)"
+
+
 def test_memory_has_its_target_against_the_peers_it_names() -> None:
     contenders = [
         ours().measured(result(megabytes=100, clients=32)),
@@ -156,4 +182,26 @@ def test_the_report_shows_everybody_ours_beside_the_best_and_the_targets() -> No
     assert "| peer, in process | 1 | " in everybody(rows)
     (line,) = [line for line in summary(rows).splitlines() if line.startswith("| in process, int8")]
     assert "| 1 | 100 | peer: 200 | 0.50x (0.50-0.50) | 12 % |" in line
-    assert "| in process, 1 client, int8: decode tokens/s | peer | >= 1.40 |  | 0.50 | MISSED |" in of_targets(targets(rows))
+    assert "| in process, 1 client, int8: decode tokens/s | peer | >= 1.60 |  | 0.50 | MISSED |" in of_targets(
+        targets(rows, "avx512")
+    )
+
+
+def test_machines_stand_side_by_side_each_with_its_own_columns() -> None:
+    on_one, on_two = (table([ours().measured(result(gap)), Contender("peer").measured(result(0.02))], [1]) for gap in (0.01, 0.005))
+    only_on_two = table([ours("float32").measured(result()), Contender("peer", "float32").measured(result())], [1])
+    found = side_by_side({"one": {"result": {"rows": on_one}}, "two": {"result": {"rows": on_two + only_on_two}}})
+    header, _, int8, float32 = found.splitlines()
+    assert header.startswith("|  | clients | one: tokens/s | over the best peer | of the limit | two: tokens/s |")
+    assert int8 == "| in process, int8 | 1 | 100 | 2.00x peer |  | 200 | 4.00x peer |  |"
+    assert float32 == "| in process, float32 | 1 |  |  |  | 100 | 1.00x peer |  |"
+
+
+def test_a_result_says_what_it_was_held_to_and_who_was_left_out() -> None:
+    left_out = [{"label": "vLLM", "way": "HTTP", "reason": "does not run"}]
+    about = {"cpu": {"instruction_sets": ["avx2", "fma"]}, "held_to": "avx2", "left_out": left_out, "peers": {"a": {"a": "1.0"}}}
+    machine = {"date": "2026-11-27", "commit": "abc", "cpu": "EPYC", "python": "3.11", "torch": "2.13"}
+    assert measured_on({"machine": machine, "result": about}) == (
+        "Measured on 2026-11-27 at commit abc: EPYC (avx2 fma), everybody held to avx2, Python 3.11, torch 2.13; a 1.0.\n"
+        "Left out: vLLM, HTTP: does not run."
+    )

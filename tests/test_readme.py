@@ -15,12 +15,12 @@ import pytest
 from app.cli import build_parser
 from app.schemas import NOT_YET
 from app.settings import DEFAULT_MODEL, Settings
-from benchmarks.compare_report import everybody, of_targets, summary
-from benchmarks.machine import RESULTS
+from benchmarks.compare_report import everybody, measured_on, of_targets, readme_block, results, side_by_side, summary
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+COMPARISON = (ROOT / "docs/comparison.md").read_text()
 ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -88,13 +88,21 @@ def test_the_settings_are_those_of_the_code() -> None:
     assert table == settings_table()
 
 
-def test_the_comparison_is_what_the_benchmark_measured() -> None:
-    result = json.loads((RESULTS / "compare_cpu.json").read_text())["result"]
-    (table,) = re.findall(r"<!-- comparison: .*? -->\n(.*?)\n<!-- /comparison -->", README, flags=re.DOTALL)
-    assert table == summary(result["rows"])
-    comparison = (ROOT / "docs/comparison.md").read_text()
-    assert everybody(result["rows"]) in comparison
-    assert of_targets(result["targets"]) in comparison
+def test_the_readme_has_the_comparison_of_each_machine() -> None:
+    blocks = re.findall(r"^<!-- comparison .*?^<!-- /comparison -->", README, flags=re.MULTILINE | re.DOTALL)
+    assert sorted(blocks) == sorted(readme_block(name, document) for name, document in results().items())
+
+
+@pytest.mark.parametrize("name", results())
+def test_the_comparison_on_a_machine_is_what_the_benchmark_measured(name: str) -> None:
+    document, result = results()[name], results()[name]["result"]
+    (section,) = re.findall(rf"^## On {name}\n(.*?)(?=^## |\Z)", COMPARISON, flags=re.MULTILINE | re.DOTALL)
+    for part in (measured_on(document), summary(result["rows"]), of_targets(result["targets"]), everybody(result["rows"])):
+        assert part in section
+
+
+def test_the_machines_stand_side_by_side() -> None:
+    assert side_by_side(results()) in COMPARISON
 
 
 def test_the_routes_are_those_of_the_service(server: Any) -> None:
