@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.compare_table import NOT_HELD
 from benchmarks.compare_targets import AT_MOST, RESIDENT, SHARE
 from benchmarks.machine import RESULTS
 from benchmarks.peers.places import OURS
@@ -58,7 +59,7 @@ def _summary(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
     peer = next(other for other in rows if other["label"] == over["peer"] and (other["way"], other["clients"]) == same)
     low, high = over["range"]
     return [
-        f"{row['way']}, {row['precision']}",
+        f"{row['way']}, {row['precision']}" + NOT_HELD * row["label"].endswith(NOT_HELD),
         str(row["clients"]),
         f"{row[f'{measure}_tokens_per_second']:,.0f}",
         f"{peer['label']}: {peer[f'{measure}_tokens_per_second']:,.0f}",

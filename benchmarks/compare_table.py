@@ -35,6 +35,7 @@ MEASURES: dict[str, Callable[[dict[str, Any]], float]] = {
     "first_token": lambda result: statistics.median(result["first_token_seconds"]),
     "memory": lambda result: result["rss_bytes"],
 }
+NOT_HELD = " (not held)"  # after the label of somebody who used more than the comparison was held to
 LOWER_IS_BETTER = {"first_token", "memory"}
 
 
@@ -59,7 +60,7 @@ def _row(contender: Any, num_clients: int) -> dict[str, Any]:
     row = {
         "way": "HTTP" if contender.http else "in process",
         "clients": num_clients,
-        "label": contender.label + (" (not held)" if any(r.get("used_avx512") for r in results) else ""),
+        "label": contender.label + NOT_HELD * any(r.get("used_avx512") for r in results),
         "name": contender.name,
         "precision": contender.precision,
         "end_to_end_tokens_per_second": round(statistics.median(by_round["end_to_end"]), 1),

@@ -58,7 +58,7 @@ def describe_cpu() -> dict[str, Any]:
     flags = fields.get("flags", fields.get("Features", "")).split()
     kind = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")  # x86-64's, AArch64's
     return {
-        "model": fields.get("model name", "?"),
+        "name": fields.get("model name", "?"),
         **{name: fields[name] for name in kind if name in fields},
         "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
     }

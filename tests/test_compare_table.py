@@ -156,7 +156,9 @@ def test_a_server_has_limits_of_its_own_on_memory_under_the_load_and_on_its_star
 
 def test_who_was_not_held_is_marked_and_compared_all_the_same() -> None:
     peer = Contender("peer").measured(result(gap=0.02) | {"used_avx512": True})
+    contenders = [ours().measured(result(gap=0.01) | {"used_avx512": True}), peer]
     assert over_best([ours().measured(result(gap=0.01) | {"used_avx512": False}), peer])["decode"]["peer"] == "peer (not held)"
+    assert "| in process, int8 (not held) | 1 | 100 | peer (not held): 50 |" in summary(table(contenders, [1]))
 
 
 def test_memory_has_its_target_against_the_peers_it_names() -> None:
