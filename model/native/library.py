@@ -6,12 +6,26 @@ import functools
 import platform
 from pathlib import Path
 
-ABI = 3  # GPT2_ABI in src/interface.h
+ABI = 4  # GPT2_ABI in src/interface.h
 NAME = "_step.so"
+MACHINES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+_ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 
 
 class NativeUnavailable(Exception):
     """The native step cannot run here; the message says why."""
+
+
+class KernelsUnavailable(NativeUnavailable):
+    """The kernels asked for cannot run on this CPU."""
+
+
+class NotFinite(ValueError):
+    """The weight `name` has values that are NaN or infinite."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} has values that are NaN or infinite")
+        self.name = name
 
 
 class ErrorCode(enum.IntEnum):
@@ -20,16 +34,15 @@ class ErrorCode(enum.IntEnum):
     OUT_OF_MEMORY = 1
     OUT_OF_RANGE = 2
     UNAVAILABLE = 3
+    NOT_FINITE = 4
 
 
-class Feature(enum.IntFlag):
-    """Instruction sets that the kernels use; the values of gpt2_feature."""
+class Dtype(enum.IntEnum):
+    """What a weight's values are, by safetensors' names; the values of gpt2_dtype."""
 
-    AVX512 = 1
-    AVX512_BF16 = 2
-    AVX512_VNNI = 4
-    AMX_BF16 = 8
-    AMX_INT8 = 16
+    F32 = 0
+    F16 = 1
+    BF16 = 2
 
 
 class Precision(enum.IntEnum):
@@ -43,23 +56,19 @@ class Precision(enum.IntEnum):
     def label(self) -> str:
         return self.name.lower()
 
-    @property
-    def needs(self) -> Feature:
-        return {Precision.FLOAT32: Feature.AVX512, Precision.BFLOAT16: Feature.AVX512_BF16, Precision.INT8: Feature.AVX512_VNNI}[
-            self
-        ]
-
 
 class Config(ctypes.Structure):
     """gpt2_config."""
 
     _fields_ = [
-        *(
-            (name, ctypes.c_int32)
-            for name in ("precision", "features", "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
-        ),
+        ("precision", ctypes.c_int32),
+        ("is_streamed", ctypes.c_int32),
+        ("kernels", ctypes.c_char_p),
+        ("arithmetic", ctypes.c_char_p),
+        *((name, ctypes.c_int32) for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")),
         ("layer_norm_epsilon", ctypes.c_float),
         ("num_slots", ctypes.c_int32),
+        ("num_threads", ctypes.c_int32),
     ]
 
 
@@ -72,30 +81,35 @@ class Token(ctypes.Structure):
 _INT, _POINTER, _STRING = ctypes.c_int32, ctypes.c_void_p, ctypes.c_char_p
 _SIGNATURES = {
     "gpt2_abi": (_INT, ()),
-    "gpt2_features": (_INT, ()),
     "gpt2_last_error": (_STRING, ()),
+    "gpt2_kernels": (_STRING, ()),
     "gpt2_create": (_INT, (ctypes.POINTER(Config), ctypes.POINTER(_POINTER))),
     "gpt2_destroy": (None, (_POINTER,)),
-    "gpt2_load": (_INT, (_POINTER, _STRING, _POINTER, ctypes.c_int64, _INT)),
-    "gpt2_step": (_INT, (_POINTER, _STRING, _INT, _STRING, _INT, _STRING, _STRING, _POINTER, _INT)),
-    "gpt2_logits": (_INT, (_POINTER, _STRING, _INT, _STRING, _INT, _POINTER, _INT)),
+    "gpt2_kernels_of": (_STRING, (_POINTER,)),
+    "gpt2_arithmetic_of": (_STRING, (_POINTER,)),
+    "gpt2_load": (_INT, (_POINTER, _STRING, _POINTER, ctypes.c_int64, _INT, _INT)),
+    "gpt2_step": (_INT, (_POINTER, _STRING, _INT, _STRING, _INT, _STRING, _STRING, _POINTER)),
+    "gpt2_logits": (_INT, (_POINTER, _STRING, _INT, _STRING, _INT, _POINTER)),
+    "gpt2_logprobs": (_INT, (_POINTER, _STRING, _INT, _STRING, _POINTER)),
     "gpt2_copy_prefix": (_INT, (_POINTER, _INT, _INT, _INT)),
-    "gpt2_sample": (Token, (_POINTER, _INT, _STRING, _STRING, _STRING)),
+    "gpt2_sample": (_INT, (_STRING, _POINTER, _INT, _STRING, _STRING, _STRING, ctypes.POINTER(Token))),
 }
 
 
 @functools.cache
 def load_library(directory: Path = Path(__file__).parent) -> ctypes.CDLL:
-    """The library that the installation built; torch is to be imported before, so that both share the OpenMP that it brings.
-
-    Raises NativeUnavailable.
-    """
+    """The library that the installation built. Raises NativeUnavailable."""
     file = directory / NAME
     if not file.exists():
         raise NativeUnavailable("it was not built: no C++ compiler was found when the package was installed")
-    if platform.machine() not in ("x86_64", "AMD64"):
-        raise NativeUnavailable(f"it is written for x86-64, and this is {platform.machine()}")
+    if platform.machine() not in MACHINES:
+        raise NativeUnavailable(f"it is written for x86-64 and aarch64, and this is {platform.machine()}")
     try:
+        built_for = _machine_of(file)
+        if built_for not in ("", MACHINES[platform.machine()]):  # of such a file the loader would say that there is none
+            raise NativeUnavailable(
+                f"{NAME} was built for {built_for}, and this is {platform.machine()}; install the package again"
+            )
         library = ctypes.CDLL(str(file))
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(library, name)
@@ -107,6 +121,16 @@ def load_library(directory: Path = Path(__file__).parent) -> ctypes.CDLL:
     return library
 
 
-def available_features() -> Feature:
-    """What this CPU can run of what the kernels know. Raises NativeUnavailable where there is no library."""
-    return Feature(load_library().gpt2_features())
+def _machine_of(file: Path) -> str:
+    """What an ELF file's code is for; empty for a file of another kind, of which the loader may say what is wrong."""
+    with file.open("rb") as opened:
+        header = opened.read(20)
+    if len(header) < 20 or not header.startswith(b"\x7fELF"):
+        return ""
+    number = int.from_bytes(header[18:], "little")
+    return _ELF_MACHINES.get(number, f"another machine (ELF's {number})")
+
+
+def available_kernels() -> tuple[str, ...]:
+    """The sets of kernels that this CPU can run, the widest vectors first. Raises NativeUnavailable where there is no library."""
+    return tuple(load_library().gpt2_kernels().decode().split(","))

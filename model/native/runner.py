@@ -7,17 +7,27 @@ its prefix was computed here or copied.
 import ctypes
 import struct
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from model.batch import Chunk, Draw, ForwardBatch, SampledToken, SamplingParams, StepOutput
 from model.config import GPT2Config
-from model.gpt2 import GPT2
-from model.native.library import Config, ErrorCode, Feature, NativeUnavailable, Precision, Token, available_features, load_library
+from model.native.library import (
+    Config,
+    Dtype,
+    ErrorCode,
+    KernelsUnavailable,
+    NativeUnavailable,
+    NotFinite,
+    Precision,
+    Token,
+    available_kernels,
+    load_library,
+)
 from model.philox import uniform
+from model.weights import Weight
 
 MAX_TOP_K = 2**31 - 1  # more than any vocabulary; a client may send any number
 DRAW = struct.Struct("<4i8d8i")  # gpt2_draw
@@ -25,30 +35,75 @@ PLAIN = (1, 0, 0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0
 
 
 class NativeRunner:
-    """A Runner in C++ for x86-64 CPUs with AVX-512.
+    """A Runner in C++, for x86-64 and ARM.
 
-    `features` may name fewer instruction sets than the CPU has. The model's weights are copied; it may be let go of afterwards.
-    Raises NativeUnavailable if the CPU cannot compute in this precision, MemoryError if there is no room.
+    `kernels` is one of `available_kernels()`, or "auto" for the fastest; `arithmetic` names one of bfloat16's, where the kernels
+    have several. The weights are copied, and may be let go of afterwards, unless `is_streamed`: then they are read where they lie,
+    in every step, which is slower, but there at once (float32 alone). Raises KernelsUnavailable, NativeUnavailable if this CPU
+    cannot compute so, NotFinite for a weight that is no number, MemoryError if there is no room.
     """
 
     exact_at_any_cut = True
 
     def __init__(
-        self, model: GPT2, num_slots: int, precision: Precision, num_threads: int, features: Feature | None = None
+        self,
+        config: GPT2Config,
+        weights: Mapping[str, Weight],
+        num_slots: int,
+        precision: Precision,
+        num_threads: int,
+        kernels: str = "auto",
+        *,
+        arithmetic: str | None = None,
+        is_streamed: bool = False,
     ) -> None:
         self._library = load_library()
-        self.config, self.precision, self.num_threads, self._num_slots = model.config, precision, num_threads, num_slots
-        config = _native_config(model.config, num_slots, precision, available_features() if features is None else features)
+        if kernels not in ("auto", *available_kernels()):
+            raise KernelsUnavailable(f"the kernels {kernels} cannot run on this CPU; {', '.join(available_kernels())} can")
+        self.config, self.precision, self._num_slots = config, precision, num_slots
         self._model = ctypes.c_void_p()
-        self._check(self._library.gpt2_create(ctypes.byref(config), ctypes.byref(self._model)))
-        for name, parameter in model.named_parameters():
-            values = parameter.detach().to(torch.float32).contiguous()
-            self._check(self._library.gpt2_load(self._model, name.encode(), values.data_ptr(), values.numel(), num_threads))
+        native = Config(
+            precision=precision,
+            is_streamed=is_streamed,
+            kernels=None if kernels == "auto" else kernels.encode(),
+            arithmetic=None if arithmetic is None else arithmetic.encode(),
+            vocab_size=config.vocab_size,
+            n_positions=config.n_positions,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            n_inner=config.inner_size,
+            layer_norm_epsilon=config.layer_norm_epsilon,
+            num_slots=num_slots,
+            num_threads=num_threads,
+        )
+        self._check(self._library.gpt2_create(ctypes.byref(native), ctypes.byref(self._model)))
+        self._weights = weights if is_streamed else None
+        for name, weight in sorted(weights.items(), key=lambda item: item[1].values.ndim):
+            self._load(name, weight)
+
+    def _load(self, name: str, weight: Weight) -> None:
+        assert weight.values.flags.c_contiguous
+        data, size, dtype = weight.values.ctypes.data, weight.values.size, Dtype[weight.dtype]
+        code = self._library.gpt2_load(self._model, name.encode(), data, size, dtype, weight.is_transposed)
+        if code == ErrorCode.NOT_FINITE:
+            raise NotFinite(name)
+        self._check(code)
 
     def __del__(self) -> None:
         if getattr(self, "_model", None):
             self._library.gpt2_destroy(self._model)
             self._model = ctypes.c_void_p()
+
+    @property
+    def kernels(self) -> str:
+        """Which set of kernels computes."""
+        return self._library.gpt2_kernels_of(self._model).decode()  # type: ignore[no-any-return]
+
+    @property
+    def arithmetic(self) -> str:
+        """What fixes the bits, whichever kernels compute: "float32", "int8", or bfloat16 with what adds its products up."""
+        return self._library.gpt2_arithmetic_of(self._model).decode()  # type: ignore[no-any-return]
 
     @property
     def num_slots(self) -> int:
@@ -83,7 +138,6 @@ class NativeRunner:
                 draws.ids,
                 draws.values,
                 ctypes.addressof(tokens),
-                self.num_threads,
             )
         )
         return StepOutput(tuple(SampledToken(token.token_id, token.logprob) for token in tokens))
@@ -93,12 +147,17 @@ class NativeRunner:
         rows, num_rows, _ = _rows(batch)
         wanted = array("i", of_rows)
         logits = np.empty((len(wanted), self.vocab_size), np.float32)
-        self._check(
-            self._library.gpt2_logits(
-                self._model, rows, num_rows, wanted.tobytes(), len(wanted), logits.ctypes.data, self.num_threads
-            )
-        )
+        self._check(self._library.gpt2_logits(self._model, rows, num_rows, wanted.tobytes(), len(wanted), logits.ctypes.data))
         return logits
+
+    def logprobs(self, batch: ForwardBatch, next_ids: Sequence[int]) -> NDArray[np.float64]:
+        """Run a batch and return the log-probability (R,) of the token that comes after each of its rows; nothing is drawn."""
+        rows, num_rows, _ = _rows(batch)
+        assert len(next_ids) == num_rows
+        logprobs = np.empty(num_rows, np.float64)
+        ids = array("i", next_ids).tobytes()
+        self._check(self._library.gpt2_logprobs(self._model, rows, num_rows, ids, logprobs.ctypes.data))
+        return logprobs
 
     def warm_up(self) -> None:
         """Start the threads and take the memory of the usual steps."""
@@ -119,21 +178,6 @@ class NativeRunner:
                 ErrorCode.UNAVAILABLE: NativeUnavailable,
             }
             raise errors[ErrorCode(code)](message)
-
-
-def _native_config(config: GPT2Config, num_slots: int, precision: Precision, features: Feature) -> Config:
-    return Config(
-        precision=precision,
-        features=features,
-        vocab_size=config.vocab_size,
-        n_positions=config.n_positions,
-        n_embd=config.n_embd,
-        n_layer=config.n_layer,
-        n_head=config.n_head,
-        n_inner=config.inner_size,
-        layer_norm_epsilon=config.layer_norm_epsilon,
-        num_slots=num_slots,
-    )
 
 
 def _rows(batch: ForwardBatch) -> tuple[bytes, int, list[int]]:

@@ -3,17 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <limits>
-#include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
-#include "attention.h"
-#include "pack.h"
-#include "products.h"
-#include "rows.h"
+#include "cpu.h"
 #include "sampler.h"
 #include "step.h"
 
@@ -22,93 +18,6 @@ using namespace gpt2;
 namespace {
 
 thread_local std::string last_error;
-
-Kernels choose_kernels(const gpt2_config& config) {
-    const int32_t have = config.features;
-    auto need = [&](int32_t features, const char* what) {
-        if ((have & features) != features) throw std::runtime_error(std::string("this CPU lacks ") + what);
-    };
-    need(GPT2_AVX512, "AVX-512");
-    if (config.precision == GPT2_FLOAT32) return {multiply_float32, prepare_float32, store_float32, attend_float32, false};
-    if (config.precision == GPT2_BFLOAT16) {
-        need(GPT2_AVX512_BF16, "AVX512_BF16");
-        const bool tiles = have & GPT2_AMX_BF16;
-        return {tiles ? multiply_bfloat16_amx : multiply_bfloat16, prepare_bfloat16, store_bfloat16, attend_bfloat16, tiles};
-    }
-    need(GPT2_AVX512_VNNI, "AVX512_VNNI");
-    const bool tiles = have & GPT2_AMX_INT8;
-    return {tiles ? multiply_int8_amx : multiply_int8, prepare_int8, store_int8, attend_int8, tiles};
-}
-
-Norm make_norm(int width) { return {std::vector<float>(width, 0.0f), std::vector<float>(width, 0.0f)}; }
-
-void build(gpt2_model& model, const gpt2_config& config) {
-    if (config.features & ~gpt2_features()) throw std::runtime_error("features are asked for that this CPU lacks");
-    model.config = config;
-    model.kernels = choose_kernels(config);
-    const int embd = config.n_embd;
-    model.width = round_up(embd, BLOCK);
-    model.inner_width = round_up(config.n_inner, BLOCK);
-    model.head_width = round_up(embd / config.n_head, 16);
-    if (model.head_width > MAX_HEAD_WIDTH) throw std::runtime_error("heads are larger than 1,024");
-    model.positions = round_up(config.n_positions, 64);
-    model.ln_f = make_norm(model.width);
-    shape_linear(model.head, embd, config.vocab_size, config.precision);
-    model.layers.resize(config.n_layer);
-    for (Layer& layer : model.layers) {
-        layer.ln_1 = make_norm(model.width), layer.ln_2 = make_norm(model.width);
-        shape_linear(layer.qkv, embd, 3 * embd, config.precision);
-        shape_linear(layer.out, embd, embd, config.precision);
-        shape_linear(layer.fc, embd, config.n_inner, config.precision);
-        shape_linear(layer.proj, config.n_inner, embd, config.precision);
-    }
-    model.cache = Memory(size_t(config.num_slots) * model.slot_bytes());
-}
-
-void expect(int64_t size, int64_t wanted) {
-    if (size != wanted) throw std::runtime_error("it has " + std::to_string(size) + " values, not " + std::to_string(wanted));
-}
-
-void load_vector(std::vector<float>& to, const float* data, int64_t size, int64_t wanted) {
-    expect(size, wanted);
-    std::copy(data, data + size, to.begin());
-}
-
-void load_linear(gpt2_model& model, Linear& layer, const std::string& part, const float* data, int64_t size, int num_threads) {
-    if (part == "bias") return load_vector(layer.bias, data, size, layer.num_out);
-    expect(size, int64_t(layer.num_in) * layer.num_out);
-    pack_linear(layer, data, model.config.precision, num_threads);
-}
-
-void load(gpt2_model& model, const std::string& name, const float* data, int64_t size, int num_threads) {
-    const gpt2_config& config = model.config;
-    auto table = [&](Memory& to, int num_rows) {
-        expect(size, int64_t(num_rows) * config.n_embd);
-        pack_table(to, data, num_rows, config.n_embd, model.width, model.is_float32(), num_threads);
-    };
-    const std::string part = name.substr(name.rfind('.') + 1);
-    auto norm = [&](Norm& to) { load_vector(part == "bias" ? to.bias : to.weight, data, size, config.n_embd); };
-    if (name == "wte.weight") {
-        table(model.wte, config.vocab_size);
-        return load_linear(model, model.head, part, data, size, num_threads);  // the output embedding is the input's
-    }
-    if (name == "wpe.weight") return table(model.wpe, config.n_positions);
-    if (name.rfind("ln_f.", 0) == 0) return norm(model.ln_f);
-    int i = -1, parsed = 0;
-    if (std::sscanf(name.c_str(), "h.%d.%n", &i, &parsed) != 1 || i < 0 || i >= config.n_layer)
-        throw std::runtime_error("no such parameter");
-    Layer& layer = model.layers[i];
-    const std::string module = name.substr(parsed, name.rfind('.') - parsed);
-    if (module == "ln_1") return norm(layer.ln_1);
-    if (module == "ln_2") return norm(layer.ln_2);
-    Linear* linear = module == "attn.c_attn"   ? &layer.qkv
-                     : module == "attn.c_proj" ? &layer.out
-                     : module == "mlp.c_fc"    ? &layer.fc
-                     : module == "mlp.c_proj"  ? &layer.proj
-                                               : nullptr;
-    if (!linear) throw std::runtime_error("no such parameter");
-    load_linear(model, *linear, part, data, size, num_threads);
-}
 
 // Whatever `body` throws, as the last error and a code.
 template <class Body>
@@ -122,6 +31,9 @@ int32_t guarded(Body body) {
     } catch (const std::out_of_range& error) {
         last_error = error.what();
         return GPT2_OUT_OF_RANGE;
+    } catch (const NotFinite&) {
+        last_error = "it has values that are NaN or infinite";
+        return GPT2_NOT_FINITE;
     } catch (const std::exception& error) {
         last_error = error.what();
         return GPT2_UNAVAILABLE;
@@ -160,10 +72,10 @@ void check(const gpt2_model& model, const gpt2_draw* draws, int num_draws, int n
 }
 
 // Draw from a row of logits whose log(sum of exp) is known; NaN for a row that cannot be drawn from.
-gpt2_token draw_token(const float* logits, int vocab_size, double log_sum, const gpt2_draw& draw, const int32_t* ids,
-                      const float* values, SamplerScratch& scratch) {
+gpt2_token draw_token(const Sampling& kernels, const float* logits, int vocab_size, double log_sum, const gpt2_draw& draw,
+                      const int32_t* ids, const float* values, SamplerScratch& scratch) {
     if (!std::isfinite(log_sum)) return {0, 0, std::numeric_limits<double>::quiet_NaN()};  // a logit is no number
-    const int32_t id = sample(logits, vocab_size, draw, ids, values, scratch);
+    const int32_t id = sample(kernels, logits, vocab_size, draw, ids, values, scratch);
     if (id < 0) return {0, 0, std::numeric_limits<double>::quiet_NaN()};
     return {id, 0, double(logits[id]) - log_sum};
 }
@@ -174,20 +86,31 @@ int32_t gpt2_abi() { return GPT2_ABI; }
 
 const char* gpt2_last_error() { return last_error.c_str(); }
 
+const char* gpt2_kernels() {
+    static const std::string names = [] {
+        std::string all;
+        for (const Kernels* kernels : available_kernels()) all += (all.empty() ? "" : ",") + std::string(kernels->name);
+        return all;
+    }();
+    return names.c_str();
+}
+
 int32_t gpt2_create(const gpt2_config* config, gpt2_model** model) {
-    return guarded([&] {
-        auto made = std::make_unique<gpt2_model>();
-        build(*made, *config);
-        *model = made.release();
-    });
+    return guarded([&] { *model = new gpt2_model(*config); });
 }
 
 void gpt2_destroy(gpt2_model* model) { delete model; }
 
-int32_t gpt2_load(gpt2_model* model, const char* name, const float* data, int64_t size, int32_t num_threads) {
+const char* gpt2_kernels_of(const gpt2_model* model) { return model->kernels.name; }
+
+const char* gpt2_arithmetic_of(const gpt2_model* model) { return model->arithmetic.name; }
+
+int32_t gpt2_load(gpt2_model* model, const char* name, const void* data, int64_t size, int32_t dtype, int32_t is_transposed) {
     return guarded([&] {
         try {
-            load(*model, name, data, size, num_threads);
+            if (dtype < GPT2_F32 || dtype > GPT2_BF16)
+                throw std::runtime_error("its type is none of float32, float16 and bfloat16");
+            model->load(name, {data, Dtype(dtype), is_transposed != 0, nullptr}, size);
         } catch (const std::runtime_error& error) {
             throw std::runtime_error(std::string(name) + ": " + error.what());
         }
@@ -195,7 +118,7 @@ int32_t gpt2_load(gpt2_model* model, const char* name, const float* data, int64_
 }
 
 int32_t gpt2_step(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, const gpt2_draw* draws, int32_t num_draws,
-                  const int32_t* ids, const float* values, gpt2_token* tokens, int32_t num_threads) {
+                  const int32_t* ids, const float* values, gpt2_token* tokens) {
     return guarded([&] {
         check(*model, rows, num_rows);
         check(*model, draws, num_draws, num_rows, ids);
@@ -212,29 +135,43 @@ int32_t gpt2_step(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, con
             draw_rows[i] = draws[i].row;
             if (!draws[i].plain) logits[i] = next, next += vocab_size;
         }
-        if (num_kept) {
-            if (int(work.samplers.size()) < num_threads) work.samplers.resize(num_threads);
-            for (SamplerScratch& scratch : work.samplers) scratch.resize(vocab_size);
-        }
-        run_step(*model, rows, num_rows, draw_rows.data(), num_draws, logits.data(), num_threads,
+        if (num_kept)
+            for (Scratch& scratch : work.scratch) scratch.sampler.resize(vocab_size);
+        const Sampling& kernels = model->kernels.sampling;
+        run_step(*model, rows, num_rows, {num_draws, draw_rows.data(), logits.data()},
                  [&](int i, const RowStats& stats, int thread) {
                      if (draws[i].plain)
                          tokens[i] = {stats.argmax, 0, stats.max - stats.log_sum};
                      else
-                         tokens[i] = draw_token(logits[i], vocab_size, stats.log_sum, draws[i], ids, values, work.samplers[thread]);
+                         tokens[i] = draw_token(kernels, logits[i], vocab_size, stats.log_sum, draws[i], ids, values,
+                                                work.scratch[thread].sampler);
                  });
     });
 }
 
 int32_t gpt2_logits(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, const int32_t* draw_rows, int32_t num_draws,
-                    float* logits, int32_t num_threads) {
+                    float* logits) {
     return guarded([&] {
         check(*model, rows, num_rows);
         for (int i = 0; i < num_draws; ++i) require(draw_rows[i] >= 0 && draw_rows[i] < num_rows, "row", draw_rows[i]);
         if (num_rows == 0) return;
         std::vector<float*> each(num_draws);
         for (int i = 0; i < num_draws; ++i) each[i] = logits + size_t(i) * model->config.vocab_size;
-        run_step(*model, rows, num_rows, draw_rows, num_draws, each.data(), num_threads, [](int, const RowStats&, int) {});
+        run_step(*model, rows, num_rows, {num_draws, draw_rows, each.data()}, [](int, const RowStats&, int) {});
+    });
+}
+
+int32_t gpt2_logprobs(gpt2_model* model, const gpt2_row* rows, int32_t num_rows, const int32_t* next_ids, double* logprobs) {
+    return guarded([&] {
+        const int vocab_size = model->config.vocab_size;
+        check(*model, rows, num_rows);
+        for (int i = 0; i < num_rows; ++i) require(next_ids[i] >= 0 && next_ids[i] < vocab_size, "token", next_ids[i]);
+        if (num_rows == 0) return;
+        std::vector<int32_t> all(num_rows);
+        std::iota(all.begin(), all.end(), 0);
+        std::vector<float> next(num_rows);
+        run_step(*model, rows, num_rows, {num_rows, all.data(), nullptr, next_ids, next.data()},
+                 [&](int i, const RowStats& stats, int) { logprobs[i] = next[i] - stats.log_sum; });
     });
 }
 
@@ -245,17 +182,19 @@ int32_t gpt2_copy_prefix(gpt2_model* model, int32_t source, int32_t target, int3
         require(length >= 0 && length <= model->config.n_positions, "length", length);
         if (source == target) return;
         // Whole groups of positions: what lies beyond `length` is written before it is read.
-        char* cache = model->cache.as<char>();
-        const size_t num_bytes = size_t(length + 63) / 64 * model->group_bytes();
-        std::memcpy(cache + target * model->slot_bytes(), cache + source * model->slot_bytes(), num_bytes);
+        char* cache = model->cache.data;
+        const size_t num_bytes = size_t(length + TILE - 1) / TILE * model->cache.group_bytes;
+        std::memcpy(cache + target * model->cache.slot_bytes, cache + source * model->cache.slot_bytes, num_bytes);
     });
 }
 
-gpt2_token gpt2_sample(const float* logits, int32_t vocab_size, const gpt2_draw* draw, const int32_t* ids, const float* values) {
-    SamplerScratch scratch;
-    scratch.resize(vocab_size);
-    std::vector<BlockStats> blocks;
-    for (int first = 0; first < vocab_size; first += BLOCK)
-        blocks.push_back(block_stats(logits + first, std::min(BLOCK, vocab_size - first), first));
-    return draw_token(logits, vocab_size, combine(blocks.data(), int(blocks.size())).log_sum, *draw, ids, values, scratch);
+int32_t gpt2_sample(const char* kernels_name, const float* logits, int32_t vocab_size, const gpt2_draw* draw, const int32_t* ids,
+                    const float* values, gpt2_token* token) {
+    return guarded([&] {
+        const Kernels& kernels = kernels_named(kernels_name, GPT2_FLOAT32);
+        SamplerScratch scratch;
+        scratch.resize(vocab_size);
+        const double log_sum = stats_of(kernels, logits, vocab_size).log_sum;
+        *token = draw_token(kernels.sampling, logits, vocab_size, log_sum, *draw, ids, values, scratch);
+    });
 }

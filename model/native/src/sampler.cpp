@@ -9,8 +9,7 @@
 #include <limits>
 #include <numeric>
 
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
-#include "simd.h"
+#include "exact_math.h"
 
 namespace gpt2 {
 namespace {
@@ -46,87 +45,39 @@ uint32_t first_key(uint32_t low, uint32_t high, Holds holds) {
     return low;
 }
 
-int count_at_least(const float* x, int num, float threshold) {
-    int count = 0;
-    for (int i = 0; i < num; i += 16) {
-        __mmask16 lanes = first_lanes(num - i);
-        count += __builtin_popcount(
-            _mm512_mask_cmp_ps_mask(lanes, _mm512_maskz_loadu_ps(lanes, x + i), _mm512_set1_ps(threshold), _CMP_GE_OQ));
-    }
-    return count;
-}
-
-float max_of(const float* x, int num) {
-    __m512 best = _mm512_set1_ps(-INFINITY_);
-    for (int i = 0; i < num; i += 16) {
-        __mmask16 lanes = first_lanes(num - i);
-        best = _mm512_mask_max_ps(best, lanes, best, _mm512_maskz_loadu_ps(lanes, x + i));
-    }
-    return _mm512_reduce_max_ps(best);
-}
-
-// The sum of the weights whose cost is at most `limit`, in double precision, in a fixed order: it never falls as the limit rises.
-double mass_within(const float* costs, const float* weights, int num, float limit) {
-    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
-    for (int i = 0; i < num; i += 16) {
-        __mmask16 lanes = first_lanes(num - i);
-        __mmask16 within =
-            _mm512_mask_cmp_ps_mask(lanes, _mm512_maskz_loadu_ps(lanes, costs + i), _mm512_set1_ps(limit), _CMP_LE_OQ);
-        __m512 w = _mm512_maskz_loadu_ps(within, weights + i);
-        low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm512_castps512_ps256(w)));
-        high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(w, 1)));
-    }
-    return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
-}
-
-double mass_within(const SamplerScratch& row, float limit) {
-    return mass_within(row.costs.data(), row.weights.data(), row.num, limit);
-}
-
 // The sum of weights that none is left out of.
-double sum_of(const float* weights, int num) { return mass_within(weights, weights, num, INFINITY_); }
-
-// Let go of all but those whose x (num) is at least, or at most, `limit`; ids, logits, costs and weights move together.
-template <int COMPARISON>
-void keep(SamplerScratch& row, const std::vector<float>& x, float limit) {
-    int kept = 0;
-    for (int i = 0; i < row.num; i += 16) {
-        __mmask16 lanes = first_lanes(row.num - i);
-        __mmask16 stay = _mm512_mask_cmp_ps_mask(lanes, _mm512_loadu_ps(&x[i]), _mm512_set1_ps(limit), COMPARISON);
-        if (!stay) continue;
-        _mm512_storeu_si512(&row.ids[kept], _mm512_maskz_compress_epi32(stay, _mm512_loadu_si512(&row.ids[i])));
-        for (std::vector<float>* values : {&row.logits, &row.costs, &row.weights})
-            _mm512_storeu_ps(values->data() + kept, _mm512_maskz_compress_ps(stay, _mm512_loadu_ps(values->data() + i)));
-        kept += __builtin_popcount(stay);
-    }
-    row.num = kept;
+double sum_of(const Sampling& kernels, const float* weights, int num) {
+    return kernels.mass_within(weights, weights, num, INFINITY_);
 }
 
-// weights = exp(logits - max); nothing for what is impossible.
-void weigh(SamplerScratch& row) {
-    __m512 max = _mm512_set1_ps(max_of(row.logits.data(), row.num));
-    for (int i = 0; i < row.num; i += 16) {
-        __m512 x = _mm512_loadu_ps(&row.logits[i]);
-        __mmask16 possible = _mm512_mask_cmp_ps_mask(first_lanes(row.num - i), x, _mm512_set1_ps(-INFINITY_), _CMP_NEQ_UQ);
-        _mm512_storeu_ps(&row.weights[i], _mm512_maskz_mov_ps(possible, exp16(_mm512_sub_ps(x, max))));
-    }
+double mass_within(const Sampling& kernels, const SamplerScratch& row, float limit) {
+    return kernels.mass_within(row.costs.data(), row.weights.data(), row.num, limit);
 }
+
+// Let go of all but those whose x (num) is at least `low` and at most `high`; ids, logits, costs and weights move together.
+void keep(const Sampling& kernels, SamplerScratch& row, const std::vector<float>& x, float low, float high) {
+    float* const values[] = {row.logits.data(), row.costs.data(), row.weights.data()};
+    // What decides is read before it is moved: a vector at a time, from places at or after those that are written.
+    row.num = kernels.keep(x.data(), low, high, row.num, row.ids.data(), values, 3);
+}
+
+void weigh(const Sampling& kernels, SamplerScratch& row) { kernels.weigh(row.logits.data(), row.num, row.weights.data()); }
 
 // The k likeliest (Fan et al. 2018, section 5.4), and any as likely as the last.
-void keep_top_k(SamplerScratch& row, int k) {
+void keep_top_k(const Sampling& kernels, SamplerScratch& row, int k) {
     if (k >= row.num) return;
     const int num_stretches = (row.num + STRETCH - 1) / STRETCH;
     if (k <= num_stretches) {
         // The k-th greatest of the stretches' maxima: k logits at least reach it, and few more.
         for (int s = 0; s < num_stretches; ++s)
-            row.costs[s] = max_of(&row.logits[s * STRETCH], std::min(STRETCH, row.num - s * STRETCH));
+            row.costs[s] = kernels.greatest(&row.logits[s * STRETCH], std::min(STRETCH, row.num - s * STRETCH));
         std::nth_element(row.costs.begin(), row.costs.begin() + k - 1, row.costs.begin() + num_stretches, std::greater<float>());
-        keep<_CMP_GE_OQ>(row, row.logits, row.costs[k - 1]);
+        keep(kernels, row, row.logits, row.costs[k - 1], INFINITY_);
     }
     // The greatest threshold that k logits reach.
     uint32_t above = first_key(key_of(-INFINITY_), key_of(INFINITY_),
-                               [&](float t) { return count_at_least(row.logits.data(), row.num, t) < k; });
-    keep<_CMP_GE_OQ>(row, row.logits, of_key(above - 1));
+                               [&](float t) { return kernels.count_at_least(row.logits.data(), row.num, t) < k; });
+    keep(kernels, row, row.logits, of_key(above - 1), INFINITY_);
 }
 
 // The least cost up to which the mass reaches `wanted`, and the mass of what costs less.
@@ -136,45 +87,43 @@ struct Limit {
 };
 
 // Halvings of the costs' own range first, each a pass over all; then of all floats, passes over the few that are left between.
-Limit find_limit(SamplerScratch& row, float low, float high, double wanted) {
+Limit find_limit(const Sampling& kernels, SamplerScratch& row, float low, float high, double wanted) {
     constexpr int COARSE = 7;
     double below = 0.0;  // of what costs at most `low`
     for (int i = 0; i < COARSE && low < high; ++i) {
         const float middle = low + (high - low) / 2;
-        const double mass = mass_within(row, middle);
+        const double mass = mass_within(kernels, row, middle);
         if (mass >= wanted)
             high = middle;
         else
             low = middle, below = mass;
     }
-    int num = 0;
-    for (int i = 0; i < row.num; i += 16) {
-        __m512 cost = _mm512_loadu_ps(&row.costs[i]);
-        __mmask16 between = _mm512_mask_cmp_ps_mask(first_lanes(row.num - i), cost, _mm512_set1_ps(high), _CMP_LE_OQ);
-        if (below > 0) between = _mm512_mask_cmp_ps_mask(between, cost, _mm512_set1_ps(low), _CMP_GT_OQ);
-        _mm512_storeu_ps(&row.near_costs[num], _mm512_maskz_compress_ps(between, cost));
-        _mm512_storeu_ps(&row.near_weights[num], _mm512_maskz_compress_ps(between, _mm512_loadu_ps(&row.weights[i])));
-        num += __builtin_popcount(between);
-    }
-    auto mass_up_to = [&](float cost) { return below + mass_within(row.near_costs.data(), row.near_weights.data(), num, cost); };
+    std::memcpy(row.near_costs.data(), row.costs.data(), row.num * sizeof(float));
+    std::memcpy(row.near_weights.data(), row.weights.data(), row.num * sizeof(float));
+    float* const values[] = {row.near_costs.data(), row.near_weights.data()};
+    const float beyond = below > 0 ? std::nextafter(low, INFINITY_) : -INFINITY_;
+    const int num = kernels.keep(row.costs.data(), beyond, high, row.num, nullptr, values, 2);
+    auto mass_up_to = [&](float cost) {
+        return below + kernels.mass_within(row.near_costs.data(), row.near_weights.data(), num, cost);
+    };
     const uint32_t key = first_key(key_of(-INFINITY_), key_of(INFINITY_), [&](float t) { return mass_up_to(t) >= wanted; });
     return {of_key(key), key > key_of(-INFINITY_) ? mass_up_to(of_key(key - 1)) : 0.0};
 }
 
 // Tokens in order of rising cost, among equals by id, until their share of all reaches p; the first always stays.
-void keep_mass(SamplerScratch& row, double p) {
+void keep_mass(const Sampling& kernels, SamplerScratch& row, double p) {
     // A p of next to nothing still asks for one token.
-    const double wanted = std::max(p, 1e-30) * mass_within(row, INFINITY_);
+    const double wanted = std::max(p, 1e-30) * mass_within(kernels, row, INFINITY_);
     const float least = *std::min_element(row.costs.begin(), row.costs.begin() + row.num);
     float greatest = INFINITY_;
     for (float reach : {4.0f, 8.0f, 16.0f, 32.0f})  // mostly enough, and then few are left
-        if (mass_within(row, least + reach) >= wanted) {
+        if (mass_within(kernels, row, least + reach) >= wanted) {
             greatest = least + reach;
-            keep<_CMP_LE_OQ>(row, row.costs, greatest);
+            keep(kernels, row, row.costs, -INFINITY_, greatest);
             break;
         }
-    const Limit limit = find_limit(row, least, greatest, wanted);
-    keep<_CMP_LE_OQ>(row, row.costs, limit.cost);
+    const Limit limit = find_limit(kernels, row, least, greatest, wanted);
+    keep(kernels, row, row.costs, -INFINITY_, limit.cost);
     double mass = limit.mass_below;
     int kept = 0;
     for (int i = 0; i < row.num; ++i) {
@@ -188,26 +137,27 @@ void keep_mass(SamplerScratch& row, double p) {
 }
 
 // The smallest set of likeliest tokens whose probability reaches p (Holtzman et al. 2020, section 3.1).
-void keep_top_p(SamplerScratch& row, double p) {
-    weigh(row);
+void keep_top_p(const Sampling& kernels, SamplerScratch& row, double p) {
+    weigh(kernels, row);
     for (int i = 0; i < row.num; ++i) row.costs[i] = -row.logits[i];
-    keep_mass(row, p);
+    keep_mass(kernels, row, p);
 }
 
 // Tokens at least p times as likely as the likeliest (Nguyen et al. 2024, section 3).
-void keep_min_p(SamplerScratch& row, double p) {
-    keep<_CMP_GE_OQ>(row, row.logits, float(max_of(row.logits.data(), row.num) + std::log(p)));
+void keep_min_p(const Sampling& kernels, SamplerScratch& row, double p) {
+    keep(kernels, row, row.logits, float(kernels.greatest(row.logits.data(), row.num) + exact_log(p)), INFINITY_);
 }
 
 // Tokens whose surprise is nearest to the entropy, until they make up p (Meister et al. 2023, section 4).
-void keep_typical(SamplerScratch& row, double p) {
-    weigh(row);
-    const double total = sum_of(row.weights.data(), row.num), log_total = std::log(total), max = max_of(row.logits.data(), row.num);
+void keep_typical(const Sampling& kernels, SamplerScratch& row, double p) {
+    weigh(kernels, row);
+    const double total = sum_of(kernels, row.weights.data(), row.num), log_total = exact_log(total);
+    const double max = kernels.greatest(row.logits.data(), row.num);
     double entropy = 0.0;
     for (int i = 0; i < row.num; ++i)
         if (row.weights[i] > 0.0f) entropy -= row.weights[i] / total * (double(row.logits[i]) - max - log_total);
     for (int i = 0; i < row.num; ++i) row.costs[i] = float(std::abs(-(double(row.logits[i]) - max - log_total) - entropy));
-    keep_mass(row, p);
+    keep_mass(kernels, row, p);
 }
 
 // Repetition on all seen tokens (Keskar et al. 2019, section 4.1), frequency and presence on generated ones alone.
@@ -227,22 +177,13 @@ void penalise(SamplerScratch& row, const gpt2_draw& draw, const int32_t* ids) {
     for (int i = draw.generated.begin; i < draw.generated.end; ++i) row.seen[ids[i]] = row.generated[ids[i]] = 0;
 }
 
-// logits / temperature, counted from the greatest, so that the smallest temperature overflows to -inf alone.
-void apply_temperature(SamplerScratch& row, double temperature) {
-    const __m512d greatest = _mm512_set1_pd(max_of(row.logits.data(), row.num)), divisor = _mm512_set1_pd(temperature);
-    for (int i = 0; i < row.num; i += 8) {
-        __m512d x = _mm512_cvtps_pd(_mm256_loadu_ps(&row.logits[i]));
-        _mm256_storeu_ps(&row.logits[i], _mm512_cvtpd_ps(_mm512_div_pd(_mm512_sub_pd(x, greatest), divisor)));
-    }
-}
-
 int32_t argmax(const SamplerScratch& row) {
     return int32_t(std::max_element(row.logits.begin(), row.logits.begin() + row.num) - row.logits.begin());
 }
 
 // The first token whose cumulative weight exceeds `uniform` times the total: stretch by stretch, then within one.
-int32_t inverse_cdf(const SamplerScratch& row, double uniform) {
-    auto sum_from = [&](int i) { return sum_of(&row.weights[i], std::min(STRETCH, row.num - i)); };
+int32_t inverse_cdf(const Sampling& kernels, const SamplerScratch& row, double uniform) {
+    auto sum_from = [&](int i) { return sum_of(kernels, &row.weights[i], std::min(STRETCH, row.num - i)); };
     double total = 0.0, before = 0.0;
     for (int i = 0; i < row.num; i += STRETCH) total += sum_from(i);
     if (!(total > 0 && total < std::numeric_limits<double>::infinity())) return -1;
@@ -265,8 +206,8 @@ void SamplerScratch::resize(int vocab_size) {
     for (std::vector<float>* values : {&logits, &costs, &weights, &near_costs, &near_weights}) values->resize(vocab_size + PAD);
 }
 
-int32_t sample(const float* logits, int vocab_size, const gpt2_draw& draw, const int32_t* ids, const float* values,
-               SamplerScratch& row) {
+int32_t sample(const Sampling& kernels, const float* logits, int vocab_size, const gpt2_draw& draw, const int32_t* ids,
+               const float* values, SamplerScratch& row) {
     row.num = vocab_size;
     std::memcpy(row.logits.data(), logits, vocab_size * sizeof(float));
     for (int i = draw.bias.begin; i < draw.bias.end; ++i) row.logits[ids[i]] += values[i];
@@ -274,13 +215,13 @@ int32_t sample(const float* logits, int vocab_size, const gpt2_draw& draw, const
     for (int i = draw.banned.begin; i < draw.banned.end; ++i) row.logits[ids[i]] = -INFINITY_;
     if (draw.temperature == 0) return argmax(row);
     std::iota(row.ids.begin(), row.ids.begin() + vocab_size, 0);
-    if (draw.top_k > 0) keep_top_k(row, draw.top_k);  // before the temperature, whose rounding could make logits equal
-    apply_temperature(row, draw.temperature);
-    if (draw.top_p < 1) keep_top_p(row, draw.top_p);
-    if (draw.min_p > 0) keep_min_p(row, draw.min_p);
-    if (draw.typical_p < 1) keep_typical(row, draw.typical_p);
-    weigh(row);
-    return inverse_cdf(row, draw.uniform);
+    if (draw.top_k > 0) keep_top_k(kernels, row, draw.top_k);  // before the temperature, whose rounding could make logits equal
+    kernels.temper(row.logits.data(), row.num, draw.temperature);
+    if (draw.top_p < 1) keep_top_p(kernels, row, draw.top_p);
+    if (draw.min_p > 0) keep_min_p(kernels, row, draw.min_p);
+    if (draw.typical_p < 1) keep_typical(kernels, row, draw.typical_p);
+    weigh(kernels, row);
+    return inverse_cdf(kernels, row, draw.uniform);
 }
 
 }  // namespace gpt2

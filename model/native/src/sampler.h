@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "interface.h"
+#include "kernels.h"
 
 namespace gpt2 {
 
@@ -19,6 +20,7 @@ struct SamplerScratch {
 };
 
 // The drawn id, or -1 where there is nothing to draw from. The logits are finite or -inf; scratch has their size.
-int32_t sample(const float* logits, int vocab_size, const gpt2_draw&, const int32_t* ids, const float* values, SamplerScratch&);
+int32_t sample(const Sampling&, const float* logits, int vocab_size, const gpt2_draw&, const int32_t* ids, const float* values,
+               SamplerScratch&);
 
 }  // namespace gpt2

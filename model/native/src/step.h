@@ -14,13 +14,21 @@ struct RowStats {
     double log_sum;
 };
 
-RowStats combine(const BlockStats* blocks, int num_blocks);
+RowStats stats_of(const Kernels&, const float* logits, int vocab_size);
+
+// The rows of a step that the output head is for, and where its logits go, beside their statistics: of row rows[i] all of them to
+// logits[i], where that is not null, and that of token next_ids[i] to next_logits[i], where there are next_ids.
+struct Draws {
+    int num;
+    const int32_t* rows;
+    float* const* logits;
+    const int32_t* next_ids;
+    float* next_logits;
+};
 
 using OfDraw = std::function<void(int draw, const RowStats&, int thread)>;
 
-// Run the rows, then the head for the rows named in `draw_rows`; the logits of draw i go to logits[i] where that is not null. At
-// the end `of_draw` is told of each draw, on some thread of the team.
-void run_step(gpt2_model&, const gpt2_row* rows, int num_rows, const int32_t* draw_rows, int num_draws, float* const* logits,
-              int num_threads, const OfDraw& of_draw);
+// Run the rows, then the head; at the end `of_draw` is told of each draw, on some thread of the team.
+void run_step(gpt2_model&, const gpt2_row* rows, int num_rows, const Draws&, const OfDraw& of_draw);
 
 }  // namespace gpt2

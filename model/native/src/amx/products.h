@@ -1,38 +1,36 @@
-// Matrix products on AMX: a tile of 16 rows by 64 bytes of inputs times one of 64 bytes by 16 outputs (Intel SDM, TDPBUSD,
+// Matrix products on AMX: a tile of 16 rows by 64 bytes of inputs times one of 64 bytes by 16 outputs (Intel SDM, TDPBSSD,
 // TDPBF16PS).
 //
 // The same packed weights as for AVX-512 serve: 16 steps along k of 16 outputs are a tile, 256 bytes from row to row. Integer sums
 // are the same to the bit; bfloat16 sums are AMX's own, in one order for every number of rows.
-#include "products.h"
+#pragma once
 
-#include <algorithm>
-
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,amx-tile,amx-int8,amx-bf16")
-#include "finish.h"
+#include "../kernels/ahead.h"
+#include "../kernels/finish.h"
 
 namespace gpt2 {
 namespace {
 
-constexpr int TILE_ROWS = 16, STEP = 256, TILE_BYTES = TILE_ROWS * STEP;
+constexpr int TILE_ROWS = 16, STEP = 4 * BLOCK, TILE_BYTES = TILE_ROWS * STEP;
 // How far ahead weights are asked for where few rows leave the memory as the bound.
 constexpr int PREFETCH_BYTES = 8192;
 
 struct alignas(64) TileConfig {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes_per_row[16] = {};
-    uint8_t rows[16] = {};
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes_per_row[16];
+    uint8_t rows[16];
 };
 
 // C += A B by tile numbers; gcc's own _tile_dp... take literals alone, not template parameters.
-struct Int8 {
+struct Int8Tiles {
     using Element = int32_t;
     template <int C, int A, int B>
     static void dot() {
-        __asm__ volatile("tdpbusd\t%%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+        __asm__ volatile("tdpbssd\t%%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
     }
 };
 
-struct BFloat16 {
+struct BFloat16Tiles {
     using Element = float;
     template <int C, int A, int B>
     static void dot() {
@@ -50,7 +48,7 @@ void sum_16_rows(const char* w, int num_tiles, const char* x, size_t stride, typ
     _tile_zero(2);
     _tile_zero(3);
     for (int k = 0; k < num_tiles; ++k, w += TILE_BYTES, x += 64) {
-        for (int line = 0; line < TILE_BYTES; line += 64) _mm_prefetch(w + PREFETCH_BYTES + line, _MM_HINT_T0);
+        for (int line = 0; line < TILE_BYTES; line += 64) __builtin_prefetch(w + PREFETCH_BYTES + line, 0, 3);
         _tile_loadd(4, x, stride);
         _tile_loadd(5, w, STEP);
         Precision::template dot<0, 4, 5>();
@@ -75,7 +73,7 @@ void sum_32_rows(const char* w, int num_tiles, const char* x, size_t stride, typ
     _tile_zero(2);
     _tile_zero(3);
     for (int k = 0; k < num_tiles; ++k, w += TILE_BYTES, x += 64) {
-        ahead.fetch();
+        fetch(ahead);
         _tile_loadd(4, x, stride);
         _tile_loadd(6, w, STEP);
         Precision::template dot<0, 4, 6>();
@@ -92,31 +90,31 @@ void sum_32_rows(const char* w, int num_tiles, const char* x, size_t stride, typ
 }
 
 template <class Precision>
-void multiply(const Product& product, int block, const char* next) {
+void multiply_tiles(const Product& product, Ahead&) {
     alignas(64) typename Precision::Element sums[2 * TILE_ROWS * BLOCK];
-    const Input& x = product.x;
-    const int num_rows = product.num_rows, num_tiles = int(product.layer.block_bytes / TILE_BYTES);
-    const char* w = product.layer.weights_of(block);
+    const Input& x = *product.x;
+    const size_t block_bytes = product.layer->block_bytes;
+    const int num_rows = product.num_rows, num_tiles = int(block_bytes / TILE_BYTES);
+    const char* w = product.weights;
     // Spread over all passes through this block, so that the memory is read while the tiles multiply.
-    const int num_passes = std::max(1, (num_rows + TILE_ROWS - 1) / (2 * TILE_ROWS) * 2);
-    Ahead ahead(next, product.layer.block_bytes, 0, next ? 1 : 0, num_passes * num_tiles);
+    const int num_pairs = (num_rows + TILE_ROWS - 1) / (2 * TILE_ROWS) * 2;
+    Ahead ahead = make_ahead(product.next, block_bytes, 0, product.next ? 1 : 0, (num_pairs ? num_pairs : 1) * num_tiles);
     int row = 0;
     for (; num_rows - row > TILE_ROWS; row += 2 * TILE_ROWS) {
-        const char* rows = x.data.as<char>() + row * x.stride;
+        const char* rows = x.data + row * x.stride;
         sum_32_rows<Precision>(w, num_tiles, rows, x.stride, sums, ahead);
         sum_32_rows<Precision>(w + 128, num_tiles, rows, x.stride, sums + 32, ahead);
-        finish_block(product, block, row, std::min(2 * TILE_ROWS, num_rows - row), sums);
+        finish_block(product, row, num_rows - row < 2 * TILE_ROWS ? num_rows - row : 2 * TILE_ROWS, sums);
     }
     if (row < num_rows) {
-        sum_16_rows<Precision>(w, num_tiles, x.data.as<char>() + row * x.stride, x.stride, sums);
-        finish_block(product, block, row, num_rows - row, sums);
+        sum_16_rows<Precision>(w, num_tiles, x.data + row * x.stride, x.stride, sums);
+        finish_block(product, row, num_rows - row, sums);
     }
 }
 
-}  // namespace
-
+// A thread's tiles, for as long as it multiplies: set up before, let go of after.
 void configure_tiles(int num_rows) {
-    TileConfig config;
+    TileConfig config = {1};
     for (int tile = 0; tile < 8; ++tile) config.bytes_per_row[tile] = 64, config.rows[tile] = TILE_ROWS;
     // A step of fewer than 16 rows neither loads nor multiplies what it does not have.
     if (num_rows < TILE_ROWS)
@@ -127,10 +125,5 @@ void configure_tiles(int num_rows) {
 
 void release_tiles() { _tile_release(); }
 
-void multiply_bfloat16_amx(const Product& product, int block, const char* next, Ahead&) {
-    multiply<BFloat16>(product, block, next);
-}
-
-void multiply_int8_amx(const Product& product, int block, const char* next, Ahead&) { multiply<Int8>(product, block, next); }
-
+}  // namespace
 }  // namespace gpt2
