@@ -7,12 +7,14 @@ from app.version import VERSION
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """Sizes in tokens and requests; `created` in seconds of the epoch."""
+    """Sizes in tokens and requests; `created` in seconds of the epoch; `arithmetic` is what fixes the bits of the answers."""
 
     model_id: str
     dtype: str
     device: str
     backend: str
+    kernels: str
+    arithmetic: str
     max_total_tokens: int
     vocab_size: int
     num_parameters: int

@@ -3,8 +3,6 @@
 import logging
 import sys
 
-import structlog
-
 
 def is_console(log_format: str) -> bool:
     return log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
@@ -12,6 +10,8 @@ def is_console(log_format: str) -> bool:
 
 def configure_logging(log_format: str) -> None:
     """Send the service's and uvicorn's lines to standard error in one format: auto, console or json."""
+    import structlog  # for the service alone; the other commands have no log
+
     console = is_console(log_format)
     timestamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console)
     shared: list[structlog.types.Processor] = [structlog.stdlib.add_log_level, timestamper, structlog.processors.format_exc_info]

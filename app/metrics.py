@@ -6,6 +6,7 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from app.engine.engine import StepStats
+from app.info import ServiceInfo
 from app.version import VERSION
 
 SECONDS = (
@@ -48,15 +49,15 @@ class Metrics:
         self.request = histogram("gpt2_request_seconds", "Time from arrival to the last token of completed requests.")
         self.heartbeat = gauge("gpt2_engine_heartbeat_timestamp_seconds", "When the engine last gave a sign of life.")
         self.build = gauge("gpt2_build_info", "What is running; always 1.", "version", "python", "torch")
-        self.model = gauge("gpt2_model_info", "What is served; always 1.", "model", "dtype", "device")
+        self.model = gauge("gpt2_model_info", "What is served; always 1.", "model", "dtype", "device", "kernels", "arithmetic")
         for route in ROUTES:  # from zero on, so that a rate sees the first failure
             for outcome in OUTCOMES:
                 self.requests.labels(route, outcome)
         self.build.labels(VERSION, platform.python_version(), version("torch")).set(1)
 
-    def describe_model(self, model_id: str, dtype: str, device: str, num_slots: int) -> None:
-        self.model.labels(model_id, dtype, device).set(1)
-        self.slots.set(num_slots)
+    def describe_model(self, info: ServiceInfo) -> None:
+        self.model.labels(info.model_id, info.dtype, info.device, info.kernels, info.arithmetic).set(1)
+        self.slots.set(info.max_running)
 
     def observe_step(self, stats: StepStats, now: float) -> None:
         self.heartbeat.set(now)

@@ -21,10 +21,16 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto is cuda if there is one, else cpu.")
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
-        description="Precision; auto is bfloat16 on cuda, and on a CPU the fastest of int8, bfloat16 and float32 that it has the "
-        "instructions for and that keeps the checkpoint's perplexity.",
+        description="Precision; auto is bfloat16 on cuda, and on a CPU int8 if it keeps the checkpoint's perplexity, else float32.",
     )
-    threads: int = Field(0, ge=0, le=1024, description="Threads for computing on a CPU; 0 is one a core.")
+    kernels: Literal["auto", "scalar", "avx2", "avx512", "amx", "neon"] = Field(
+        "auto",
+        description="Instructions that the native step uses; auto is the fastest that the CPU has. But for bfloat16, all give the "
+        "same answers.",
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="Threads for computing on a CPU; 0 is one a core, of those that the process may use."
+    )
     max_running: int = Field(32, ge=1, le=1024, description="Requests that run at once, each in a cache slot of its own.")
     max_waiting: int = Field(1024, ge=0, description="Requests that may wait for a slot; beyond it the answer is 429.")
     max_batch_tokens: int = Field(

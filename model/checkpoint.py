@@ -1,32 +1,39 @@
 """Hugging Face GPT-2 directories, read and written: config.json, safetensors and the vocabulary's files.
 
-Knows the network's names and what GPT-2 lacks; not devices, nor how tensors lie in a file. What cannot be served is refused with a
+Knows the network's names and what GPT-2 lacks; not torch, nor how tensors lie in a file. What cannot be served is refused with a
 CheckpointError that names it.
 """
 
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch.overrides import TorchFunctionMode
+import numpy as np
 
 from model.config import GPT2Config
 from model.files import replace_file
-from model.gpt2 import GPT2
 from model.hub import HubError, download
 from model.tokenizer import END_OF_TEXT, Tokenizer, TokenizerError
-from model.weights import PREFIX, CheckpointError, StoredTensor, read_json, stored_tensors
+from model.weights import CheckpointError, StoredTensor, Weight, read_json, stored_tensors
 
-__all__ = ["CheckpointError", "load_config", "load_model", "load_tokenizer", "resolve_model", "save_checkpoint", "save_tokenizer"]
+__all__ = [
+    "TRANSPOSED",
+    "Checkpoint",
+    "CheckpointError",
+    "load_config",
+    "load_tokenizer",
+    "open_checkpoint",
+    "resolve_model",
+    "save_config",
+    "save_tokenizer",
+]
 
 # OpenAI's code multiplied x W, so that checkpoints hold these (in, out); PyTorch's layers hold (out, in).
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-# Far beyond any GPT-2: a config that lies must not keep us busy building the network.
+# Far beyond any GPT-2: a config that lies must not keep us busy.
 MAX_SIZES = {
     "vocab_size": 1 << 24,
     "n_positions": 1 << 20,
@@ -109,47 +116,41 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     return tokenizer
 
 
-def load_model(directory: Path, on_progress: Callable[[int, int], None] | None = None) -> GPT2:
-    """The network with its weights in float32 on the CPU; `on_progress(done, total)` counts the bytes read."""
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint's sizes, and its weights by the network's names, mapped from the files: for as long as they are being loaded."""
+
+    config: GPT2Config
+    weights: dict[str, Weight]
+    origins: dict[str, str]  # for messages: each weight's file and the name that it has there
+
+    def not_finite(self, name: str) -> CheckpointError:
+        """The refusal of a weight in which a reader met something that is no number."""
+        return CheckpointError(f"{self.origins[name]} has values that are NaN or infinite; take another copy or training step")
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Check names, shapes and types by the files' headers, and map the weights; of their values nothing is read."""
     config = load_config(directory)
-    with torch.device("meta"), _NothingDrawn():  # no memory and no random numbers for weights that are about to be replaced
-        model = GPT2(config)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     stored = stored_tensors(directory)
     head = stored.pop("lm_head.weight", None)
-    _check_layout(directory, stored, shapes)
-    weights, done, total = {}, 0, sum(tensor.num_bytes for tensor in stored.values())
-    for name, tensor in stored.items():
-        weights[name] = tensor.read(transposed=name.endswith(TRANSPOSED))
-        done += tensor.num_bytes
-        if on_progress is not None:
-            on_progress(done, total)
-    if head is not None and not torch.equal(head.read(transposed=False), weights["wte.weight"]):
+    _check_layout(directory, stored, config.parameter_shapes)
+    weights = {name: tensor.weight(name.endswith(TRANSPOSED)) for name, tensor in stored.items()}
+    if head is not None and not _equal(head.weight(is_transposed=False), weights["wte.weight"]):
         raise CheckpointError(f"{head.file}: lm_head.weight differs from wte.weight; GPT-2's output head is its input embedding")
-    model.load_state_dict({**weights, "lm_head.weight": weights["wte.weight"]}, assign=True)
-    model.lm_head.weight = model.wte.weight  # Assigning has parted the two.
-    return model
+    return Checkpoint(config, weights, {name: f"{tensor.file}: {tensor.key}" for name, tensor in stored.items()})
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves out torch.nn.init: on the meta device alone it draws nothing either, but imports torch's compiler for that, 0.7 s."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # torch's own signature
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
+ROWS_AT_ONCE = 256  # of two matrices that are compared: what is made of them stays in the cache
 
 
-def save_checkpoint(directory: Path, model: GPT2, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
-    """Write the four files, each whole or not at all, over those of an older checkpoint."""
-    directory.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        weight = parameter.detach().to("cpu", dtype)
-        tensors[PREFIX + name] = (weight.t() if name.endswith(TRANSPOSED) else weight).contiguous()
-    replace_file(directory / "model.safetensors", lambda file: save_file(tensors, file, metadata={"format": "pt"}))
-    _write_text(directory / "config.json", json.dumps(_config_fields(model.config, dtype), indent=2) + "\n")
-    save_tokenizer(directory, tokenizer)
+def _equal(one: Weight, other: Weight) -> bool:
+    """Whether two weights have the same shape and values; NaN, which is refused elsewhere, equals itself."""
+    if one.values.shape != other.values.shape:
+        return False
+    starts = range(0, len(one.values), ROWS_AT_ONCE)
+    parts = [[Weight(w.values[i : i + ROWS_AT_ONCE], w.dtype, False) for w in (one, other)] for i in starts]
+    return all(np.array_equal(a.to_float32(), b.to_float32(), equal_nan=True) for a, b in parts)
 
 
 def save_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
@@ -161,12 +162,18 @@ def save_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
     (directory / "tokenizer.json").unlink(missing_ok=True)
 
 
+def save_config(directory: Path, config: GPT2Config, dtype: str) -> None:
+    """Write `config.json` for weights of a type, as in "bfloat16"."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_text(directory / "config.json", json.dumps(_config_fields(config, dtype), indent=2) + "\n")
+
+
 def _write_text(file: Path, text: str) -> None:
     contents = text.encode("utf-8")
     replace_file(file, lambda temporary: temporary.write_bytes(contents))
 
 
-def _config_fields(config: GPT2Config, dtype: torch.dtype) -> dict[str, object]:
+def _config_fields(config: GPT2Config, dtype: str) -> dict[str, object]:
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -182,7 +189,7 @@ def _config_fields(config: GPT2Config, dtype: torch.dtype) -> dict[str, object]:
         "initializer_range": config.initializer_range,
         "bos_token_id": config.eos_token_id,
         "eos_token_id": config.eos_token_id,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype,
     }
 
 

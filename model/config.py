@@ -1,5 +1,6 @@
 """The sizes of a GPT-2, under the names that its checkpoints use."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -34,6 +35,32 @@ class GPT2Config:
     def inner_size(self) -> int:
         """Width of the MLP's hidden layer; GPT-2's is four times the embedding's."""
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The network's parameters by name, in its order; linear weights as (out, in). The output head is `wte.weight`."""
+        embd, inner = self.n_embd, self.inner_size
+        block = {
+            "ln_1.weight": (embd,),
+            "ln_1.bias": (embd,),
+            "attn.c_attn.weight": (3 * embd, embd),
+            "attn.c_attn.bias": (3 * embd,),
+            "attn.c_proj.weight": (embd, embd),
+            "attn.c_proj.bias": (embd,),
+            "ln_2.weight": (embd,),
+            "ln_2.bias": (embd,),
+            "mlp.c_fc.weight": (inner, embd),
+            "mlp.c_fc.bias": (inner,),
+            "mlp.c_proj.weight": (embd, inner),
+            "mlp.c_proj.bias": (embd,),
+        }
+        blocks = {f"h.{layer}.{name}": shape for layer in range(self.n_layer) for name, shape in block.items()}
+        embeddings = {"wte.weight": (self.vocab_size, embd), "wpe.weight": (self.n_positions, embd)}
+        return embeddings | blocks | {"ln_f.weight": (embd,), "ln_f.bias": (embd,)}
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(map(math.prod, self.parameter_shapes.values()))
 
 
 PRESETS = {

@@ -3,6 +3,8 @@
 Measured with torch 2.13: plain F.linear changes a row's bits with the number of rows; this does not, for two rows or more.
 """
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,16 @@ MIN_ROWS = 2  # A single row takes oneDNN's matrix-vector path, which rounds oth
 # In bfloat16 on a CPU with AMX oneDNN takes another kernel above 32 rows (above 36, 48 and 64 again for some widths), which rounds
 # otherwise. Measured at 128 rows of 768 to 3072: one call 0.43 ms, four of 32 rows 0.92 ms, without AMX 5.2 ms.
 MAX_ROWS_BFLOAT16 = 32
+
+
+@functools.cache
+def packs_bfloat16() -> bool:
+    """Whether oneDNN takes bfloat16 into its layout on this CPU; it needs AVX512BW. Tried once."""
+    try:
+        torch.ops.mkldnn._reorder_linear_weight(torch.zeros(2, 2, dtype=torch.bfloat16), None)
+    except RuntimeError:
+        return False
+    return True
 
 
 def padded_rows(num_rows: int) -> int:

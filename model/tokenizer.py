@@ -48,8 +48,8 @@ class Tokenizer:
         missing = [token for token in ranked if token not in vocab]
         if missing:
             raise TokenizerError(f"the vocabulary lacks {len(missing)} of its own merges' tokens, the first is {missing[0]!r}")
-        to_byte = {char: byte for byte, char in byte_alphabet().items()}
-        token_bytes = [bytes(to_byte[char] for char in token) for token in ranked]
+        alphabet = codecs.charmap_build("".join(char for _, char in sorted(byte_alphabet().items())))
+        token_bytes = [codecs.charmap_encode(token, "strict", alphabet)[0] for token in ranked]
         self._encoding = tiktoken.Encoding(
             "gpt2",
             pat_str=SPLIT_PATTERN,
@@ -75,7 +75,7 @@ class Tokenizer:
             raise TokenizerError(f"{merges_file} is not UTF-8 text: {error}") from error
         if lines[0].startswith("#version"):
             lines = lines[1:]
-        return cls(_checked_vocab(vocab, vocab_file), [_checked_merge(line.split(" "), merges_file) for line in lines if line])
+        return cls(_checked_vocab(vocab, vocab_file), _checked_merges([line.split(" ") for line in lines if line], merges_file))
 
     @classmethod
     def from_tokenizer_json(cls, file: Path) -> "Tokenizer":
@@ -91,7 +91,7 @@ class Tokenizer:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise TokenizerError(f"{file} is not a tokenizer of the `tokenizers` library: {error!r}") from error
-        return cls(_checked_vocab(vocab, file), [_checked_merge(pair, file) for pair in merges])
+        return cls(_checked_vocab(vocab, file), _checked_merges(merges, file))
 
     @property
     def vocab_size(self) -> int:
@@ -153,10 +153,14 @@ def _checked_vocab(vocab: object, file: Path) -> dict[str, int]:
     return vocab
 
 
-def _checked_merge(parts: object, file: Path) -> tuple[str, str]:
-    if isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) and part for part in parts):
-        return parts[0], parts[1]
-    raise TokenizerError(f"{file}: a merge is two tokens parted by one space, not {parts!r}")
+def _checked_merges(pairs: Sequence[object], file: Path) -> list[tuple[str, str]]:
+    merges = []
+    for pair in pairs:
+        # Written out: a vocabulary has 50,000 of these, and a generator for each would take a twentieth of a second of every start.
+        if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not str or type(pair[1]) is not str or "" in pair:
+            raise TokenizerError(f"{file}: a merge is two tokens parted by one space, not {pair!r}")
+        merges.append((pair[0], pair[1]))
+    return merges
 
 
 def _tokens_by_rank(merges: Sequence[tuple[str, str]]) -> list[str]:

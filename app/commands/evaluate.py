@@ -46,7 +46,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _measure(options: argparse.Namespace) -> dict[str, object]:
     from tqdm import tqdm
 
-    from model.checkpoint import load_model, load_tokenizer, resolve_model
+    from model.checkpoint import load_tokenizer, resolve_model
+    from model.network_files import load_model
     from model.packed_linear import pack_linears
     from model.training.distributed import training_device
     from model.training.evaluation import evaluate

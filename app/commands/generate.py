@@ -13,7 +13,7 @@ from app.environment import prepare_for_torch
 from app.errors import InvalidRequest, ServiceError
 from app.settings import Settings
 
-MODEL_SETTINGS = ("model", "device", "dtype", "threads")
+MODEL_SETTINGS = ("model", "device", "dtype", "kernels", "threads")
 
 
 def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is private

@@ -1,16 +1,23 @@
 """`gpt2 serve`: the service, until a signal ends it."""
 
 import argparse
+import contextlib
+import gc
 import logging
 import signal
 import sys
+import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from app.commands.options import add_settings, read_settings
 from app.environment import prepare_for_torch
 from app.logs import configure_logging, is_console
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.server import Server
 
 
 def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is private
@@ -23,12 +30,6 @@ def _serve(options: argparse.Namespace) -> int:
     started = time.monotonic()
     settings = read_settings(options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until the server drains instead
-    prepare_for_torch()
-    from app.bootstrap import build_service  # torch takes a second to import: not for --help and wrong options
-    from app.main import create_app
-    from app.server import Server
-
-    configure_logging(settings.log_format)
     # The engine's thread waits for the interpreter lock after each step; 5 ms, the default, is longer than many a step.
     sys.setswitchinterval(0.0005)
 
@@ -38,14 +39,41 @@ def _serve(options: argparse.Namespace) -> int:
         else:
             logging.getLogger("gpt2").info(line)
 
-    service = build_service(settings, report)
-    app = create_app(settings, service.generator, service.info, service.metrics)
-    server = Server(
-        app,
-        settings.host,
-        settings.port,
-        settings.drain_seconds,
-        lambda address: report(f"ready at {address} after {time.monotonic() - started:.1f} s"),
-    )
+    server = _build(settings, report, lambda address: report(f"ready at {address} after {time.monotonic() - started:.1f} s"))
     server.run()
     return 0 if server.started else 1
+
+
+def _build(settings: Settings, report: Callable[[str], None], on_ready: Callable[[str], None]) -> "Server":
+    """Everything but listening; imports what takes a while, which --help and wrong options are not to wait for."""
+    with _nothing_collected():
+        prepare_for_torch()
+        from app.bootstrap import build_service
+
+        # While weights are packed, which leaves the interpreter to others. As a daemon: nobody who ends the service waits for it.
+        threading.Thread(target=_import_server, daemon=True).start()
+        configure_logging(settings.log_format)
+        service = build_service(settings, report)
+        from app.main import create_app
+        from app.server import Server
+
+        app = create_app(settings, service.generator, service.info, service.metrics)
+        return Server(app, settings.host, settings.port, settings.drain_seconds, on_ready)
+
+
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """What start-up makes is there to stay: to look through it for garbage takes 40 ms by its end, and ever again after it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _import_server() -> None:
+    """What fails here fails again, and visibly, where it is imported in earnest."""
+    with contextlib.suppress(Exception):
+        import app.main
+        import app.server  # noqa: F401

@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, load_model, load_tokenizer, resolve_model, save_checkpoint
+from model.checkpoint import CheckpointError, load_tokenizer, resolve_model
 from model.files import replace_file
 from model.gpt2 import GPT2
+from model.network_files import load_model, save_checkpoint
 from model.training.errors import TrainingError
 from model.training.lora import TARGETS, LoRA, add_lora, lora_layers, merge
 from model.training.run import SAVED_DTYPE

@@ -123,7 +123,7 @@ def _with_steps(
     batch_tokens = recipe.batch_size * config.n_positions
     try_compiling = not compiled_is_given and compiling_may_pay(recipe.bfloat16, device)
     if seconds is None:
-        try_compiling &= num_parameters(config) * recipe.max_steps * batch_tokens >= TRY_COMPILING_WORK
+        try_compiling &= config.num_parameters * recipe.max_steps * batch_tokens >= TRY_COMPILING_WORK
     else:
         try_compiling &= seconds >= 60 * TRY_COMPILING_MINUTES
     if seconds is None and not try_compiling:
@@ -146,11 +146,6 @@ def compiling_pays(plain: Speed, compiled: Speed, num_tokens: int, num_lengths: 
     """Whether what compiled steps save on so many tokens is more than the compilation takes, anew for each length of windows."""
     saved = num_tokens / plain.tokens_per_second - num_tokens / compiled.tokens_per_second
     return saved > num_lengths * compiled.first_seconds
-
-
-def num_parameters(config: GPT2Config) -> int:
-    with torch.device("meta"):
-        return GPT2(config).num_parameters
 
 
 def measured_speed(config: GPT2Config, sampler: Sampler, recipe: Recipe, device: torch.device, num_processes: int) -> Speed:

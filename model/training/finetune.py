@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.checkpoint import load_model, load_tokenizer, resolve_model, save_checkpoint
+from model.checkpoint import load_tokenizer, resolve_model
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.network_files import load_model, save_checkpoint
 from model.tokenizer import Tokenizer
 from model.training.adapter import fingerprint, save_adapter
 from model.training.batches import Sampler

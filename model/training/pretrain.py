@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.checkpoint import save_checkpoint, save_tokenizer
+from model.checkpoint import save_tokenizer
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.network_files import save_checkpoint
 from model.tokenizer import Tokenizer
 from model.training import defaults
 from model.training.batches import Sampler, validation_batches
@@ -155,7 +156,7 @@ def _describe(config: GPT2Config, recipe: Recipe, shards: TokenShards) -> str:
     epochs = recipe.max_steps * recipe.batch_size * config.n_positions / sum(map(len, shards.train))
     return (
         f"{shards.num_tokens:,} tokens, {shards.num_bytes / shards.num_tokens:.2f} bytes each\n"
-        f"{defaults.num_parameters(config):,} parameters: layers {config.n_layer}, heads {config.n_head}, width {config.n_embd}, "
+        f"{config.num_parameters:,} parameters: layers {config.n_layer}, heads {config.n_head}, width {config.n_embd}, "
         f"context {config.n_positions}\n"
         f"{recipe.max_steps:,} steps of {recipe.batch_size * config.n_positions:,} tokens, {epochs:.1f} times through the text, "
         f"in {'bfloat16' if recipe.bfloat16 else 'float32'}{', compiled at the first step' if recipe.compiled else ''}"
