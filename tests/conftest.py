@@ -1,5 +1,6 @@
 """What all tests share: devices, a small real vocabulary, a tiny real checkpoint, and a real server on it."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,6 +9,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+# GPT2_TEST_CPU=avx2 (or scalar) shows what the suite says on a CPU without AVX-512 (or AVX): torch and oneDNN read these when they
+# are first imported, below, and the service's own tests take the native step's kernels from GPT2_KERNELS.
+LESSER_CPUS = {
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "GPT2_KERNELS": "avx2"},
+    "scalar": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "GPT2_KERNELS": "scalar"},
+}
+if "GPT2_TEST_CPU" in os.environ:
+    os.environ.update(LESSER_CPUS[os.environ["GPT2_TEST_CPU"]])
+
 import torch
 
 from app.bootstrap import Service, build_service
@@ -16,10 +27,11 @@ from app.main import create_app
 from app.server import Server
 from app.settings import Settings
 from model.batch import Runner
-from model.checkpoint import save_checkpoint
 from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.native.library import Feature, NativeUnavailable, available_features
+from model.native.library import NativeUnavailable, available_kernels
+from model.network_files import save_checkpoint
+from model.packed_linear import packs_bfloat16
 from model.tokenizer import Tokenizer
 
 DATA = Path(__file__).parent / "data"
@@ -33,18 +45,20 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture
-def require() -> Callable[[Feature], None]:
-    """Skip a test where the native step was not built, or the CPU lacks some instruction sets; nothing else is a reason to."""
+def needs_native() -> None:
+    """Skip a test where the native step was not built, or not for this CPU; nothing else is a reason to."""
+    try:
+        available_kernels()
+    except NativeUnavailable as error:
+        pytest.skip(str(error))
 
-    def require(needed: Feature) -> None:
-        try:
-            lacking = needed & ~available_features()
-        except NativeUnavailable as error:
-            pytest.skip(str(error))
-        if lacking:
-            pytest.skip(f"this CPU lacks {lacking!r}")
 
-    return require
+@pytest.fixture
+def needs_packed_bfloat16(request: pytest.FixtureRequest) -> None:
+    """Skip a test of PyTorch's runner in bfloat16 on a CPU on which oneDNN does not pack it; a GPU needs no packing."""
+    is_on_cpu = "device" not in request.fixturenames or request.getfixturevalue("device").type == "cpu"
+    if is_on_cpu and not packs_bfloat16():
+        pytest.skip("oneDNN packs bfloat16 on CPUs with AVX512BW or AVX-NE-CONVERT alone")
 
 
 @pytest.fixture(scope="session")

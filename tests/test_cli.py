@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -23,9 +24,9 @@ def gpt2(tmp_path, tiny_checkpoint):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GPT2_")}
     path = os.pathsep.join(filter(None, [os.getcwd(), environment.get("PYTHONPATH")]))  # noqa: PTH109  # the repository
 
-    def run(*arguments, model=str(tiny_checkpoint), **variables):
+    def run(*arguments, model=str(tiny_checkpoint), python=(), **variables):
         given = {"GPT2_MODEL": model, "GPT2_DEVICE": "cpu", **variables}
-        command = [sys.executable, "-m", "app", *arguments]
+        command = [sys.executable, *python, "-m", "app", *arguments]
         return subprocess.run(
             command,
             cwd=tmp_path,
@@ -62,6 +63,42 @@ def test_help_of_serve_names_every_setting_with_its_description_and_default(caps
 def test_help_needs_no_torch():
     code = "import sys; from app.cli import build_parser; build_parser().format_help(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def imported(importtime):
+    """The modules that a process with `-X importtime` named on its standard error."""
+    return {line.rpartition("|")[2].strip() for line in importtime.splitlines() if line.startswith("import time:")}
+
+
+# What takes long to import, or is for training: none of it is for serving by the native step.
+UNNEEDED = {"torch", "transformers", "tokenizers", "huggingface_hub", "matplotlib", "tqdm", "tensorboard"}
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_to_generate_natively_takes_no_torch(gpt2):
+    result = gpt2("generate", "The old man", "--max-new-tokens", "3", python=("-X", "importtime"))
+    assert (result.returncode, result.stdout[:11]) == (0, "The old man")
+    assert "model.native.runner" in imported(result.stderr)
+    assert not imported(result.stderr) & UNNEEDED
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_to_serve_natively_takes_no_torch(serving):
+    """From the start over requests of each kind to the end."""
+    address, lines = serving("--port", "0", "--log-format", "json", python=("-X", "importtime"))
+    assert httpx.get(address + "/info").json()["backend"] == "native"
+    request = {"parameters": {"max_new_tokens": 3, "temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.1}}
+    for path, prompt in (("/generate", "inputs"), ("/generate_stream", "inputs"), ("/v1/completions", "prompt")):
+        body = {prompt: "The old man"} | (request if prompt == "inputs" else {"max_tokens": 3})
+        assert httpx.post(address + path, json=body, timeout=60).status_code == 200
+    for path in ("/", "/metrics", "/health", "/v1/models"):
+        assert httpx.get(address + path).status_code == 200
+    serving.process.send_signal(signal.SIGTERM)
+    rest = serving.process.communicate(timeout=60)[1]
+    assert serving.process.returncode == 0
+    modules = imported("".join(lines) + rest)
+    assert "uvicorn" in modules
+    assert not modules & UNNEEDED
 
 
 def test_the_version_is_told(capsys):
@@ -123,7 +160,21 @@ def test_a_wrong_line_in_the_file_is_named_too(complaint, tmp_path):
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a CUDA device here")
 def test_a_device_that_is_not_there_is_refused(complaint):
-    assert "cuda" in complaint("generate", "a", "--device", "cuda")
+    assert "device cuda is asked for, but PyTorch finds no CUDA device here" in complaint("generate", "a", "--device", "cuda")
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a CUDA device here")
+def test_whether_there_is_a_cuda_device_is_found_out_without_torch(gpt2):
+    result = gpt2("generate", "a", "--device", "cuda", python=("-X", "importtime"))
+    assert (result.returncode, "torch" in imported(result.stderr)) == (78, False)
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_kernels_that_are_not_there_are_refused_by_name(complaint, tiny_checkpoint):
+    foreign = "neon" if platform.machine() in ("x86_64", "AMD64") else "avx2"
+    message = complaint("generate", "a", "--device", "cpu", "--model", str(tiny_checkpoint), "--kernels", foreign)
+    assert foreign in message
+    assert "set GPT2_KERNELS to one of these" in message
 
 
 def test_a_model_that_is_not_there_is_named(complaint, tmp_path):
@@ -242,15 +293,16 @@ def serving(gpt2, tmp_path, tiny_checkpoint):
     """Start `gpt2 serve` and read its start-up lines up to the one that says it is ready."""
     with contextlib.ExitStack() as processes:
 
-        def start(*arguments, **variables):
+        def start(*arguments, python=(), **variables):
             environment = {k: v for k, v in os.environ.items() if not k.startswith("GPT2_")} | {"PYTHONPATH": os.getcwd()}  # noqa: PTH109
             process = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve", *arguments],
+                [sys.executable, *python, "-m", "app", "serve", *arguments],
                 cwd=tmp_path,
                 env=environment | {"GPT2_MODEL": str(tiny_checkpoint), "GPT2_DEVICE": "cpu", **variables},
                 stderr=subprocess.PIPE,
                 text=True,
             )
+            start.process = process
             processes.callback(process.stderr.close)
             processes.callback(process.wait)
             processes.callback(process.kill)

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from app.cli import main
-from model.checkpoint import load_model, load_tokenizer
+from model.checkpoint import load_tokenizer
+from model.network_files import load_model
 from model.training.evaluation import evaluate
 
 FIRST, SECOND = "The naïve old man looked at the sea.\n", "Second, and last.\n"

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from app.cli import main
-from model.checkpoint import load_model, save_checkpoint
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.network_files import load_model, save_checkpoint
 from model.training.progress import read_log
 
 QUICK = ["--steps", "2", "--batch-size", "4", "--precision", "float32", "--no-compile", "--device", "cpu"]

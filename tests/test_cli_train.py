@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from app.cli import main
-from model.checkpoint import load_config, load_model, load_tokenizer
+from model.checkpoint import load_config, load_tokenizer
+from model.network_files import load_model
 from model.training.precision import Products
 from model.training.progress import read_log
 

@@ -219,7 +219,8 @@ def test_each_text_has_a_score_for_each_label(tiny_checkpoint: Path) -> None:
 def test_log_probabilities_are_the_networks_whatever_else_is_scored(tiny_checkpoint: Path) -> None:
     import torch
 
-    from model.checkpoint import load_model, load_tokenizer
+    from model.checkpoint import load_tokenizer
+    from model.network_files import load_model
 
     pairs = [("The old", " man"), ("A much longer prompt than that, on", " and on it goes"), ("He", "y")]
     tokenizer, model = load_tokenizer(tiny_checkpoint), load_model(tiny_checkpoint).eval()

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import torch
 
-import app.runners
-from model.native.library import NativeUnavailable, Precision
+import model.choice
+from model.native.library import NativeUnavailable
 
 WORDS = ["the ", "old ", "man ", "and ", "sea ", "of ", "stone ", "é", "\n", "42 ", "walks", ", "]
 STYLES = {
@@ -94,7 +94,7 @@ PRECISIONS = {"cpu": ["torch float32", "float32", "bfloat16", "int8"], "cuda": [
 
 
 @pytest.fixture(params=[(kind, precision) for kind, precisions in PRECISIONS.items() for precision in precisions], ids=" ".join)
-def start(request, start_server, monkeypatch, require):
+def start(request, start_server, monkeypatch):
     """Start a server on a device and in a precision; on a CPU by the native step, unless it says torch."""
     kind, precision = request.param
     dtype = precision.removeprefix("torch ")
@@ -102,9 +102,10 @@ def start(request, start_server, monkeypatch, require):
     if kind == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU; none is here")
     if backend == "native":
-        require(Precision[dtype.upper()].needs)
+        request.getfixturevalue("needs_native")
     elif kind == "cpu":
-        monkeypatch.setattr(app.runners, "available_features", refuse)
+        monkeypatch.setattr(model.choice, "NativeRunner", refuse)
+        monkeypatch.delenv("GPT2_KERNELS", raising=False)
 
     def start_one(**settings):
         server = start_server(device=kind, dtype=dtype, **settings)
@@ -115,7 +116,7 @@ def start(request, start_server, monkeypatch, require):
     return start_one
 
 
-def refuse():
+def refuse(*_):
     raise NativeUnavailable("not in this test")
 
 

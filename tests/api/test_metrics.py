@@ -113,7 +113,9 @@ def test_promtool_finds_nothing_to_complain_about(client):
 
 def test_what_is_served_is_described(client, server):
     text = client.get("/metrics").text
-    assert f'gpt2_model_info{{device="cpu",dtype="{server.service.info.dtype}",model="tiny-gpt2"}} 1.0' in text
+    info = server.service.info
+    kind = f'arithmetic="{info.arithmetic}",device="cpu",dtype="{info.dtype}",kernels="{info.kernels}"'
+    assert f'gpt2_model_info{{{kind},model="tiny-gpt2"}} 1.0' in text
     assert "gpt2_build_info{" in text
     assert "gpt2_engine_heartbeat_timestamp_seconds" in text
 

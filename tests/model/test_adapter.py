@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel
 
-from model.checkpoint import load_model, save_checkpoint
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.network_files import load_model, save_checkpoint
 from model.training.adapter import fingerprint, load_adapter, merge_adapter, save_adapter
 from model.training.errors import TrainingError
 from model.training.lora import LoRA, add_lora, lora_layers

@@ -6,15 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, GPT2LMHeadModel, GPT2TokenizerFast
 
-from model.checkpoint import load_config, load_model, load_tokenizer, save_checkpoint
+from model.checkpoint import load_config, load_tokenizer, open_checkpoint
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.network_files import load_model, save_checkpoint
 from model.tokenizer import Tokenizer
 
 C_FC = "transformer.h.1.mlp.c_fc.weight"
@@ -178,7 +180,7 @@ def test_a_save_that_fails_leaves_the_old_file_whole(
         raise OSError("no space left on device")
 
     model = load_model(checkpoint)
-    monkeypatch.setattr("model.checkpoint.save_file", fail)
+    monkeypatch.setattr("model.network_files.save_file", fail)
     with pytest.raises(OSError, match="no space left"):
         save_checkpoint(checkpoint, model, load_tokenizer(checkpoint), torch.float32)
     assert_same_weights(load_model(checkpoint), load_model(tiny_checkpoint))
@@ -204,10 +206,62 @@ def test_large_weights_whose_sum_overflows_are_no_reason_to_refuse(checkpoint: P
     assert load_model(checkpoint).h[1].mlp.c_fc.weight.max() == torch.tensor(3e38)
 
 
+def test_an_opened_checkpoint_maps_the_weights_as_they_lie_in_the_file(checkpoint: Path) -> None:
+    opened, model, stored = open_checkpoint(checkpoint), load_model(checkpoint), weights(checkpoint)
+    assert (opened.config, opened.weights.keys()) == (model.config, opened.config.parameter_shapes.keys())
+    for name, weight in opened.weights.items():
+        assert np.array_equal(weight.values, stored[f"transformer.{name}"].numpy())
+        assert weight.dtype == "F32"
+        assert weight.is_transposed == name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+        assert weight.values.flags.c_contiguous
+        assert not weight.values.flags.owndata
+    assert opened.weights["h.0.attn.c_attn.weight"].values.shape == (100, 300)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name", "kind"),
+    [(torch.bfloat16, "BF16", np.uint16), (torch.float16, "F16", np.float16), (torch.float64, "F32", np.float32)],
+)
+def test_weights_of_two_bytes_are_mapped_as_they_are_and_those_of_eight_halved(
+    checkpoint: Path, dtype: torch.dtype, name: str, kind: type[np.generic]
+) -> None:
+    model = load_model(checkpoint)
+    save_checkpoint(checkpoint, model, load_tokenizer(checkpoint), dtype)
+    opened = open_checkpoint(checkpoint)
+    for key, parameter in model.named_parameters():
+        weight = opened.weights[key]
+        assert (weight.dtype, weight.values.dtype) == (name, kind)
+        expected = (parameter.t() if weight.is_transposed else parameter).detach().to(dtype).float().numpy()
+        assert np.array_equal(weight.to_float32(), expected)
+
+
+def test_tensors_that_do_not_lie_at_multiples_of_their_elements_are_read_all_the_same(
+    tiny_checkpoint: Path, checkpoint: Path
+) -> None:
+    """The format pads its header by custom alone, and a mask of bytes may shift what follows."""
+    file = checkpoint / "model.safetensors"
+    contents = file.read_bytes()
+    size = int.from_bytes(contents[:8], "little")
+    header = contents[8 : 8 + size].rstrip() + b" "
+    header += b" " * ((1 - len(header)) % 4)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + contents[8 + size :])
+    assert len(header) % 4 == 1
+    assert all(weight.values.flags.aligned for weight in open_checkpoint(checkpoint).weights.values())
+    assert_same_weights(load_model(checkpoint), load_model(tiny_checkpoint))
+
+
+def test_a_checkpoint_is_opened_without_torch(tiny_checkpoint: Path) -> None:
+    code = (
+        "import sys, pathlib; from model.checkpoint import load_tokenizer, open_checkpoint; directory = pathlib.Path(sys.argv[1]); "
+        "open_checkpoint(directory); load_tokenizer(directory); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tiny_checkpoint)], check=True, timeout=120)
+
+
 def test_loading_does_not_import_torchs_compiler(tiny_checkpoint):
     """It would take as long as everything else at the start of the service."""
     code = (
-        "import sys, pathlib; from model.checkpoint import load_model; load_model(pathlib.Path(sys.argv[1])); "
+        "import sys, pathlib; from model.network_files import load_model; load_model(pathlib.Path(sys.argv[1])); "
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tiny_checkpoint)], check=True, timeout=120)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from model.checkpoint import CheckpointError, load_model, load_tokenizer
+from model.checkpoint import CheckpointError, load_tokenizer
+from model.network_files import load_model
 
 C_FC = "transformer.h.1.mlp.c_fc.weight"
 
@@ -264,6 +265,16 @@ def test_a_header_that_lies_is_refused_at_once(checkpoint: Path, lie: Callable[[
     header = json.loads(contents[8 : 8 + header_size])
     lie(header)
     raw = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(raw)) + raw + contents[8 + header_size :])
+    assert_refused(checkpoint, "model.safetensors is damaged")
+
+
+def test_a_header_that_names_a_tensor_twice_is_refused(checkpoint: Path) -> None:
+    file = checkpoint / "model.safetensors"
+    contents = file.read_bytes()
+    header_size = struct.unpack("<Q", contents[:8])[0]
+    header = json.loads(contents[8 : 8 + header_size])
+    raw = (json.dumps(header)[:-1] + f', "{C_FC}": {json.dumps(header[C_FC])}}}').encode()
     file.write_bytes(struct.pack("<Q", len(raw)) + raw + contents[8 + header_size :])
     assert_refused(checkpoint, "model.safetensors is damaged")
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel, GPT2Tokenizer
 
-from model.checkpoint import load_model, load_tokenizer
+from model.checkpoint import load_tokenizer
+from model.network_files import load_model
 
 DIRECTORY = Path(__file__).parents[2] / "model" / "default"
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2LMHeadModel
 
-from model.checkpoint import load_model, save_checkpoint
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.network_files import load_model, save_checkpoint
 from model.packed_linear import pack_linears
 from model.tokenizer import Tokenizer
 from model.training import evaluation

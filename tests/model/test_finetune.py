@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import load_model, save_checkpoint
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.network_files import load_model, save_checkpoint
 from model.training import finetune_defaults
 from model.training.adapter import load_adapter
 from model.training.distributed import Processes

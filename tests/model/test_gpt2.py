@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
-from model.checkpoint import load_model, save_checkpoint
 from model.config import PRESETS, GPT2Config
 from model.gpt2 import GPT2
 from model.kv_cache import GridAttention, KVCache, RaggedAttention
+from model.network_files import load_model, save_checkpoint
 from model.runner import TorchRunner
 from model.tokenizer import Tokenizer
 
@@ -180,6 +180,14 @@ def test_a_position_sees_nothing_after_itself(config: GPT2Config) -> None:
 def test_presets_have_the_published_numbers_of_parameters(name: str, num_parameters: int) -> None:
     with torch.device("meta"):
         assert GPT2(PRESETS[name]).num_parameters == num_parameters
+    assert PRESETS[name].num_parameters == num_parameters
+
+
+@pytest.mark.parametrize("n_inner", [None, 37])
+def test_a_config_knows_the_networks_parameters_in_their_order(n_inner: int | None) -> None:
+    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=24, n_layer=3, n_head=2, n_inner=n_inner, eos_token_id=0)
+    network = [(name, tuple(parameter.shape)) for name, parameter in GPT2(config).named_parameters()]
+    assert list(config.parameter_shapes.items()) == network
 
 
 def test_weights_start_as_gpt2s_do() -> None:

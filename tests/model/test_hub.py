@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import CheckpointError, load_model, load_tokenizer, resolve_model
+from model.checkpoint import CheckpointError, load_tokenizer, resolve_model
+from model.network_files import load_model
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from model.checkpoint import load_model, save_checkpoint
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.network_files import load_model, save_checkpoint
 from model.training.errors import TrainingError
 from model.training.lora import TARGETS, LoRA, add_lora, lora_layers, merge
 

@@ -129,6 +129,7 @@ def test_a_sequence_gets_the_same_bits_alone_and_among_others(device, threads, s
     check_invariance(runner_of(shape, device), [1, 2, 3, 5, 9, 17, 31])
 
 
+@pytest.mark.usefixtures("needs_packed_bfloat16")
 @pytest.mark.parametrize("shape", ["width_75_heads_of_25", "width_768"])
 def test_so_it_does_in_bfloat16(device, threads, shape):
     check_invariance(runner_of(shape, device, torch.bfloat16), [2, 5, 9, 14, 20, 31])

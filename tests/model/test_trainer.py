@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from model.checkpoint import load_model, save_checkpoint
 from model.config import GPT2Config
 from model.files import replace_file
 from model.gpt2 import GPT2
+from model.network_files import load_model, save_checkpoint
 from model.training import run_directory
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
@@ -163,11 +163,15 @@ def replace_all_but(name):
     return replace
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
-def test_a_run_that_died_between_its_state_and_its_model_exports_it_when_it_goes_on(run, monkeypatch, file):
+@pytest.mark.parametrize(
+    ("writer", "file"),
+    [("model.network_files", "model.safetensors"), ("model.checkpoint", "config.json")],
+    ids=["weights", "config"],
+)
+def test_a_run_that_died_between_its_state_and_its_model_exports_it_when_it_goes_on(run, monkeypatch, writer, file):
     one = run()
     with monkeypatch.context() as dying:
-        dying.setattr("model.checkpoint.replace_file", replace_all_but(file))
+        dying.setattr(f"{writer}.replace_file", replace_all_but(file))
         with pytest.raises(MemoryError):
             one.go_on()
     assert file not in one.files()

@@ -1,5 +1,9 @@
 """The native runner's border: what a step may not ask for is refused before anything is computed, and harms no later step."""
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +11,10 @@ import torch
 from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
 from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.native.library import Precision
+from model.native.library import ErrorCode, NativeUnavailable, NotFinite, Precision, load_library
 from model.native.runner import NativeRunner
+from model.network_files import weights_of
+from model.weights import Weight
 
 CONFIG = GPT2Config(vocab_size=500, n_positions=100, n_embd=64, n_layer=1, n_head=1, eos_token_id=0)
 NUM_SLOTS = 3
@@ -16,13 +22,13 @@ GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=1.0, top_k=5)
 PENALISED = SamplingParams(repetition_penalty=1.2)
 OUTSIDE = {"below": -1, "next": 500, "far": 2**31 - 1, "far_below": -(2**31)}
 
-pytestmark = pytest.mark.usefixtures("features")
+pytestmark = pytest.mark.usefixtures("available")
 
 
 @pytest.fixture(scope="module")
-def runner(features) -> NativeRunner:
+def runner(available) -> NativeRunner:
     model = GPT2(CONFIG).init_weights(torch.Generator().manual_seed(0))
-    return NativeRunner(model, NUM_SLOTS, Precision.FLOAT32, 2)
+    return NativeRunner(model.config, weights_of(model), NUM_SLOTS, Precision.FLOAT32, 2)
 
 
 def refuse(runner: NativeRunner, *chunks: Chunk, match: str) -> None:
@@ -145,6 +151,22 @@ def test_a_copy_from_to_or_beyond_what_is_not_there_is_refused(runner, source, t
     assert np.array_equal(runner.logits(going_on, [0, 1]), expected)
 
 
+@pytest.mark.parametrize("token_id", OUTSIDE.values(), ids=OUTSIDE)
+@pytest.mark.parametrize("place", [0, 2])
+def test_the_log_probability_of_a_token_outside_the_vocabulary_is_refused(runner, token_id, place):
+    batch, next_ids = ForwardBatch((Chunk(1, 0, (1, 2, 3), None),)), [4, 5, 499]
+    expected = runner.logprobs(batch, next_ids)
+    with pytest.raises(IndexError, match=f"token {token_id} is out of range"):
+        runner.logprobs(batch, [token_id if i == place else next_id for i, next_id in enumerate(next_ids)])
+    assert np.array_equal(runner.logprobs(batch, next_ids), expected)
+
+
+def test_log_probabilities_of_a_step_that_is_refused_or_of_no_rows(runner):
+    with pytest.raises(IndexError, match="position 100 is out of range"):
+        runner.logprobs(ForwardBatch((Chunk(1, 100, (1,), None),)), [1])
+    assert runner.logprobs(ForwardBatch(()), []).shape == (0,)
+
+
 def test_what_lies_at_the_borders_is_allowed(runner):
     """The last token, position, slot and the whole context."""
     token_ids = tuple(range(400, 500))
@@ -157,3 +179,85 @@ def test_what_lies_at_the_borders_is_allowed(runner):
     runner.copy_prefix(1, 0, 0)
     runner.copy_prefix(2, 2, 100)
     assert np.array_equal(runner.logits(ForwardBatch((Chunk(0, 99, (499,), None), Chunk(2, 99, (499,), None))), [0, 1]), [row, row])
+
+
+# ---- weights
+
+
+def weights_with(name: str, change: Callable[[Weight], Weight]) -> dict[str, Weight]:
+    weights = weights_of(GPT2(CONFIG))
+    return weights | {name: change(weights[name])}
+
+
+@pytest.mark.parametrize(
+    "name", ["wte.weight", "wpe.weight", "ln_f.bias", "h.0.ln_1.weight", "h.0.mlp.c_fc.weight", "h.0.mlp.c_fc.bias"]
+)
+@pytest.mark.parametrize("num_more", [-1, 1])
+def test_a_weight_of_another_size_is_refused_with_both_sizes(kind, name, num_more):
+    size = weights_of(GPT2(CONFIG))[name].values.size
+    wrong = weights_with(name, lambda w: w._replace(values=np.zeros(size + num_more, np.float32)))
+    with pytest.raises(NativeUnavailable, match=f"^{name}: it has {size + num_more} values, not {size}$"):
+        kind.runner(CONFIG, wrong)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "h", "h.", "h.0", "h.0.", "h.1.ln_1.weight", "h.-1.ln_1.weight", "h.0.attn.c_other.weight", "lm_head.weight"],
+)
+def test_a_weight_that_the_network_does_not_have_is_refused_by_name(kind, name):
+    extra = {name: Weight(np.zeros(64, np.float32), "F32", False)}
+    with pytest.raises(NativeUnavailable, match=f"^{name}: no such parameter$"):
+        kind.runner(CONFIG, weights_of(GPT2(CONFIG)) | extra)
+
+
+@pytest.mark.parametrize("dtype", [-1, 3, 2**31 - 1])
+def test_a_type_that_no_weight_has_is_refused(runner, dtype):
+    values = np.zeros(64, np.float32)
+    code = load_library().gpt2_load(runner._model, b"ln_f.bias", values.ctypes.data, 64, dtype, False)
+    assert code == ErrorCode.UNAVAILABLE
+    assert load_library().gpt2_last_error() == b"ln_f.bias: its type is none of float32, float16 and bfloat16"
+
+
+NO_NUMBERS = {"F32": [math.nan, math.inf, -math.inf], "F16": [0x7C00, 0xFC00, 0x7E01], "BF16": [0x7F80, 0xFF80, 0x7FC1]}
+
+
+@pytest.mark.parametrize("is_transposed", [False, True], ids=["out_in", "in_out"])
+@pytest.mark.parametrize("dtype", NO_NUMBERS)
+@pytest.mark.parametrize("name", ["h.0.attn.c_attn.weight", "h.0.mlp.c_proj.weight", "wte.weight", "wpe.weight", "h.0.ln_2.bias"])
+def test_a_weight_that_is_no_number_is_refused_by_name_in_every_type(kind, name, dtype, is_transposed):
+    is_transposed = is_transposed and ".c_" in name
+    shape = CONFIG.parameter_shapes[name]
+    for value in NO_NUMBERS[dtype]:
+        for place in (0, -1):
+            values = np.zeros(shape[::-1] if is_transposed else shape, np.float32 if dtype == "F32" else np.uint16)
+            values.flat[place] = value
+            stored = values.view(np.float16) if dtype == "F16" else values
+            with pytest.raises(NotFinite) as refusal:
+                kind.runner(CONFIG, weights_with(name, lambda w, stored=stored: Weight(stored, dtype, is_transposed)))
+            assert refusal.value.name == name
+
+
+def test_a_precision_or_a_width_that_cannot_be_computed_is_refused():
+    for precision in (-1, 3):
+        with pytest.raises(NativeUnavailable, match="no such precision"):
+            NativeRunner(CONFIG, {}, 1, precision, 1)
+    wide = replace(CONFIG, n_embd=2048, n_head=1)
+    with pytest.raises(NativeUnavailable, match="heads are larger than 1024"):
+        NativeRunner(wide, {}, 1, Precision.FLOAT32, 1)
+    deep = replace(CONFIG, n_inner=133_121)
+    with pytest.raises(NativeUnavailable, match="int8 sums up at most 133120 inputs, not 133121"):
+        NativeRunner(deep, {}, 1, Precision.INT8, 1)
+
+
+def test_only_float32_runs_from_weights_as_they_lie(kind):
+    if kind.precision is Precision.FLOAT32:
+        pytest.skip("it does")
+    with pytest.raises(NativeUnavailable, match="only float32 runs from weights as they lie"):
+        kind.runner(CONFIG, weights_of(GPT2(CONFIG)), is_streamed=True)
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_an_arithmetic_that_the_kernels_lack_is_refused_with_those_that_they_have(available, precision):
+    has = {Precision.FLOAT32: "float32", Precision.INT8: "int8", Precision.BFLOAT16: "bfloat16-fma"}[precision]
+    with pytest.raises(NativeUnavailable, match=f"the kernels scalar have no arithmetic bfloat16-vdpbf16ps; they have {has}"):
+        NativeRunner(CONFIG, {}, 1, precision, 1, "scalar", arithmetic="bfloat16-vdpbf16ps")

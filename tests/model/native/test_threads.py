@@ -1,51 +1,158 @@
-"""How many threads there are changes no bit, even where OpenMP gives a step fewer than it asked for."""
+"""The step's own threads: how many there are changes no bit, signals stay with the interpreter, and they go with their runner."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-# Prompts, decoding and draws, first on one thread and then on four, in every precision that this CPU has.
-PROGRAM = """
-import ctypes
-import torch
 from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
 from model.config import GPT2Config
-from model.gpt2 import GPT2
-from model.native.library import Precision, available_features
 from model.native.runner import NativeRunner
+from model.network_files import weights_of
+from tests.model.native.kinds import Kind, network
 
-[openmp] = {line.split()[-1] for line in open("/proc/self/maps") if "omp" in line.rpartition("/")[2]}
-print("at most", ctypes.CDLL(openmp).omp_get_thread_limit())
-config = GPT2Config(vocab_size=500, n_positions=80, n_embd=100, n_layer=2, n_head=4, eos_token_id=0)
-model = GPT2(config).init_weights(torch.Generator().manual_seed(0))
-sampled = SamplingParams(temperature=1.0, top_k=50, top_p=0.9, repetition_penalty=1.2)
-first = ForwardBatch(tuple(Chunk(slot, 0, tuple(range(slot, slot + 3 * slot + 1)), None) for slot in range(20)))
-then = ForwardBatch(tuple(Chunk(slot, 3 * slot + 1, (slot,), Draw(sampled, 9, (1, 2))) for slot in range(20)))
+ROOT = Path(__file__).parents[3]
+CONFIG = GPT2Config(vocab_size=500, n_positions=80, n_embd=100, n_layer=2, n_head=4, eos_token_id=0)
+SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.9, repetition_penalty=1.2)
+FLOAT32 = Kind("scalar", "float32")
+NUM_CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 2
 
-def run(precision, num_threads):
-    runner = NativeRunner(model, 20, precision, num_threads)
-    logits = runner.logits(first, range(first.num_tokens)).tobytes()
-    return logits, [(token.token_id, token.logprob.hex()) for token in runner.execute(then).tokens]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc and limits are Linux's")
 
-for precision in Precision:
-    if precision.needs in available_features():
-        once, again = run(precision, 1), run(precision, 4)
-        assert len(once[1]) == 20
-        print(precision.label, "the same" if once == again else "different")
+
+def runner_of(kind: Kind, num_threads: int) -> NativeRunner:
+    return kind.runner(CONFIG, weights_of(network(CONFIG)), len(LENGTHS), num_threads)
+
+
+LENGTHS = (1, 5, 17, 33, 2, 16, 40, 12)
+
+
+def results(runner: NativeRunner) -> tuple[bytes, list[tuple[int, str]]]:
+    """Of prompts in all slots, and then a draw in each."""
+    slots = list(enumerate(LENGTHS))
+    prompts = ForwardBatch(tuple(Chunk(slot, 0, tuple(range(slot, slot + length)), None) for slot, length in slots))
+    draws = ForwardBatch(tuple(Chunk(slot, length, (slot,), Draw(SAMPLED, 9, (1, 2))) for slot, length in slots))
+    logits = runner.logits(prompts, range(prompts.num_tokens)).tobytes()
+    return logits, [(token.token_id, token.logprob.hex()) for token in runner.execute(draws).tokens]
+
+
+def threads() -> set[int]:
+    return {int(thread.name) for thread in Path("/proc/self/task").iterdir()}
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """A thread that has been joined may stay in /proc for a moment."""
+    return any(holds() or time.sleep(0.01) for _ in range(1000))
+
+
+@pytest.mark.parametrize("num_threads", sorted({2, 3, NUM_CORES + 1, 2 * NUM_CORES + 3}))
+def test_more_threads_than_cores_give_the_bits_of_one(kind, num_threads):
+    if kind.is_slow and num_threads > 3:
+        pytest.skip("the threads are the same whatever they compute")
+    assert results(runner_of(kind, num_threads)) == results(runner_of(kind, 1))
+
+
+def test_more_threads_than_there_is_work_give_the_bits_of_one(available):
+    config = GPT2Config(vocab_size=2, n_positions=3, n_embd=2, n_layer=1, n_head=1, n_inner=1, eos_token_id=0)
+    batch = ForwardBatch((Chunk(0, 0, (1, 0, 1), None),))
+    of_threads = {FLOAT32.runner(config, weights_of(network(config)), 1, n).logits(batch, range(3)).tobytes() for n in (1, 2, 30)}
+    assert len(of_threads) == 1
+
+
+@pytest.mark.parametrize("num_threads", [-1, 0, 1])
+def test_one_thread_is_the_callers_own(available, num_threads):
+    before = threads()
+    runner = runner_of(FLOAT32, num_threads)
+    results(runner)
+    assert threads() == before
+
+
+def test_a_runner_that_goes_ends_its_threads_whether_it_has_worked_or_not(available):
+    before = threads()
+    for is_used in (False, True):
+        runner = runner_of(FLOAT32, 4)
+        assert len(threads() - before) == 3
+        if is_used:
+            results(runner)
+            time.sleep(0.01)  # its threads fall asleep
+        del runner
+        assert eventually(lambda: threads() == before)
+
+
+def test_a_runner_whose_weights_are_refused_ends_its_threads(available):
+    before = threads()
+    with pytest.raises(Exception, match="no such parameter"):
+        FLOAT32.runner(CONFIG, {"nothing": weights_of(network(CONFIG))["ln_f.bias"]}, 1, 4)
+    assert eventually(lambda: threads() == before)
+
+
+def test_two_runners_work_at_the_same_time_on_two_threads_of_pythons(kind):
+    expected, seen, num_rounds = results(runner_of(kind, 1)), [], 2 if kind.is_slow else 10
+
+    def work(runner: NativeRunner) -> None:
+        seen.extend(results(runner) for _ in range(num_rounds))
+
+    callers = [threading.Thread(target=work, args=(runner_of(kind, 2),)) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert seen == [expected] * 2 * num_rounds
+
+
+def test_a_runner_may_be_made_on_one_thread_used_on_another_and_let_go_of_on_a_third(available):
+    before, held, seen = threads(), [runner_of(FLOAT32, 3)], []
+    for work in (lambda: seen.append(results(held[0])), held.clear):
+        caller = threading.Thread(target=work)
+        caller.start()
+        caller.join()
+    assert seen == [results(runner_of(FLOAT32, 1))]
+    assert eventually(lambda: threads() == before)
+
+
+def test_helpers_take_no_signals(available):
+    before, mask = threads(), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    runner = runner_of(FLOAT32, 3)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask  # the caller's own are as they were
+    catchable = {s for s in signal.Signals if s not in (signal.SIGKILL, signal.SIGSTOP)}
+    for helper in threads() - before:
+        status = Path(f"/proc/self/task/{helper}/status").read_text()
+        blocked = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")), 16)
+        assert all(blocked >> number - 1 & 1 for number in catchable), helper
+    assert runner.num_slots == len(LENGTHS)
+
+
+LIMITED = """
+import os, resource
+from tests.model.native.test_threads import Kind, results, runner_of, threads
+
+os.setuid(65534)  # root is above the limit
+there = len(threads())
+resource.setrlimit(resource.RLIMIT_NPROC, (there + {num_more}, there + {num_more}))
+before = threads()
+for arithmetic in ("float32", "int8"):
+    kind = Kind("scalar", arithmetic)
+    limited = runner_of(kind, 8)
+    print(len(threads() - before))
+    print(results(limited) == results(runner_of(kind, 1)))
+    del limited
 """
 
 
-@pytest.mark.parametrize("limit", [1, 3])
-def test_a_step_that_gets_fewer_threads_than_it_asked_for_gives_the_same_bits(features, limit):
-    environment = os.environ | {"OMP_THREAD_LIMIT": str(limit)}
+@pytest.mark.parametrize("num_more", [0, 2])
+def test_a_step_that_gets_fewer_threads_than_it_asked_for_gives_the_same_bits(available, num_more):
+    if os.getuid() != 0:
+        pytest.skip("another user's processes are counted too: needs root, to become one that has none")
     # Were somebody who is not there waited for, it would never end.
-    result = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    program = [sys.executable, "-c", LIMITED.format(num_more=num_more)]
+    result = subprocess.run(
+        program, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 0, result.stderr
-    heading, *lines = result.stdout.splitlines()
-    assert heading == f"at most {limit}"
-    assert len(lines) >= 1
-    assert all(line.endswith(" the same") for line in lines), result.stdout
+    assert result.stdout.split() == [str(num_more), "True"] * 2
