@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import save_checkpoint
 from model.config import PRESETS
 from model.gpt2 import GPT2
+from model.network_files import save_checkpoint
 from model.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent

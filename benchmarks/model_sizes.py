@@ -15,8 +15,9 @@ import torch
 
 from app.environment import prepare_for_training
 from benchmarks.machine import write_result
-from model.checkpoint import load_model, load_tokenizer
+from model.checkpoint import load_tokenizer
 from model.config import GPT2Config
+from model.network_files import load_model
 from model.training.batches import Sampler
 from model.training.corpus import count_bytes, documents
 from model.training.defaults import measured_speed

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from app.settings import DEFAULT_MODEL
 from benchmarks.machine import random_gpt2, write_result
 from model.batch import Chunk, ForwardBatch
-from model.checkpoint import load_model, load_tokenizer
+from model.checkpoint import load_tokenizer
 from model.gpt2 import GPT2
+from model.machine import num_cores
 from model.native.library import Precision
 from model.native.runner import NativeRunner
+from model.network_files import load_model, weights_of
 
 NUM_ERROR_TOKENS = 256
 
@@ -61,7 +63,7 @@ def _perplexities(model: GPT2, token_ids: list[int]) -> dict[str, Any]:
 
 def _loss(model: GPT2, precision: Precision, token_ids: list[int]) -> float:
     """Mean cross-entropy in nats."""
-    runner = NativeRunner(model, 1, precision, torch.get_num_threads())
+    runner = NativeRunner(model.config, weights_of(model), 1, precision, num_cores())
     losses = [
         torch.nn.functional.cross_entropy(
             torch.from_numpy(_logits(runner, window)[:-1]), torch.tensor(window[1:]), reduction="none"
@@ -77,7 +79,8 @@ def _windows(token_ids: list[int], size: int) -> Iterator[list[int]]:
 
 def _errors(model: GPT2, token_ids: list[int]) -> dict[str, dict[str, float]]:
     """Of the logits, against the plain network in float64; PyTorch's own float32 beside them."""
-    logits = {precision.label: _logits(NativeRunner(model, 1, precision, 2), token_ids) for precision in Precision}
+    config, weights = model.config, weights_of(model)
+    logits = {precision.label: _logits(NativeRunner(config, weights, 1, precision, 2), token_ids) for precision in Precision}
     with torch.inference_mode():
         logits["PyTorch float32"] = model.eval()(torch.tensor([token_ids]))[0].numpy()
         exact = model.double()(torch.tensor([token_ids]))[0].numpy()

@@ -11,11 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 from benchmarks.machine import gpt2_tokenizer, prompts_of, random_gpt2, write_result
 from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
-from model.checkpoint import load_model
+from model.checkpoint import open_checkpoint
+from model.machine import num_cores
 from model.native.library import Precision
 from model.native.runner import NativeRunner
 
@@ -36,8 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
-    model = load_model(random_gpt2(Path(tempfile.gettempdir()) / "gpt2-124m-random"), lambda done, total: None)
-    runner = NativeRunner(model, NUM_SEQUENCES, Precision.INT8, torch.get_num_threads())
+    checkpoint = open_checkpoint(random_gpt2(Path(tempfile.gettempdir()) / "gpt2-124m-random"))
+    runner = NativeRunner(checkpoint.config, checkpoint.weights, NUM_SEQUENCES, Precision.INT8, num_cores())
     prompts = [tuple(gpt2_tokenizer().encode(text)) for text in prompts_of(gpt2_tokenizer(), NUM_PROMPT, NUM_SEQUENCES)]
     for slot, prompt in enumerate(prompts):
         runner.execute(ForwardBatch((Chunk(slot, 0, prompt, None),)))

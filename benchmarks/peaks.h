@@ -25,18 +25,16 @@ struct InstructionSet {
 std::vector<InstructionSet> instruction_sets();
 
 // Sums what it reads, so that no compiler leaves the loads out: eight sums, since one would wait for its last addition.
-#define READ(NAME, ATTRIBUTE, BYTES)                                                                   \
-    ATTRIBUTE __attribute__((noinline)) static float NAME(const char* data, size_t size) {            \
-        typedef float Vector __attribute__((vector_size(BYTES)));                                      \
-        Vector sums[8] = {};                                                                           \
-        for (size_t i = 0; i < size; i += 8 * BYTES) {                                                 \
-            _Pragma("GCC unroll 8") for (int line = 0; line < 8 * BYTES; line += 64)                   \
-                __builtin_prefetch(data + i + 4096 + line);                                            \
-            _Pragma("GCC unroll 8") for (int j = 0; j < 8; ++j)                                        \
-                sums[j] += *reinterpret_cast<const Vector*>(data + i + j * BYTES);                     \
-        }                                                                                              \
-        const Vector sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7])); \
-        float total = 0;                                                                               \
-        for (size_t j = 0; j < BYTES / sizeof(float); ++j) total += sum[j];                            \
-        return total;                                                                                  \
+#define READ(NAME, ATTRIBUTE, BYTES)                                                                                               \
+    ATTRIBUTE __attribute__((noinline)) static float NAME(const char* data, size_t size) {                                         \
+        typedef float Vector __attribute__((vector_size(BYTES)));                                                                  \
+        Vector sums[8] = {};                                                                                                       \
+        for (size_t i = 0; i < size; i += 8 * BYTES) {                                                                             \
+            _Pragma("GCC unroll 8") for (int line = 0; line < 8 * BYTES; line += 64) __builtin_prefetch(data + i + 4096 + line);   \
+            _Pragma("GCC unroll 8") for (int j = 0; j < 8; ++j) sums[j] += *reinterpret_cast<const Vector*>(data + i + j * BYTES); \
+        }                                                                                                                          \
+        const Vector sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));              \
+        float total = 0;                                                                                                           \
+        for (size_t j = 0; j < BYTES / sizeof(float); ++j) total += sum[j];                                                        \
+        return total;                                                                                                              \
     }

@@ -8,15 +8,16 @@
 READ(read_neon, , 16)
 
 // Twenty-four independent sums: four a cycle, each four cycles long, leave sixteen in flight. All is zero: nothing is denormal.
-#define TWENTY_FOUR(ONE)                                                                                                        \
-    ONE(0) ONE(1) ONE(2) ONE(3) ONE(4) ONE(5) ONE(6) ONE(7) ONE(8) ONE(9) ONE(10) ONE(11) ONE(12) ONE(13) ONE(14) ONE(15) ONE(16) \
-        ONE(17) ONE(18) ONE(19) ONE(20) ONE(21) ONE(22) ONE(23)
+#define TWENTY_FOUR(ONE)                                                                                                           \
+    ONE(0)                                                                                                                         \
+    ONE(1) ONE(2) ONE(3) ONE(4) ONE(5) ONE(6) ONE(7) ONE(8) ONE(9) ONE(10) ONE(11) ONE(12) ONE(13) ONE(14) ONE(15) ONE(16) ONE(17) \
+        ONE(18) ONE(19) ONE(20) ONE(21) ONE(22) ONE(23)
 #define ZERO(N) "movi v" #N ".16b, #0\n"
 #define LOOP(NAME, ONE)                                                                                                         \
     static void NAME() {                                                                                                        \
         long rounds = ROUNDS / 24;                                                                                              \
-        __asm__ volatile(".arch armv8.6-a\n" TWENTY_FOUR(ZERO) ZERO(30) ZERO(31)                                                \
-                         "1:\n" TWENTY_FOUR(ONE) "subs %0, %0, #1\n b.ne 1b"                                                    \
+        __asm__ volatile(".arch armv8.6-a\n" TWENTY_FOUR(ZERO) ZERO(30)                                                         \
+                             ZERO(31) "1:\n" TWENTY_FOUR(ONE) "subs %0, %0, #1\n b.ne 1b"                                       \
                          : "+r"(rounds)::"cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", \
                            "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v29", "v30", "v31");   \
     }

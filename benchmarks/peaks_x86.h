@@ -16,12 +16,12 @@ READ(read_avx512, __attribute__((target("avx512f"))), 64)
 // Twelve independent sums in registers named by hand: a compiler would spill or fold them. More are no faster: no CPU begins more
 // than two of these a cycle, or needs more than six cycles for one. Everything is zero, so that nothing is denormal.
 #define TWELVE(ONE) ONE(0) ONE(1) ONE(2) ONE(3) ONE(4) ONE(5) ONE(6) ONE(7) ONE(8) ONE(9) ONE(10) ONE(11)
-#define LOOP(NAME, BEGIN, ONE, END)                                                                               \
-    static void NAME() {                                                                                          \
-        long rounds = ROUNDS / 12;                                                                                \
-        __asm__ volatile(BEGIN "1:\n" TWELVE(ONE) "dec %0\n jnz 1b\n" END                                         \
+#define LOOP(NAME, BEGIN, ONE, END)                                                                                            \
+    static void NAME() {                                                                                                       \
+        long rounds = ROUNDS / 12;                                                                                             \
+        __asm__ volatile(BEGIN "1:\n" TWELVE(ONE) "dec %0\n jnz 1b\n" END                                                      \
                          : "+r"(rounds)::"cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", \
-                           "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");                                 \
+                           "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");                                              \
     }
 
 #define SSE2_ZERO(N) "xorps %%xmm" #N ", %%xmm" #N "\n"
@@ -32,9 +32,11 @@ LOOP(float32_sse2, SSE2_BEGIN, MULPS, )
 LOOP(int16_sse2, SSE2_BEGIN, PMADDWD, )  // bytes widened: SSE2 has no product of them
 
 // int8 before VNNI: pairs of products in 16 bits, pairs of those in 32, and the addition.
-#define MADD(REGISTER, N)                                                                                  \
-    "vpmaddubsw %%" REGISTER "14, %%" REGISTER "15, %%" REGISTER "13\n"                                    \
-    "vpmaddwd %%" REGISTER "12, %%" REGISTER "13, %%" REGISTER "13\n"                                      \
+#define MADD(REGISTER, N)                                        \
+    "vpmaddubsw %%" REGISTER "14, %%" REGISTER "15, %%" REGISTER \
+    "13\n"                                                       \
+    "vpmaddwd %%" REGISTER "12, %%" REGISTER "13, %%" REGISTER   \
+    "13\n"                                                       \
     "vpaddd %%" REGISTER "13, %%" REGISTER #N ", %%" REGISTER #N "\n"
 #define DOT(INSTRUCTION, REGISTER, N) INSTRUCTION " %%" REGISTER "14, %%" REGISTER "15, %%" REGISTER #N "\n"
 #define AVX(NAME, ONE) LOOP(NAME, "vzeroall\n", ONE, "vzeroupper")
@@ -56,18 +58,18 @@ AVX(int8_avx512, MADD_512)
 AVX(int8_avx512_vnni, VNNI_512)
 
 // Four sums of 16 x 16 out of two times two operands, as a product's kernel has them.
-#define TILES(NAME, INSTRUCTION)                                                                       \
-    static void NAME() {                                                                               \
-        struct alignas(64) {                                                                           \
-            uint8_t palette = 1, start = 0, reserved[14] = {};                                         \
-            uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};                                     \
-            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};                                       \
-        } config;                                                                                      \
-        __asm__ volatile("ldtilecfg %0" ::"m"(config));                                                \
-        for (int i = 0; i < ROUNDS / 64; ++i)                                                          \
-            __asm__ volatile(INSTRUCTION " %tmm6, %tmm4, %tmm0\n" INSTRUCTION " %tmm7, %tmm4, %tmm1\n" \
-                             INSTRUCTION " %tmm6, %tmm5, %tmm2\n" INSTRUCTION " %tmm7, %tmm5, %tmm3"); \
-        __asm__ volatile("tilerelease");                                                               \
+#define TILES(NAME, INSTRUCTION)                                                                                   \
+    static void NAME() {                                                                                           \
+        struct alignas(64) {                                                                                       \
+            uint8_t palette = 1, start = 0, reserved[14] = {};                                                     \
+            uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};                                                 \
+            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};                                                   \
+        } config;                                                                                                  \
+        __asm__ volatile("ldtilecfg %0" ::"m"(config));                                                            \
+        for (int i = 0; i < ROUNDS / 64; ++i)                                                                      \
+            __asm__ volatile(INSTRUCTION " %tmm6, %tmm4, %tmm0\n" INSTRUCTION " %tmm7, %tmm4, %tmm1\n" INSTRUCTION \
+                                         " %tmm6, %tmm5, %tmm2\n" INSTRUCTION " %tmm7, %tmm5, %tmm3");             \
+        __asm__ volatile("tilerelease");                                                                           \
     }
 TILES(bfloat16_amx, "tdpbf16ps")
 TILES(int8_amx, "tdpbusd")

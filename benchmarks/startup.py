@@ -2,7 +2,7 @@
 
     python -m benchmarks.startup
 
-Wanted: ready within 5 s (124M: 3 s) of the exec of `gpt2 serve`, environment installed and page cache warm; first token under
+Wanted: ready within 5 s (124M: 2 s) of the exec of `gpt2 serve`, environment installed and page cache warm; first token under
 50 ms.
 """
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from app.environment import prepare_for_training
 from benchmarks.machine import write_result
-from model.checkpoint import load_model
+from model.network_files import load_model
 from model.training.batches import validation_batches
 from model.training.distributed import Processes
 from model.training.pretrain import PretrainOptions, pretrain

@@ -64,7 +64,8 @@ def main(recipe: Callable[[argparse.Namespace], Result], parser: argparse.Argume
 
 
 def describe(model: str) -> Result:
-    from model.checkpoint import load_model, resolve_model
+    from model.checkpoint import resolve_model
+    from model.network_files import load_model
 
     network = load_model(resolve_model(model))
     config = network.config
@@ -148,7 +149,8 @@ def log_probabilities(model: str | Path, pairs: Sequence[Pair]) -> list[float]:
     import torch
     import torch.nn.functional as F
 
-    from model.checkpoint import load_model, load_tokenizer, resolve_model
+    from model.checkpoint import load_tokenizer, resolve_model
+    from model.network_files import load_model
 
     directory = resolve_model(str(model))
     tokenizer, network = load_tokenizer(directory), load_model(directory).eval()
