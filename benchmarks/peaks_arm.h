@@ -8,10 +8,11 @@
 READ(read_neon, , 16)
 
 // Twenty-four independent sums: four a cycle, each four cycles long, leave sixteen in flight. All is zero: nothing is denormal.
-#define TWENTY_FOUR(ONE)                                                                                                           \
-    ONE(0)                                                                                                                         \
-    ONE(1) ONE(2) ONE(3) ONE(4) ONE(5) ONE(6) ONE(7) ONE(8) ONE(9) ONE(10) ONE(11) ONE(12) ONE(13) ONE(14) ONE(15) ONE(16) ONE(17) \
-        ONE(18) ONE(19) ONE(20) ONE(21) ONE(22) ONE(23)
+// clang-format off
+#define TWENTY_FOUR(ONE) \
+    ONE(0) ONE(1) ONE(2) ONE(3) ONE(4) ONE(5) ONE(6) ONE(7) ONE(8) ONE(9) ONE(10) ONE(11) ONE(12) ONE(13) ONE(14) ONE(15) ONE(16) \
+    ONE(17) ONE(18) ONE(19) ONE(20) ONE(21) ONE(22) ONE(23)
+// clang-format on
 #define ZERO(N) "movi v" #N ".16b, #0\n"
 #define LOOP(NAME, ONE)                                                                                                         \
     static void NAME() {                                                                                                        \
