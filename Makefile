@@ -37,8 +37,7 @@ test: install-dev ## install everything, then run the tests
 
 # Of the suite what knows of instruction sets: `make test-as CPU=avx2 TESTS=tests` runs all of it so.
 CPU ?= avx2
-TESTS ?= tests/engine tests/api tests/test_cli.py tests/test_bootstrap.py $(addprefix tests/model/,test_choice.py test_runner.py \
-	test_sampler.py test_gpt2.py test_muon.py test_precision.py test_trainer.py)
+TESTS ?= tests/engine tests/api tests/test_cli.py tests/test_bootstrap.py tests/model/test_choice.py tests/model/test_runner.py
 
 test-as: install-dev ## run tests as on a CPU without AVX-512 (CPU=avx2), or without AVX (CPU=scalar)
 	GPT2_TEST_CPU=$(CPU) $(VENV)/bin/python -m pytest $(TESTS)
