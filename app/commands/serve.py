@@ -50,10 +50,15 @@ def _build(settings: Settings, report: Callable[[str], None], on_ready: Callable
         prepare_for_torch()
         from app.bootstrap import build_service
 
-        # While weights are packed, which leaves the interpreter to others. As a daemon: nobody who ends the service waits for it.
-        threading.Thread(target=_import_server, daemon=True).start()
-        configure_logging(settings.log_format)
-        service = build_service(settings, report)
+        # While weights are packed, which leaves the interpreter to others. Whatever ends the start waits for it, a fraction of a
+        # second: a thread that Python ends within an extension module may take the process down before its exit code.
+        imports = threading.Thread(target=_import_server, daemon=True)
+        imports.start()
+        try:
+            configure_logging(settings.log_format)
+            service = build_service(settings, report)
+        finally:
+            imports.join()
         from app.main import create_app
         from app.server import Server
 
