@@ -19,7 +19,7 @@ constexpr Arithmetic AMX_BFLOAT16 = with_tiles(bfloat16<BFloat16Dot>("bfloat16-t
 
 }  // namespace
 
-const Kernels amx_kernels = {
+constinit const Kernels amx_kernels = {
     "amx",        &FLOAT32, &AMX_INT8,   &BFLOAT16_FMA, &AMX_BFLOAT16,   layer_norm,    read,
     input_maxima, add_row,  block_stats, SAMPLING,      configure_tiles, release_tiles,
 };

@@ -11,7 +11,7 @@ namespace gpt2 {
 #define GPT2_TABLE avx2_kernels
 #endif
 
-const Kernels GPT2_TABLE = {
+constinit const Kernels GPT2_TABLE = {
     "avx2",       &FLOAT32, &INT8,       &BFLOAT16_FMA, nullptr,  layer_norm, read,
     input_maxima, add_row,  block_stats, SAMPLING,      no_tiles, no_tiles,
 };

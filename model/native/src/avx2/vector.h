@@ -134,17 +134,6 @@ inline F load_float16(const void* from) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at + 1))};
 }
 
-template <class Element, class Vector>
-inline int compress_lanes(Element* to, M m, Vector x) {
-    Element lanes[16];
-    store(lanes, x);
-    int count = 0;
-    for (unsigned left = bits(m); left; left &= left - 1) to[count++] = lanes[__builtin_ctz(left)];
-    return count;
-}
-inline int compress(float* to, M m, F x) { return compress_lanes(to, m, x); }
-inline int compress(int32_t* to, M m, I x) { return compress_lanes(to, m, x); }
-
 // Eight doubles.
 struct D {
     __m256d a, b;
@@ -167,3 +156,5 @@ inline double sum(D x) {
 
 }  // namespace
 }  // namespace gpt2
+
+#include "../kernels/lanes.h"

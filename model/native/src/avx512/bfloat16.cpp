@@ -5,6 +5,6 @@
 
 namespace gpt2 {
 
-const Arithmetic avx512_bfloat16 = bfloat16<BFloat16Dot>("bfloat16-vdpbf16ps");
+constinit const Arithmetic avx512_bfloat16 = bfloat16<BFloat16Dot>("bfloat16-vdpbf16ps");
 
 }  // namespace gpt2

@@ -1,7 +1,9 @@
-// Steps along the summed axis on AVX-512, with VNNI: some inputs, broadcast, by 16 outputs a register. See scalar/dot.h.
+// Steps along the summed axis on AVX-512, with VNNI: some inputs, broadcast, by 16 outputs a register. See kernels/dot.h.
 #pragma once
 
 #include "vector.h"
+
+#include "../kernels/dot.h"
 
 namespace gpt2 {
 namespace {
@@ -13,13 +15,11 @@ constexpr int INPUT_FLIP = 0, KEY_FLIP = 128;
 constexpr int INPUT_FLIP = 128, KEY_FLIP = 128;
 #endif
 
-struct Registers {
+struct Registers : Inputs {
     static constexpr int LANES = 16;
     static constexpr int ROWS = 6, STRIP = 4, ALONE_ROWS = 6;  // 24 of 32 registers hold sums
     static constexpr int REGS_ALONE = 4, REGS_SHARED = 2;
-    static constexpr int X_BYTES = 4;  // of a row's inputs in one step
     static constexpr bool ASKS_AHEAD = true;
-    static constexpr size_t begin_of_inputs(int) { return 0; }
 };
 
 struct Float32 : Registers {
@@ -84,7 +84,6 @@ struct Int8 : Registers {
     static Sum add(Sum sum, X x, W w) { return _mm512_dpbusd_epi32(sum, x, w); }
     static Sum add_keys(Sum sum, X q, W k) { return _mm512_dpbusd_epi32(sum, k, q); }
     static Sum add_values(Sum sum, Positive weight, W v) { return _mm512_dpbusd_epi32(sum, weight, v); }
-    static void store_inputs(char* row, int, int k, I bytes) { store_bytes(row + k, bytes); }
 };
 using Int8Rows = Int8;
 

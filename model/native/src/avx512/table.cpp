@@ -4,7 +4,7 @@
 
 namespace gpt2 {
 
-const Kernels avx512_kernels = {
+constinit const Kernels avx512_kernels = {
     "avx512",     &FLOAT32, &INT8,       &BFLOAT16_FMA, &avx512_bfloat16, layer_norm, read,
     input_maxima, add_row,  block_stats, SAMPLING,      no_tiles,         no_tiles,
 };

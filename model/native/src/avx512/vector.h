@@ -93,14 +93,8 @@ inline void store_halves(void* to, I x) { _mm256_storeu_si256(static_cast<__m256
 inline I load_halves(const void* from) { return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(from)))}; }
 inline F load_float16(const void* from) { return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(from)))}; }
 
-inline int compress(float* to, M m, F x) {
-    _mm512_storeu_ps(to, _mm512_maskz_compress_ps(m, x.v));
-    return __builtin_popcount(m);
-}
-inline int compress(int32_t* to, M m, I x) {
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(m, x.v));
-    return __builtin_popcount(m);
-}
+inline void compress(float* to, M m, F x) { _mm512_storeu_ps(to, _mm512_maskz_compress_ps(m, x.v)); }
+inline void compress(int32_t* to, M m, I x) { _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(m, x.v)); }
 
 // Eight doubles.
 struct D {

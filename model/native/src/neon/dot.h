@@ -1,21 +1,21 @@
 // Steps along the summed axis on NEON with the dot products of Armv8.2: some inputs, broadcast, by 4 outputs a register. See
-// scalar/dot.h.
+// kernels/dot.h.
 #pragma once
 
 #include "vector.h"
+
+#include "../kernels/dot.h"
 
 namespace gpt2 {
 namespace {
 
 constexpr int INPUT_FLIP = 0, KEY_FLIP = 0;
 
-struct Registers {
+struct Registers : Inputs {
     static constexpr int LANES = 4;
     static constexpr int ROWS = 6, STRIP = 4, ALONE_ROWS = 1;  // 24 of 32 registers hold sums
     static constexpr int REGS_ALONE = 16, REGS_SHARED = 4;
-    static constexpr int X_BYTES = 4;  // of a row's inputs in one step
     static constexpr bool ASKS_AHEAD = true;
-    static constexpr size_t begin_of_inputs(int) { return 0; }
 };
 
 struct Float32 : Registers {
@@ -66,7 +66,6 @@ struct Int8 : Registers {
     static Sum add(Sum sum, X x, W w) { return vdotq_s32(sum, w, x); }
     static Sum add_keys(Sum sum, X q, W k) { return vdotq_s32(sum, k, q); }
     static Sum add_values(Sum sum, Positive weight, W v) { return vdotq_s32(sum, v, weight); }
-    static void store_inputs(char* row, int, int k, I bytes) { store_bytes(row + k, bytes); }
 };
 using Int8Rows = Int8;
 

@@ -4,7 +4,7 @@
 
 namespace gpt2 {
 
-const Kernels neon_kernels = {
+constinit const Kernels neon_kernels = {
     "neon",       &FLOAT32, &INT8,       &BFLOAT16_FMA, nullptr,  layer_norm, read,
     input_maxima, add_row,  block_stats, SAMPLING,      no_tiles, no_tiles,
 };

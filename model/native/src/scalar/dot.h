@@ -1,30 +1,20 @@
-// Steps along the summed axis: some inputs, broadcast, by `LANES` outputs a register. What each set defines for its kernels:
-//
-// ROWS by STRIP registers of outputs are summed up at a time, up to ALONE_ROWS by a whole block where these are all rows; attention
-// takes REGS_ALONE or REGS_SHARED registers of positions or outputs for one query or for several. None of them changes any bit.
-// `weights` reads a register's outputs, WIDTH inputs each; `first_of_pairs` the first input of two, zeros for the other.
+// Steps along the summed axis in plain C++. See kernels/dot.h.
 #pragma once
 
 #include "vector.h"
 
+#include "../kernels/dot.h"
+
 namespace gpt2 {
 namespace {
 
-// ASKS_AHEAD: weights of few rows are asked for before their use; on AVX2 the core's own prefetching does better (1.3 times as
-// fast, one thread of a Zen 4).
-//
-// Int8 multiplies single rows and attends; Int8Rows multiplies several rows, whose inputs it may want in another form.
-
-// What is added to inputs and keys where they are kept as unsigned bytes.
 constexpr int INPUT_FLIP = 0, KEY_FLIP = 0;
 
-struct Registers {
+struct Registers : Inputs {
     static constexpr int LANES = 16;
     static constexpr int ROWS = 2, STRIP = 1, ALONE_ROWS = 1;
     static constexpr int REGS_ALONE = 1, REGS_SHARED = 1;
-    static constexpr int X_BYTES = 4;  // of a row's inputs in one step
     static constexpr bool ASKS_AHEAD = false;
-    static constexpr size_t begin_of_inputs(int) { return 0; }
 };
 
 struct Float32 : Registers {
@@ -92,7 +82,6 @@ struct Int8 : Registers {
     }
     static Sum add_keys(Sum sum, X q, W k) { return add(sum, q, k); }
     static Sum add_values(Sum sum, Positive weight, W v) { return add(sum, weight, v); }
-    static void store_inputs(char* row, int, int k, I bytes) { store_bytes(row + k, bytes); }
 };
 using Int8Rows = Int8;
 

@@ -213,20 +213,6 @@ inline F load_float16(const void* from) {
     return lanes<F>([&](int i) { return of_float16(static_cast<const uint16_t*>(from)[i]); });
 }
 
-// The lanes of m side by side from `to` on; up to 16 places are written. Returns how many lanes there are.
-inline int compress(float* to, M m, F x) {
-    int count = 0;
-    for (int i = 0; i < 16; ++i)
-        if (m.v[i]) to[count++] = x.v[i];
-    return count;
-}
-inline int compress(int32_t* to, M m, I x) {
-    int count = 0;
-    for (int i = 0; i < 16; ++i)
-        if (m.v[i]) to[count++] = x.v[i];
-    return count;
-}
-
 // Eight doubles.
 inline D splat_double(double x) {
     return lanes<D>([&](int) { return x; });
@@ -255,3 +241,5 @@ inline double sum(D x) {
 
 }  // namespace
 }  // namespace gpt2
+
+#include "../kernels/lanes.h"
