@@ -1,6 +1,5 @@
 // Which kernels are the fastest on this machine: some CPUs run narrower vectors at a higher clock, or have few units for wide ones.
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <limits>
 #include <vector>
@@ -21,7 +20,7 @@ class Trial {
           num_rows_(num_rows),
           weights_(size_t(DEPTH) * BLOCK * arithmetic.element * NUM_BLOCKS),
           inputs_(size_t(num_rows + 32) * stride()),
-          outputs_(size_t(num_rows) * BLOCK * sizeof(float)),
+          outputs_(size_t(num_rows) * BLOCK),
           outliers_(num_rows + 32),
           floats_(std::max(BLOCK, num_rows + 32), 0.0f),
           offsets_(BLOCK, 0) {}
@@ -38,8 +37,7 @@ class Trial {
             for (int i = 0; i < NUM_BLOCKS; ++i) {
                 Ahead none{};
                 const char* weights = weights_.as<char>() + i * layer.block_bytes;
-                arithmetic_.multiply({&layer, &input, num_rows_, Finish::store, outputs_.as<float>(), BLOCK, 0, weights, nullptr},
-                                     none);
+                arithmetic_.multiply({&layer, &input, num_rows_, Finish::store, outputs_.data(), BLOCK, 0, weights, nullptr}, none);
             }
             best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
         }
@@ -55,7 +53,8 @@ class Trial {
     const Kernels& kernels_;
     const Arithmetic& arithmetic_;
     const int num_rows_;
-    Memory weights_, inputs_, outputs_;
+    Memory weights_, inputs_;
+    std::vector<float> outputs_;
     std::vector<Outliers> outliers_;
     std::vector<float> floats_;
     std::vector<int32_t> offsets_;
@@ -75,11 +74,18 @@ const Kernels* measure(int precision) {
     });
 }
 
+template <int PRECISION>
+const Kernels& fastest() {
+    static const Kernels& kernels = *measure(PRECISION);
+    return kernels;
+}
+
 }  // namespace
 
 const Kernels& fastest_kernels(int precision) {
-    static const std::array<const Kernels*, 3> fastest = {measure(GPT2_FLOAT32), measure(GPT2_BFLOAT16), measure(GPT2_INT8)};
-    return *fastest[precision];
+    return precision == GPT2_FLOAT32 ? fastest<GPT2_FLOAT32>()
+           : precision == GPT2_INT8  ? fastest<GPT2_INT8>()
+                                     : fastest<GPT2_BFLOAT16>();
 }
 
 }  // namespace gpt2
