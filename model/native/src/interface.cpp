@@ -1,4 +1,4 @@
-// The C interface: checks, exceptions turned into messages, and the model's construction from named parameters.
+// The C interface: checks of what comes in, and exceptions turned into messages.
 #include "interface.h"
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <string>
 
 #include "cpu.h"
+#include "float_environment.h"
 #include "sampler.h"
 #include "step.h"
 
@@ -22,6 +23,7 @@ thread_local std::string last_error;
 // Whatever `body` throws, as the last error and a code.
 template <class Body>
 int32_t guarded(Body body) {
+    const FloatEnvironment environment;
     try {
         body();
         return 0;

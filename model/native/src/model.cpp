@@ -12,8 +12,14 @@
 namespace gpt2 {
 namespace {
 
-// Inputs of int8 beyond which a sum of products of two bytes of +-127 may not fit 32 bits.
-constexpr int MAX_INT8_DEPTH = INT32_MAX / (127 * 127) / BLOCK * BLOCK;
+// How many products of two bytes of +-127 a sum of 32 bits holds, whatever they are.
+constexpr int MAX_INT8_TERMS = INT32_MAX / (127 * 127) / BLOCK * BLOCK;
+
+void check_sums(const Arithmetic& arithmetic, int num_terms, const char* what) {
+    if (arithmetic.element == 1 && num_terms > MAX_INT8_TERMS)
+        throw std::runtime_error("int8 sums up at most " + std::to_string(MAX_INT8_TERMS) + " " + what + ", not " +
+                                 std::to_string(num_terms));
+}
 
 const gpt2_config& check(const gpt2_config& config) {
     if (config.precision < GPT2_FLOAT32 || config.precision > GPT2_INT8) throw std::runtime_error("no such precision");
@@ -26,9 +32,7 @@ NormStorage make_norm(int width) { return {std::vector<float>(width, 0.0f), std:
 
 void shape_linear(LinearStorage& layer, int num_in, int num_out, const Arithmetic& arithmetic) {
     const int depth = round_up(num_in, BLOCK), num_blocks = (num_out + BLOCK - 1) / BLOCK, padded = num_blocks * BLOCK;
-    if (arithmetic.element == 1 && depth > MAX_INT8_DEPTH)
-        throw std::runtime_error("int8 sums up at most " + std::to_string(MAX_INT8_DEPTH) + " inputs, not " +
-                                 std::to_string(num_in));
+    check_sums(arithmetic, num_in, "inputs");
     layer.bias.assign(padded, 0.0f), layer.scales.assign(padded, 0.0f), layer.offsets.assign(padded, 0);
     layer.view = {num_in,
                   num_out,
@@ -43,6 +47,7 @@ void shape_linear(LinearStorage& layer, int num_in, int num_out, const Arithmeti
 }
 
 Cache shape_cache(const gpt2_config& config, const Arithmetic& arithmetic) {
+    check_sums(arithmetic, config.n_positions, "positions");
     Cache cache{};
     cache.num_heads = config.n_head, cache.head_size = config.n_embd / config.n_head;
     cache.head_width = round_up(cache.head_size, 16), cache.positions = round_up(config.n_positions, TILE);
@@ -139,6 +144,7 @@ gpt2_model::gpt2_model(const gpt2_config& wanted)
 
 void gpt2_model::load(const std::string& name, const Source& source, int64_t size) {
     const std::string part = name.substr(name.rfind('.') + 1);
+    if (part != "weight" && part != "bias") throw std::runtime_error("no such parameter");
     auto vector = [&](std::vector<float>& to, int wanted) {
         expect(size, wanted);
         copy_row(kernels, source, 0, wanted, to.data());
@@ -151,6 +157,8 @@ void gpt2_model::load(const std::string& name, const Source& source, int64_t siz
         if (config.precision == GPT2_INT8 && before) equalise(layer, *before, kernels, team);
         if (!config.is_streamed) pack(layer, arithmetic, team, work.scratch);
     };
+    const bool is_table = name == "wte.weight" || name == "wpe.weight";
+    if (is_table && source.is_transposed) throw std::runtime_error("a table's rows lie one after another, it is never transposed");
     if (name == "wte.weight") return linear(head);  // the output embedding is the input's
     if (name == "wpe.weight") {
         expect(size, int64_t(config.n_positions) * config.n_embd);

@@ -239,12 +239,12 @@ class Step {
     Barrier barrier_;
 };
 
-void reserve_input(InputStorage& input, int num_rows, int depth, const Arithmetic& arithmetic) {
+InputStorage make_input(int num_rows, int depth, const Arithmetic& arithmetic) {
     // A line more than the row, so that rows do not fall into the same sets of the cache.
     const size_t stride = size_t(depth) * arithmetic.input + 64;
-    input.data = Memory(num_rows * stride);
-    input.scales.assign(num_rows, 1.0f), input.outliers.assign(num_rows, Outliers{});
+    InputStorage input{{}, Memory(num_rows * stride), std::vector<float>(num_rows, 1.0f), std::vector<Outliers>(num_rows)};
     input.view = {input.data.as<char>(), stride, input.scales.data(), input.outliers.data()};
+    return input;
 }
 
 void reserve(gpt2_model& model, int num_rows, int num_draws) {
@@ -255,8 +255,8 @@ void reserve(gpt2_model& model, int num_rows, int num_draws) {
         auto floats = [&](int width) { return Memory(size_t(rows) * width * sizeof(float)); };
         work.hidden = floats(model.width), work.normed = floats(model.width), work.attended = floats(model.width);
         work.qkv = floats(round_up(3 * model.config.n_embd, BLOCK)), work.inner = floats(model.inner_width);
-        reserve_input(work.input, rows, head.depth, model.arithmetic);
-        reserve_input(work.inner_input, rows, proj.depth, model.arithmetic);
+        work.input = make_input(rows, head.depth, model.arithmetic);
+        work.inner_input = make_input(rows, proj.depth, model.arithmetic);
         work.capacity = rows;
     }
     work.stats.resize(size_t(num_draws) * head.num_blocks);

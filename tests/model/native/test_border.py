@@ -202,7 +202,8 @@ def test_a_weight_of_another_size_is_refused_with_both_sizes(kind, name, num_mor
 
 @pytest.mark.parametrize(
     "name",
-    ["", "h", "h.", "h.0", "h.0.", "h.1.ln_1.weight", "h.-1.ln_1.weight", "h.0.attn.c_other.weight", "lm_head.weight"],
+    ["", "h", "h.", "h.0", "h.0.", "h.1.ln_1.weight", "h.-1.ln_1.weight", "h.0.attn.c_other.weight", "lm_head.weight"]
+    + ["h.0.ln_1", "h.0.ln_1.gain", "ln_f.", "h.0.mlp.c_fc.scale"],
 )
 def test_a_weight_that_the_network_does_not_have_is_refused_by_name(kind, name):
     extra = {name: Weight(np.zeros(64, np.float32), "F32", False)}
@@ -247,6 +248,16 @@ def test_a_precision_or_a_width_that_cannot_be_computed_is_refused():
     deep = replace(CONFIG, n_inner=133_121)
     with pytest.raises(NativeUnavailable, match="int8 sums up at most 133120 inputs, not 133121"):
         NativeRunner(deep, {}, 1, Precision.INT8, 1)
+    long = replace(CONFIG, n_positions=133_121)
+    with pytest.raises(NativeUnavailable, match="int8 sums up at most 133120 positions, not 133121"):
+        NativeRunner(long, {}, 1, Precision.INT8, 1)
+
+
+@pytest.mark.parametrize("name", ["wte.weight", "wpe.weight"])
+def test_a_table_that_is_said_to_be_transposed_is_refused(kind, name):
+    turned = weights_with(name, lambda w: Weight(np.ascontiguousarray(w.values.T), "F32", True))
+    with pytest.raises(NativeUnavailable, match=f"^{name}: a table's rows lie one after another, it is never transposed$"):
+        kind.runner(CONFIG, turned)
 
 
 def test_only_float32_runs_from_weights_as_they_lie(kind):

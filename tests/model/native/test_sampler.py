@@ -331,3 +331,16 @@ def test_a_penalty_counts_every_time_that_a_token_came():
         logits[7] = 1.5
         asked = Draw(SamplingParams(frequency_penalty=1.0), 0, generated_ids=(7,) * count)
         assert NativeSampler(logits, asked).draw().token_id == expected
+
+
+def test_a_caller_whose_thread_flushes_denormals_is_given_the_same_token():
+    """1e-40 is more than nothing, and so the likeliest."""
+    logits = torch.zeros(V)
+    logits[5] = 1e-40
+    sampler = NativeSampler(logits, Draw(SamplingParams(), position=1))
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU cannot flush denormals")
+    try:
+        assert sampler.draw().token_id == 5
+    finally:
+        torch.set_flush_denormal(False)
