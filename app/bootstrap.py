@@ -35,9 +35,8 @@ def build_service(settings: Settings, report: Report) -> Service:
         checkpoint = open_checkpoint(directory)
         if settings.device == "auto" and device == "cpu":
             report("no CUDA device found, computing on the CPU")
-        with ThreadPoolExecutor(
-            1
-        ) as beside:  # 50,000 tokens take as long as packing the weights, which leaves the interpreter to it
+        # 50,000 tokens take as long as packing the weights, which leaves the interpreter to them.
+        with ThreadPoolExecutor(1) as beside:
             loading = beside.submit(load_tokenizer, directory)
             chosen = choose_runner(checkpoint, loading.result, _wanted(settings, device), report)
             tokenizer = loading.result()

@@ -6,9 +6,9 @@ import gc
 import logging
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from app.commands.options import add_settings, read_settings
@@ -50,15 +50,12 @@ def _build(settings: Settings, report: Callable[[str], None], on_ready: Callable
         prepare_for_torch()
         from app.bootstrap import build_service
 
+        configure_logging(settings.log_format)
         # While weights are packed, which leaves the interpreter to others. Whatever ends the start waits for it, a fraction of a
         # second: a thread that Python ends within an extension module may take the process down before its exit code.
-        imports = threading.Thread(target=_import_server, daemon=True)
-        imports.start()
-        try:
-            configure_logging(settings.log_format)
+        with ThreadPoolExecutor(1) as beside:
+            beside.submit(_import_server)
             service = build_service(settings, report)
-        finally:
-            imports.join()
         from app.main import create_app
         from app.server import Server
 
@@ -79,6 +76,5 @@ def _nothing_collected() -> Iterator[None]:
 
 def _import_server() -> None:
     """What fails here fails again, and visibly, where it is imported in earnest."""
-    with contextlib.suppress(Exception):
-        import app.main
-        import app.server  # noqa: F401
+    import app.main
+    import app.server  # noqa: F401
