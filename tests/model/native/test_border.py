@@ -202,8 +202,10 @@ def test_a_weight_of_another_size_is_refused_with_both_sizes(kind, name, num_mor
 
 @pytest.mark.parametrize(
     "name",
-    ["", "h", "h.", "h.0", "h.0.", "h.1.ln_1.weight", "h.-1.ln_1.weight", "h.0.attn.c_other.weight", "lm_head.weight"]
-    + ["h.0.ln_1", "h.0.ln_1.gain", "ln_f.", "h.0.mlp.c_fc.scale"],
+    [
+        *("", "h", "h.", "h.0", "h.0.", "h.1.ln_1.weight", "h.-1.ln_1.weight", "h.0.attn.c_other.weight", "lm_head.weight"),
+        *("h.0.ln_1", "h.0.ln_1.gain", "ln_f.", "h.0.mlp.c_fc.scale"),
+    ],
 )
 def test_a_weight_that_the_network_does_not_have_is_refused_by_name(kind, name):
     extra = {name: Weight(np.zeros(64, np.float32), "F32", False)}
