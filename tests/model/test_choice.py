@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,27 +10,17 @@ import model.choice
 import model.native.self_test
 import model.torch_choice
 from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
-from model.checkpoint import Checkpoint, CheckpointError, load_tokenizer, open_checkpoint
+from model.checkpoint import CheckpointError, load_tokenizer, open_checkpoint
 from model.choice import ChoiceError, Wanted, choose_device, choose_runner
 from model.native.library import KernelsUnavailable, NativeUnavailable, Precision, available_kernels
-from model.native.precision import loss_of, reference_runner, sample_ids, score
 from model.native.runner import NativeRunner
-from model.native.self_test import CONFIG, SelfTestFailed, built_in_weights, check_kernels
-from model.network_files import load_model, weights_of
 from model.runner import TorchRunner
-from model.weights import Weight
+from tests.model.changes import attended, changed, offset, outliers
+from tests.model.native.spoilt import by_a_sign, spoil_kernels
 
 # The checkpoint that comes with the service: what it loses can be seen in its perplexity, as it predicts English.
 ENGLISH = Path(__file__).parents[2] / "model" / "default"
 LABELS = ["int8", "bfloat16", "float32"]
-
-
-def changed(directory, change):
-    """A checkpoint whose weights `change` has altered, as a network's."""
-    network = load_model(directory).requires_grad_(False)
-    change(network)
-    weights = weights_of(network)
-    return Checkpoint(network.config, weights, {name: f"model.safetensors: {name}" for name in weights})
 
 
 @pytest.fixture
@@ -73,46 +62,6 @@ def spoil(monkeypatch, wrong):
             return wrong(super().logits(batch, of_rows), batch, self.precision)
 
     monkeypatch.setattr(model.choice, "NativeRunner", Spoilt)
-
-
-def outliers(factor):
-    """As in GPT-2's own checkpoints one activation is far larger than the rest: by a power of two, which changes no product.
-
-    Floating point loses nothing by it, and bytes neither, as weights behind a LayerNorm are sized up with it.
-    """
-
-    def change(network):
-        for block in network.h:
-            for norm, linear in ((block.ln_1, block.attn.c_attn), (block.ln_2, block.mlp.c_fc)):
-                norm.weight[3] *= factor
-                norm.bias[3] *= factor
-                linear.weight[:, 3] /= factor
-
-    return change
-
-
-def attended(factor):
-    """The same of what heads attend to: the weights of such a channel round to nothing beside the others of their outputs."""
-
-    def change(network):
-        channel = 2 * network.config.n_embd + 3  # of the values, which stand behind queries and keys
-        for block in network.h:
-            block.attn.c_attn.weight[channel] *= factor
-            block.attn.c_attn.bias[channel] *= factor
-            block.attn.c_proj.weight[:, 3] /= factor
-
-    return change
-
-
-def offset(value):
-    """All inputs of the MLPs lie around a value that their biases take off again: neither bytes nor bfloat16 hold what differs."""
-
-    def change(network):
-        for block in network.h:
-            block.ln_2.bias += value
-            block.mlp.c_fc.bias -= value * block.mlp.c_fc.weight.sum(dim=1)
-
-    return change
 
 
 # ---- the checkpoint
@@ -378,129 +327,8 @@ def test_a_step_whose_log_probabilities_are_not_those_of_its_logits_is_found_out
 
 
 @native
-@pytest.mark.parametrize("length", [1, 2, 5, 8, 9, 256])
-def test_the_measurement_takes_each_token_once_as_a_prompt_and_then_one_by_one(tiny_checkpoint, length):
-    chunks = []
-
-    class Watched:
-        def __init__(self, runner):
-            self.runner = runner
-
-        def logits(self, batch, of_rows):
-            chunks.extend(batch.chunks)
-            return self.runner.logits(batch, of_rows)
-
-        def logprobs(self, batch, next_ids):
-            chunks.extend(batch.chunks)
-            return self.runner.logprobs(batch, next_ids)
-
-    checkpoint, token_ids = open_checkpoint(tiny_checkpoint), sample_ids(load_tokenizer(tiny_checkpoint), length)
-    exact = reference_runner(checkpoint.config, checkpoint.weights, 1, "auto")
-    scores = score(Watched(exact), token_ids)
-    assert tuple(token_id for chunk in chunks for token_id in chunk.token_ids) == token_ids
-    assert [chunk.start for chunk in chunks[1:]] == [chunk.end for chunk in chunks[:-1]]
-    num_decoded, num_first = min(3, length - 1), max(length - 8, 0)
-    sizes = [num_first] * bool(num_first) + [length - num_decoded - num_first] + [1] * num_decoded
-    assert [len(chunk.token_ids) for chunk in chunks] == sizes
-    network = load_model(tiny_checkpoint)
-    with torch.inference_mode():
-        expected = network(torch.tensor([token_ids]))[0].double()
-    logprobs = expected.log_softmax(dim=-1)[range(length - 1), token_ids[1:]]
-    assert scores.logprobs == pytest.approx(logprobs.numpy(), abs=1e-4)
-    assert scores.logits == pytest.approx(expected[num_first:].numpy(), abs=1e-4 * float(expected.std()) + 1e-4)
-
-
-@native
-def test_a_loss_of_nothing_is_none(tiny_checkpoint):
-    checkpoint, token_ids = open_checkpoint(tiny_checkpoint), sample_ids(load_tokenizer(tiny_checkpoint), 40)
-    scores = score(reference_runner(checkpoint.config, checkpoint.weights, 1, "auto"), token_ids)
-    assert loss_of(scores, scores) == (0.0, 1.0)
-
-
-@native
-@pytest.mark.parametrize("precision", Precision)
-def test_the_self_test_finds_wrong_weights(tiny_checkpoint, precision):
-    token_ids = sample_ids(load_tokenizer(tiny_checkpoint), 8)
-
-    def scores(change, precision):
-        checkpoint = changed(tiny_checkpoint, change)
-        return score(NativeRunner(checkpoint.config, checkpoint.weights, 1, precision, 1), token_ids)
-
-    def flip(network):
-        network.h[1].attn.c_proj.weight.mul_(-1)
-
-    exact = scores(lambda network: None, Precision.FLOAT32)
-    assert loss_of(scores(lambda network: None, precision), exact).is_sane(precision)
-    assert not loss_of(scores(flip, precision), exact).is_sane(precision)
-
-
-# ---- the kernels' self-test
-
-
-def test_the_built_in_network_is_the_same_everywhere():
-    weights = built_in_weights()
-    assert {name: weight.values.shape for name, weight in weights.items()} == CONFIG.parameter_shapes
-    assert [float(x).hex() for x in weights["wte.weight"].values[0, :2]] == ["0x1.8882a00000000p-3", "-0x1.1876200000000p-5"]
-    assert all(np.abs(weight.values).max() <= 1.25 for weight in weights.values())
-
-
-@native
-@pytest.mark.parametrize("precision", Precision)
-def test_kernels_that_compute_as_the_scalar_ones_do_pass(precision):
-    check_kernels(precision, 2, "auto")
-    check_kernels(precision, 2, "scalar")
-
-
-@pytest.fixture
-def spoilt_kernels(monkeypatch):
-    """Kernels that are not the scalar ones go wrong by what `wrong` does to the weights (float32) of the tiny network."""
-
-    def spoil_kernels(wrong):
-        class Spoilt(NativeRunner):
-            kernels = property(lambda runner: runner.wanted)
-
-            def __init__(self, config, weights, num_slots, precision, num_threads, kernels):
-                self.wanted = kernels
-                if kernels != "scalar":
-                    values = weights["h.1.mlp.c_proj.weight"].values.copy()
-                    wrong(values)
-                    weights = weights | {"h.1.mlp.c_proj.weight": Weight(values, "F32", False)}
-                super().__init__(config, weights, num_slots, precision, num_threads, kernels)
-
-        monkeypatch.setattr(model.native.self_test, "NativeRunner", Spoilt)
-
-    return spoil_kernels
-
-
-def by_a_bit(values):
-    values[3, 5] = np.nextafter(values[3, 5], np.float32(9))
-
-
-def by_a_sign(values):
-    values *= -1
-
-
-@native
-@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT8])
-def test_kernels_that_differ_from_the_scalar_ones_are_found_out(spoilt_kernels, precision):
-    spoilt_kernels(by_a_bit if precision is Precision.FLOAT32 else by_a_sign)
-    with pytest.raises(SelfTestFailed, match=f"the self-test of the auto kernels in {precision.label} failed, .* from scalar"):
-        check_kernels(precision, 2, "auto")
-
-
-@native
-def test_kernels_of_another_arithmetic_need_only_come_near(spoilt_kernels, monkeypatch):
-    monkeypatch.setattr(NativeRunner, "arithmetic", property(lambda runner: runner.kernels))
-    spoilt_kernels(by_a_bit)
-    check_kernels(Precision.BFLOAT16, 2, "auto")
-    spoilt_kernels(by_a_sign)
-    with pytest.raises(SelfTestFailed):
-        check_kernels(Precision.BFLOAT16, 2, "auto")
-
-
-@native
-def test_with_kernels_that_fail_their_self_test_pytorch_computes(choose, spoilt_kernels):
-    spoilt_kernels(by_a_sign)
+def test_with_kernels_that_fail_their_self_test_pytorch_computes(choose, monkeypatch):
+    spoil_kernels(monkeypatch, by_a_sign)
     chosen, lines = choose()
     assert chosen.backend == "torch"
     assert re.fullmatch(
