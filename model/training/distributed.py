@@ -1,6 +1,7 @@
 """The processes that train together: one alone, or those that `torchrun` started."""
 
 import atexit
+import gc
 import os
 import re
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Its functions' defaults are the group that stands when it is imported, by PyTorch's compiler if not here: see _leave_processes.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from model.training.errors import TrainingError
@@ -62,8 +66,17 @@ def join_processes() -> Processes:
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=MAX_WAIT)
     else:
         dist.init_process_group("gloo", timeout=MAX_WAIT)
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave_processes)
     return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def _leave_processes() -> None:
+    """Leave no thread of gloo's behind: one that lets go of a tensor while Python ends aborts the process.
+
+    The threads end with the last reference to the group. DistributedDataParallel has one, and lies in a cycle.
+    """
+    dist.destroy_process_group()
+    gc.collect()
 
 
 def training_device(name: str | None) -> torch.device:

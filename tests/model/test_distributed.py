@@ -23,9 +23,18 @@ OPTIONS = shlex.split(
     "--device cpu --n-embd 16 --n-layer 1 --n-head 2 --n-positions 16 --vocab-size 257 --optimizer adamw --precision float32 "
     "--batch-size 8 --accumulation 2 --no-compile"
 )
-# What each rank has in the end, beside what the first has saved.
+# What each rank has in the end, beside what the first has saved; and the threads that are left when Python ends.
 KEEP_WEIGHTS = """
+import atexit
+import os
 import sys
+from pathlib import Path
+
+def keep_threads():
+    tasks = Path("/proc/self/task").iterdir()
+    Path(f"threads-{os.environ.get('RANK', '0')}.txt").write_text("".join(task.joinpath("comm").read_text() for task in tasks))
+
+atexit.register(keep_threads)  # the last to be called, as the first that was registered
 from safetensors.torch import save_file
 from model.training import run
 from model.training.trainer import Trainer
@@ -74,6 +83,8 @@ def test_two_processes_end_with_the_weights_of_one(folder):
     arguments = ["train", "pretrain", "text.txt", *OPTIONS, "--steps", "6"]
     done = finished(command(2, "keep.py", *arguments, "--out", "two"), folder)
     ranks = [weights(folder, f"rank-{rank}.safetensors") for rank in (0, 1)]
+    for rank in (0, 1):
+        assert "gloo" not in (folder / f"threads-{rank}.txt").read_text(), "a thread of gloo's lives on while Python ends"
     assert ranks[0].keys() == ranks[1].keys()
     assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
     finished([sys.executable, "keep.py", *arguments, "--out", "one"], folder)
