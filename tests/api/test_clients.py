@@ -49,7 +49,7 @@ def test_openai_sees_a_failure_in_a_stream(openai_client, stepped_server):
     server, runner = stepped_server()
     runner.let_through(2)
     with openai_client.with_options(base_url=server.url + "/v1") as client:
-        stream = client.completions.create(model="gpt2", prompt="a", stream=True)
+        stream = client.completions.create(model="gpt2", prompt="a", stream=True, extra_body={"ignore_eos": True})
         next(stream)
         runner.failures.append(RuntimeError("the third step breaks"))
         runner.open()

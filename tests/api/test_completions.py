@@ -131,7 +131,8 @@ def test_usage_is_one_more_chunk_if_asked_for(complete, chunks):
 def test_a_later_failure_is_an_error_event_before_done(stepped_server, sse):
     server, runner = stepped_server()
     runner.let_through(2)
-    with httpx.stream("POST", server.url + "/v1/completions", json={"prompt": "a", "stream": True}, timeout=60) as response:
+    body = {"prompt": "a", "stream": True, "ignore_eos": True}
+    with httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=60) as response:
         assert response.status_code == 200
         runner.failures.append(RuntimeError("the third step breaks"))
         runner.open()

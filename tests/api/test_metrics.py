@@ -45,7 +45,8 @@ def test_requests_are_counted_by_route_and_outcome(stepped_server, call, in_back
 
 def test_a_stream_that_fails_half_way_is_not_completed(stepped_server, eventually):
     server, runner = stepped_server()
-    for route, body in (("/generate_stream", {"inputs": "a"}), ("/v1/completions", {"prompt": "a", "stream": True})):
+    openai = {"prompt": "a", "stream": True, "ignore_eos": True}
+    for route, body in (("/generate_stream", {"inputs": "a"}), ("/v1/completions", openai)):
         runner.let_through(2)
         with httpx.stream("POST", server.url + route, json=body, timeout=60) as response:
             runner.failures.append(RuntimeError("broken"))
