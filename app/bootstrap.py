@@ -1,22 +1,35 @@
 """Builds the service: checkpoint -> runner -> engine -> text generator. The one place that knows all parts."""
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.engine.async_engine import AsyncEngine
+from app.engine.client import EngineClient, Limits
 from app.engine.engine import Engine, StepResult
 from app.engine.scheduler import Scheduler
+from app.engine.worker import Publish, ThreadWorker
 from app.errors import StartupError
 from app.generation import TextGenerator
 from app.info import ServiceInfo
 from app.metrics import Metrics
 from app.settings import DEFAULT_MODEL, Settings
+from model.batch import Runner
 from model.checkpoint import CheckpointError, load_tokenizer, open_checkpoint, resolve_model
 from model.choice import ChoiceError, Chosen, Report, Wanted, choose_device, choose_runner
 from model.config import GPT2Config
+from model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint with a runner for it that has passed its self-test."""
+
+    directory: Path
+    config: GPT2Config
+    tokenizer: Tokenizer
+    device: str
+    chosen: Chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +41,27 @@ class Service:
 
 def build_service(settings: Settings, report: Report) -> Service:
     """Load, warm up and test everything; `report` is told of each stage. Raises StartupError, naming what to mend."""
+    loaded = load(settings, report)
+    config, chosen, runner = loaded.config, loaded.chosen, loaded.chosen.runner
+    kind = f"{chosen.dtype} on {loaded.device}, by the {chosen.backend} runner"
+    report(f"{config.num_parameters / 1e6:,.1f} M parameters, {kind} (kernels {chosen.kernels}, arithmetic {chosen.arithmetic})")
+    report(f"{settings.max_running} cache slots of {runner.max_positions} positions, {chosen.cache_bytes / 1e6:,.0f} MB")
+    info, metrics = _info(settings, loaded), Metrics()
+    metrics.describe_model(info)
+
+    def start_worker(publish: Publish) -> ThreadWorker:
+        return ThreadWorker(make_engine(settings, runner), publish)
+
+    def observe(result: StepResult) -> None:
+        metrics.observe_step(result.stats, time.time())
+
+    limits = Limits(runner.max_positions, runner.vocab_size, settings.max_running)
+    client = EngineClient(start_worker, limits, settings.max_waiting, observe)
+    return Service(TextGenerator(client, loaded.tokenizer, config.eos_token_id, metrics), info, metrics)
+
+
+def load(settings: Settings, report: Report) -> Loaded:
+    """Checkpoint, tokenizer and runner. Raises StartupError."""
     try:
         device = choose_device(settings.device)
         directory = resolve_model(settings.model)
@@ -39,38 +73,31 @@ def build_service(settings: Settings, report: Report) -> Service:
         with ThreadPoolExecutor(1) as beside:
             loading = beside.submit(load_tokenizer, directory)
             chosen = choose_runner(checkpoint, loading.result, _wanted(settings, device), report)
-            tokenizer = loading.result()
+            return Loaded(directory, checkpoint.config, loading.result(), device, chosen)
     except (CheckpointError, ChoiceError) as error:
         raise StartupError(str(error)) from error
     except MemoryError as error:
         raise StartupError(f"no room for {settings.max_running} cache slots: {error}; lower GPT2_MAX_RUNNING") from error
-    config, runner = checkpoint.config, chosen.runner
-    kind = f"{chosen.dtype} on {device}, by the {chosen.backend} runner (kernels {chosen.kernels}, arithmetic {chosen.arithmetic})"
-    report(f"{config.num_parameters / 1e6:,.1f} M parameters, {kind}")
-    report(f"{settings.max_running} cache slots of {runner.max_positions} positions, {chosen.cache_bytes / 1e6:,.0f} MB")
-    info = _info(settings, directory, config, chosen, device)
-    metrics = Metrics()
-    scheduler = Scheduler(settings.max_running, settings.prefill_chunk, settings.max_batch_tokens, runner.exact_at_any_cut)
-    async_engine = AsyncEngine(Engine(runner, scheduler), settings.max_waiting, _observer(metrics))
-    metrics.describe_model(info)
-    return Service(TextGenerator(async_engine, tokenizer, config.eos_token_id, metrics), info, metrics)
+
+
+def make_engine(settings: Settings, runner: Runner) -> Engine:
+    """An engine with nothing in its slots."""
+    scheduler = Scheduler(settings.max_running, settings.prefill_chunk, settings.max_batch_tokens, runner.capabilities)
+    return Engine(runner, scheduler)
 
 
 def _wanted(settings: Settings, device: str) -> Wanted:
     return Wanted(device, settings.dtype, settings.kernels, settings.threads, settings.max_running, settings.prefill_chunk)
 
 
-def _observer(metrics: Metrics) -> Callable[[StepResult], None]:
-    return lambda result: metrics.observe_step(result.stats, time.time())
-
-
-def _info(settings: Settings, directory: Path, config: GPT2Config, chosen: Chosen, device: str) -> ServiceInfo:
+def _info(settings: Settings, loaded: Loaded) -> ServiceInfo:
+    directory, config, chosen = loaded.directory, loaded.config, loaded.chosen
     is_default = directory.resolve() == DEFAULT_MODEL.resolve()
     is_directory = Path(settings.model).is_dir()
     return ServiceInfo(
         model_id="gpt2-default" if is_default else directory.resolve().name if is_directory else settings.model,
         dtype=chosen.dtype,
-        device=device,
+        device=loaded.device,
         backend=chosen.backend,
         kernels=chosen.kernels,
         arithmetic=chosen.arithmetic,

@@ -2,6 +2,7 @@
 
 ServiceError                     500 generation
 |- InvalidRequest                422 validation
+|  |- PromptTooLong
 |  |- BodyTooLarge               413
 |- NotFound                      404 not_found
 |- QueueFull                     429 overloaded, Retry-After
@@ -55,7 +56,7 @@ class QueueFull(ServiceError):
     status, code = 429, "overloaded"
 
     def __init__(self, num_waiting: int, limit: int, retry_after: int) -> None:
-        super().__init__(f"{num_waiting} requests wait already, the limit is {limit}; try again in {retry_after} s")
+        super().__init__(f"{num_waiting} samples wait already, the limit is {limit}; try again in {retry_after} s")
         self.retry_after = retry_after
 
 

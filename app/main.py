@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from app.api import completions, generate, operations
+from app.api import completions, generate, operations, score
 from app.api.responses import JSON
 from app.errors import InvalidRequest, ServiceError, native_error, openai_error
 from app.generation import TextGenerator
@@ -24,15 +24,15 @@ def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # FastAPI passes it
-        await generator.engine.start()
+        await generator.client.start()
         try:
             yield
         finally:
-            await generator.engine.stop()
+            await generator.client.stop()
 
     app = FastAPI(title="GPT-2", version=VERSION, lifespan=lifespan, description="Generates text with GPT-2.")
     app.state.settings, app.state.generator, app.state.info, app.state.metrics = settings, generator, info, metrics
-    for module in (generate, completions, operations):
+    for module in (generate, completions, score, operations):
         app.include_router(module.router)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -52,7 +52,7 @@ def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-    if request.url.path.startswith("/v1/"):
+    if request.scope["path"].startswith("/v1/"):  # not request.url's, which an odd Host header may change
         status = 400 if isinstance(error, InvalidRequest) and error.status == 422 else error.status
         return JSON(openai_error(error), status, headers)
     return JSON(native_error(error), error.status, headers)
@@ -61,7 +61,7 @@ async def _service_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """What the router itself refuses: an unknown path, another method."""
     assert isinstance(error, HTTPException)
-    cause = ServiceError(f"{request.method} {request.url.path[:100]}: {error.detail.lower()}")
+    cause = ServiceError(f"{request.method} {request.scope['path'][:100]}: {error.detail.lower()}")
     cause.status, cause.code = error.status_code, "not_found" if error.status_code == 404 else "validation"
     response = await _service_error(request, cause)
     response.headers.update(error.headers or {})

@@ -12,7 +12,7 @@ from app.version import VERSION
 SECONDS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60,
 )  # fmt: skip
-ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions")
+ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions", "/v1/score")
 OUTCOMES = ("completed", "aborted", "rejected", "invalid", "failed")
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -41,11 +41,13 @@ class Metrics:
         self.generated_tokens = counter("gpt2_generated_tokens_total", "Tokens generated.")
         self.reused_tokens = counter("gpt2_prefix_cache_hit_tokens_total", "Prompt tokens taken from an earlier request's slot.")
         self.prefill_chunks = counter("gpt2_prefill_chunks_total", "Chunks of prompts computed.")
-        self.batch_size = histogram("gpt2_batch_size", "Requests in a step's batch.", COUNTS)
+        self.batch_size = histogram("gpt2_batch_size", "Sequences in a step's batch.", COUNTS)
         self.step = histogram("gpt2_step_seconds", "Time of a step of the engine.")
         self.queue = histogram("gpt2_queue_seconds", "Time from arrival to the start of the prompt's computation.")
-        self.first_token = histogram("gpt2_time_to_first_token_seconds", "Time from arrival to the first token.")
-        self.inter_token = histogram("gpt2_inter_token_seconds", "Time between two tokens of a request.")
+        self.first_token = histogram(
+            "gpt2_time_to_first_token_seconds", "Time from arrival to the first token of a sample, as the engine had it."
+        )
+        self.inter_token = histogram("gpt2_inter_token_seconds", "Time between two tokens of a sample, as the engine had them.")
         self.request = histogram("gpt2_request_seconds", "Time from arrival to the last token of completed requests.")
         self.heartbeat = gauge("gpt2_engine_heartbeat_timestamp_seconds", "When the engine last gave a sign of life.")
         self.build = gauge("gpt2_build_info", "What is running; always 1.", "version", "python", "torch")

@@ -10,7 +10,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from app.engine.async_engine import AsyncEngine
+from app.engine.client import EngineClient
 
 CLOSE_SECONDS = 5
 log = logging.getLogger("gpt2.server")
@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
         self._drains.append(asyncio.create_task(self._drain(cause, seconds)))
 
     async def _drain(self, cause: str, seconds: float) -> None:
-        engine: AsyncEngine = self._app.state.generator.engine
+        engine: EngineClient = self._app.state.generator.client
         log.info("%s: %d requests may finish within %g s", cause, engine.num_unfinished, seconds)
         if num_cut := await engine.drain(seconds):
             log.warning("the time is up: %d requests were cut off", num_cut)

@@ -31,8 +31,10 @@ class Settings(BaseSettings):
     threads: int = Field(
         0, ge=0, le=1024, description="Threads for computing on a CPU; 0 is one a core, of those that the process may use."
     )
-    max_running: int = Field(32, ge=1, le=1024, description="Requests that run at once, each in a cache slot of its own.")
-    max_waiting: int = Field(1024, ge=0, description="Requests that may wait for a slot; beyond it the answer is 429.")
+    max_running: int = Field(
+        32, ge=1, le=1024, description="Samples that run at once, each in a cache slot of its own; a request has one, or n."
+    )
+    max_waiting: int = Field(1024, ge=0, description="Samples that may wait for a slot; beyond it the answer is 429.")
     max_batch_tokens: int = Field(
         256, ge=1, description="Tokens in one step: less keeps those that are decoding smooth, more prefills long prompts sooner."
     )

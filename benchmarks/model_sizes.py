@@ -18,7 +18,7 @@ from benchmarks.machine import write_result
 from model.checkpoint import load_tokenizer
 from model.config import GPT2Config
 from model.network_files import load_model
-from model.training.batches import Sampler
+from model.training.batches import WindowSampler
 from model.training.corpus import count_bytes, documents
 from model.training.defaults import measured_speed
 from model.training.distributed import Processes
@@ -96,7 +96,7 @@ def _rates(text: Path, tokenizers: dict[int, Path], tokens: Path, recipe: Recipe
     rates = dict.fromkeys(SIZES, 0.0)
     for _ in range(ROUNDS):
         for size in SIZES:
-            sampler = Sampler(shards.train, CONTEXT, seed=0)
+            sampler = WindowSampler(shards.train, CONTEXT, seed=0)
             rates[size] = max(rates[size], measured_speed(size.config, sampler, recipe, CPU, num_processes=1).tokens_per_second)
             print(f"{size.name}: {rates[size]:,.0f} tokens/s", flush=True)
     return rates
@@ -108,7 +108,7 @@ def _row(size: Size, rate: float, steps: int, checkpoint: Path, held_out: Path) 
     result = evaluate(model, tokenizer.encode(text), len(text.encode()), bfloat16=True)
     return {
         "size": size.name,
-        "parameters": model.num_parameters,
+        "parameters": model.config.num_parameters,
         "tokens_per_second": round(rate),
         "tokens_seen": steps * BATCH_SIZE * CONTEXT,
         "bits_per_byte": round(result.bits_per_byte, 4),

@@ -89,7 +89,7 @@ def _errors(model: GPT2, token_ids: list[int]) -> dict[str, dict[str, float]]:
 
 
 def _logits(runner: NativeRunner, token_ids: list[int]) -> NDArray[np.float32]:
-    return runner.logits(ForwardBatch((Chunk(0, 0, tuple(token_ids), None),)), range(len(token_ids)))
+    return runner.logits(ForwardBatch((Chunk(0, 0, tuple(token_ids)),)), range(len(token_ids)))
 
 
 if __name__ == "__main__":

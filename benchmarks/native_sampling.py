@@ -39,13 +39,13 @@ def main() -> None:
     runner = NativeRunner(checkpoint.config, checkpoint.weights, NUM_SEQUENCES, Precision.INT8, num_cores())
     prompts = [tuple(gpt2_tokenizer().encode(text)) for text in prompts_of(gpt2_tokenizer(), NUM_PROMPT, NUM_SEQUENCES)]
     for slot, prompt in enumerate(prompts):
-        runner.execute(ForwardBatch((Chunk(slot, 0, prompt, None),)))
+        runner.launch(ForwardBatch((Chunk(slot, 0, prompt),))).collect()
     seconds: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(options.rounds):
         for name, params in CASES.items():
-            batch = _decoding_step(params, prompts)
+            batch = _decoding_step(params)
             started = time.perf_counter()
-            runner.execute(batch)
+            runner.launch(batch).collect()
             seconds[name].append(time.perf_counter() - started)
     step = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
     result = {name: {"step_ms": round(ms, 2), "over_greedy_ms": round(ms - step["greedy"], 2)} for name, ms in step.items()}
@@ -53,14 +53,10 @@ def main() -> None:
     write_result("native_sampling", "python -m benchmarks.native_sampling", result)
 
 
-def _decoding_step(params: SamplingParams, prompts: list[tuple[int, ...]]) -> ForwardBatch:
+def _decoding_step(params: SamplingParams) -> ForwardBatch:
     """All sequences' next token, the same in each step."""
-    return ForwardBatch(
-        tuple(
-            Chunk(slot, NUM_PROMPT, (slot,), Draw(params, NUM_PROMPT + 1, prompt if params.needs_history else ()))
-            for slot, prompt in enumerate(prompts)
-        )
-    )
+    draw = Draw(0, params, NUM_PROMPT)
+    return ForwardBatch(tuple(Chunk(slot, NUM_PROMPT, (slot,), (draw,)) for slot in range(NUM_SEQUENCES)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""What crosses the border between the engine and a runner: plain values of plain integers. No torch here, and nothing of app/."""
+"""What crosses the border between the engine and a runner: plain frozen values of plain integers and floats, fit to be pickled.
+
+No torch here, and nothing of app/. What will ever be asked of a step crosses here: tokens that enter a slot, draws after any of
+them, the log-probabilities of given tokens, several steps in one call. What comes back is an output for each chunk. Values of which
+every step makes many are named tuples: those cost a third of a frozen dataclass.
+"""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,36 +32,66 @@ class SamplingParams:
         return self.temperature == 0
 
     @property
-    def needs_history(self) -> bool:
+    def penalises(self) -> bool:
+        """Whether the tokens that came before change what is drawn."""
         return (self.repetition_penalty, self.frequency_penalty, self.presence_penalty) != (1.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """One token to be sampled: the parameters and all of a sequence's past that they look at.
+class TokenMask:
+    """The tokens that may be drawn: bit i % 8 of byte i // 8 is token i's; of a vocabulary of V, -(-V // 8) bytes.
 
-    `prompt_ids` and `generated_ids` are filled for rows whose penalties need them; `banned_ids` cannot be drawn (the end token,
-    while fewer than the minimum of new tokens exist).
+    Equal masks are one to a runner, which may keep what it has made of one.
     """
 
+    bits: bytes
+
+    @staticmethod
+    def of(allowed_ids: tuple[int, ...], vocab_size: int) -> "TokenMask":
+        bits = bytearray(-(-vocab_size // 8))
+        for token_id in allowed_ids:
+            bits[token_id // 8] |= 1 << token_id % 8
+        return TokenMask(bytes(bits))
+
+
+class Draw(NamedTuple):
+    """A token to be drawn after row `row` of its chunk; its random number is that of the seed and its position.
+
+    Penalties look at the slot's tokens up to that row, of which the first `num_prompt` are the prompt's. `banned_ids` cannot be
+    drawn, nor what `mask` leaves out. `top_n` of the likeliest tokens are told beside the drawn one. Where a batch has several
+    steps, a draw ends with the first of `end_ids` or with its `max_new`-th token.
+    """
+
+    row: int
     params: SamplingParams
-    position: int
-    prompt_ids: tuple[int, ...] = ()
-    generated_ids: tuple[int, ...] = ()
+    num_prompt: int = 0
     banned_ids: tuple[int, ...] = ()
+    end_ids: tuple[int, ...] = ()
+    max_new: int = 1
+    mask: TokenMask | None = None
+    top_n: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class Scores:
+    """The log-probability of token_ids[i] after row first_row + i of its chunk, and the `top_n` likeliest tokens there."""
+
+    first_row: int
+    token_ids: tuple[int, ...]
+    top_n: int = 0
+
+
+class Chunk(NamedTuple):
     """Consecutive tokens of one sequence: they enter cache slot `slot` at positions start, start + 1, ...
 
-    With `draw`, the token after the last of them is sampled.
+    A slot's positions below `start` have been run or copied before. Several draws of one row are several samples of one prompt.
     """
 
     slot: int
     start: int
     token_ids: tuple[int, ...]
-    draw: Draw | None
+    draws: tuple[Draw, ...] = ()
+    scores: Scores | None = None
 
     @property
     def end(self) -> int:
@@ -65,32 +100,112 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
-    """One step's work: at most one chunk a slot."""
+    """One call's work: at most one chunk a slot.
+
+    With `num_steps` above 1 the runner goes on by itself: a drawn token enters the slot behind its chunk and another is drawn,
+    until the draw ends. That takes chunks that each have one draw, after their last row.
+    """
 
     chunks: tuple[Chunk, ...]
+    num_steps: int = 1
 
     @property
     def num_tokens(self) -> int:
         return sum(len(chunk.token_ids) for chunk in self.chunks)
 
 
-@dataclass(frozen=True, slots=True)
-class SampledToken:
-    """A drawn token and its log-probability in the model's own distribution, before temperature, penalties and filters."""
+Top = tuple[tuple[int, float], ...]  # token ids and their log-probabilities, the likeliest first, among equals the lower id
+
+
+class SampledToken(NamedTuple):
+    """A drawn token and its log-probability in the model's own distribution, before temperature, penalties, bans and filters."""
 
     token_id: int
     logprob: float
+    top: Top = ()
+
+
+class ScoredToken(NamedTuple):
+    """The log-probability of a token that was given, and the likeliest at its place."""
+
+    logprob: float
+    top: Top = ()
+
+
+class ChunkOutput(NamedTuple):
+    """What came of a chunk: `tokens` of each draw, in the order of the steps, and a score for each of the scores' token ids.
+
+    With an `error`, a sentence, there is nothing else, and nothing that the slot holds from the chunk's start on is to be trusted.
+    """
+
+    tokens: tuple[tuple[SampledToken, ...], ...] = ()
+    scores: tuple[ScoredToken, ...] = ()
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """The drawn tokens, one for each of the batch's chunks that has a draw, in their order."""
+    """An output for each of the batch's chunks, in their order."""
 
-    tokens: tuple[SampledToken, ...]
+    chunks: tuple[ChunkOutput, ...]
+
+
+NOT_FINITE = "the model computed a value that is not a number"
+NOTHING_TO_DRAW = "nothing is left that may be drawn"
+
+
+class OutputMismatch(Exception):
+    """A runner answered something else than it was asked for."""
+
+
+def check_output(batch: ForwardBatch, output: StepOutput) -> None:
+    """Raise OutputMismatch unless the output has exactly what the batch asks for."""
+    if len(output.chunks) != len(batch.chunks):
+        raise OutputMismatch(f"the runner answered {len(output.chunks)} of {len(batch.chunks)} chunks")
+    for chunk, out in zip(batch.chunks, output.chunks, strict=True):
+        if out.error is not None:
+            continue
+        wanted = len(chunk.scores.token_ids) if chunk.scores else 0
+        if len(out.tokens) != len(chunk.draws) or len(out.scores) != wanted:
+            raise OutputMismatch(
+                f"the runner answered {len(out.tokens)} draws and {len(out.scores)} scores of a chunk with {len(chunk.draws)} and "
+                f"{wanted}"
+            )
+        for draw, tokens in zip(chunk.draws, out.tokens, strict=True):
+            if len(tokens) != (1 if batch.num_steps == 1 else _num_wanted(draw, tokens, batch.num_steps)):
+                raise OutputMismatch(f"the runner answered {len(tokens)} tokens of a draw in {batch.num_steps} steps")
+
+
+def _num_wanted(draw: Draw, tokens: tuple[SampledToken, ...], num_steps: int) -> int:
+    most = min(num_steps, draw.max_new)
+    return next((i for i, token in enumerate(tokens[:most], start=1) if token.token_id in draw.end_ids), most)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a runner can do, and what it gains by.
+
+    `exact_at_any_cut`: a position's bits are the same however its prompt is cut into chunks, decoded instead, or copied from a
+    slot. `max_draws` of one chunk. `num_steps` in one call pay; more work all the same.
+    """
+
+    exact_at_any_cut: bool
+    max_draws: int
+    num_steps: int = 1
+
+
+class Launched(Protocol):
+    """A batch under way."""
+
+    def collect(self) -> StepOutput:
+        """Wait for it; called once, in the order of the launches."""
 
 
 class Runner(Protocol):
-    """Carries out steps. The seam for speed: how keys, values and logits are kept is a runner's own affair."""
+    """Carries out steps. The seam for speed: how keys, values and logits are kept is a runner's own affair.
+
+    It knows the tokens of its slots, since it has run them.
+    """
 
     @property
     def num_slots(self) -> int: ...
@@ -102,14 +217,13 @@ class Runner(Protocol):
     def vocab_size(self) -> int: ...
 
     @property
-    def exact_at_any_cut(self) -> bool:
-        """Whether a position's bits are the same however its prompt is cut into chunks, decoded instead, or copied from a slot."""
+    def capabilities(self) -> Capabilities: ...
 
-    def execute(self, batch: ForwardBatch) -> StepOutput:
-        """Run the chunks and draw; a slot's positions below a chunk's start must have been run or copied before."""
+    def launch(self, batch: ForwardBatch) -> Launched:
+        """Begin to run the chunks; on a CPU all is done when this returns."""
 
     def warm_up(self) -> None:
-        """Do once what the first step would otherwise have to wait for; called on the thread that will execute steps."""
+        """Do once what the first step would otherwise have to wait for; called on the thread that will launch steps."""
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Make positions [0, length) of slot `target` those of slot `source`."""

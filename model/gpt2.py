@@ -7,8 +7,9 @@ Shapes: B rows, T tokens, H heads, D head size, C embedding (H * D), V vocabular
 when the runner sends the rows of many sequences through at once: only attention ever looks beyond its own row.
 """
 
+import copy
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -128,10 +129,6 @@ class GPT2(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight
 
-    @property
-    def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
-
     def init_weights(self, generator: torch.Generator | None = None) -> "GPT2":
         """Draw N(0, initializer_range²); residual projections scaled by 1/sqrt(2 * n_layer), GPT-2 section 2.3."""
         std = self.config.initializer_range
@@ -143,6 +140,11 @@ class GPT2(nn.Module):
             elif ".ln_" not in name and not name.startswith("ln_"):
                 nn.init.normal_(parameter, std=std, generator=generator)
         return self
+
+    def for_inference(self, device: torch.device, dtype: torch.dtype) -> "GPT2":
+        """A copy in evaluation mode without gradients, on `device` in `dtype`; it shares the weights that are so already."""
+        weights = {id(p): nn.Parameter(p.detach().to(device, dtype), requires_grad=False) for p in self.parameters()}
+        return copy.deepcopy(self, dict[int, Any](weights)).eval()  # which takes these for copies made before
 
     def hidden_states(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """Run all blocks and the final LayerNorm: token_ids and positions (...), result (..., C)."""

@@ -33,8 +33,10 @@ class KVCache:
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
 
-    def clear(self, slot: int) -> None:
-        self.data[:, :, slot] = 0
+    def erase(self, slots: Tensor, positions: Tensor) -> None:
+        """Write zeros at (slots[r], positions[r]), both (R,), in all layers."""
+        # The value is made on the device: a number from the host would be waited for.
+        self.data[:, :, slots, :, positions] = self.data.new_zeros(())
 
 
 class RaggedAttention:

@@ -60,11 +60,16 @@ class PackedLinear(nn.Module):
         return y
 
 
-def pack_linears(model: GPT2) -> None:
-    """Replace every linear layer of the network in place; it can only infer from then on."""
-    for module in list(model.modules()):
+def packed(model: GPT2, dtype: torch.dtype = torch.float32) -> GPT2:
+    """A copy of the network on the CPU in `dtype` whose linear layers are packed; it can only infer.
+
+    The network stays as it is. The copy shares its embeddings, LayerNorms and biases, if these are in `dtype`.
+    """
+    copy = model.for_inference(torch.device("cpu"), dtype)
+    for module in list(copy.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
+            if type(child) is nn.Linear:  # not one that does more
                 setattr(module, name, PackedLinear(child, gelu=isinstance(module, MLP) and name == "c_fc"))
-        if isinstance(module, MLP):
+        if isinstance(module, MLP) and isinstance(module.c_fc, PackedLinear):
             module.act = nn.Identity()
+    return copy

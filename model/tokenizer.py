@@ -61,6 +61,7 @@ class Tokenizer:
         self._ids_are_ranks = self._id_of_rank == list(range(len(ranked)))
         self.max_token_bytes = max(map(len, token_bytes))  # 128 in GPT-2's own vocabulary
         self._bytes_of_id = dict(zip(self._id_of_rank, token_bytes, strict=True))
+        self._special_names = {i: token for token, i in vocab.items() if i not in self._bytes_of_id}
 
     @classmethod
     def from_files(cls, vocab_file: Path, merges_file: Path) -> "Tokenizer":
@@ -113,6 +114,16 @@ class Tokenizer:
     def is_special(self, token_id: int) -> bool:
         return token_id not in self._bytes_of_id
 
+    def name(self, token_id: int) -> str:
+        """A token written by itself, as OpenAI's API does: bytes that are no whole characters as `bytes:\\xe2`."""
+        token = self.token_bytes(token_id)
+        if not token:
+            return self._special_names.get(token_id, f"<|{token_id}|>")
+        try:
+            return token.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
+
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of the ids; bytes that are no UTF-8 become U+FFFD, special tokens nothing."""
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", errors="replace")
@@ -131,18 +142,33 @@ class Tokenizer:
 
 
 class IncrementalDecoder:
-    """Decodes token by token; holds back the bytes of an unfinished character, so that the pieces add up to `Tokenizer.decode`."""
+    """Decodes token by token; holds back the bytes of an unfinished character, so that the pieces add up to `Tokenizer.decode`.
+
+    `offset` is where the latest token's own text begins in all of that, in characters: at the one that the token completes, if any.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._num_chars = 0
+        self.offset = 0
 
     def decode(self, token_id: int) -> str:
-        return self._utf8.decode(self._tokenizer.token_bytes(token_id))
+        token, text, self.offset = self._tokenizer.token_bytes(token_id), "", self._num_chars
+        if self._utf8.getstate()[0]:
+            # What is held back is completed or lengthened by the first byte, or becomes U+FFFD before it.
+            text, token = self._utf8.decode(token[:1]), token[1:]
+            self.offset += text[:1] == "\ufffd" and (len(text) > 1 or self._utf8.getstate()[0] != b"")
+        text += self._utf8.decode(token)
+        self._num_chars += len(text)
+        return text
 
     def flush(self) -> str:
         """What an unfinished character at the very end comes to: U+FFFD, or nothing if there was none."""
-        return self._utf8.decode(b"", final=True)
+        text = self._utf8.decode(b"", final=True)
+        self._num_chars += len(text)
+        self.offset = self._num_chars
+        return text
 
 
 def _checked_vocab(vocab: object, file: Path) -> dict[str, int]:

@@ -7,6 +7,7 @@ import torch
 from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
 from model.checkpoint import Checkpoint
 from model.choice import ChoiceError, Chosen, Report, Wanted
+from model.gpt2 import GPT2
 from model.network_files import Progress, network_of
 from model.packed_linear import packs_bfloat16
 from model.runner import TorchRunner
@@ -32,30 +33,32 @@ def choose_torch_runner(checkpoint: Checkpoint, wanted: Wanted, report: Report) 
                 "dtype bfloat16 is asked for, but PyTorch needs AVX512BW or AVX-NE-CONVERT for it, which this CPU lacks; it "
                 "computes in float32, with GPT2_DTYPE at auto"
             )
-    model = network_of(checkpoint, _told_to(report)).eval().requires_grad_(False)
-    num_tokens = min(SELF_TEST_LENGTH, wanted.chunk_size, checkpoint.config.n_positions)
-    token_ids = tuple(i % checkpoint.config.vocab_size for i in range(1, num_tokens + 1))
-    with torch.inference_mode():
-        expected = model(torch.tensor([token_ids]))[0, -1]  # (V,), by the plain network, before the runner repacks it
+    model = network_of(checkpoint, _told_to(report))
     try:
         runner = TorchRunner(model, wanted.num_slots, wanted.chunk_size, torch.device(wanted.device), dtype)
     except RuntimeError as error:
         if "memory" in str(error).lower():  # torch says it so
             raise MemoryError(str(error)) from error
         raise ChoiceError(f"the model cannot run in {dtype} on {wanted.device} here: {error}") from error
-    _self_test(runner, token_ids, expected, SELF_TEST_TOLERANCE[dtype])
+    _self_test(runner, model, SELF_TEST_TOLERANCE[dtype])
     label = str(dtype).removeprefix("torch.")
     return Chosen(runner, label, "torch", "torch", f"torch-{label}", runner.cache.data.nbytes)
 
 
-def _self_test(runner: TorchRunner, token_ids: tuple[int, ...], expected: torch.Tensor, tolerance: float) -> None:
-    draw = Draw(SamplingParams(), position=len(token_ids))
-    (token,) = runner.execute(ForwardBatch((Chunk(0, 0, token_ids, draw),))).tokens
-    gap = (expected.max() - expected[token.token_id]) / expected.std()
+@torch.inference_mode()
+def _self_test(runner: TorchRunner, model: GPT2, tolerance: float) -> None:
+    """Raise ChoiceError unless the runner's greedy choice is nearly the plain network's."""
+    num_tokens = min(SELF_TEST_LENGTH, runner.chunk_size, runner.max_positions)
+    token_ids = tuple(i % runner.vocab_size for i in range(1, num_tokens + 1))
+    expected = model.eval()(torch.tensor([token_ids]))[0, -1]  # (V,)
+    draw = Draw(num_tokens - 1, SamplingParams())
+    (output,) = runner.launch(ForwardBatch((Chunk(0, 0, token_ids, (draw,)),))).collect().chunks
+    if output.error is not None:
+        raise ChoiceError(f"self-test failed: {output.error}")
+    token_id = output.tokens[0][0].token_id
+    gap = (expected.max() - expected[token_id]) / expected.std()
     if not gap <= tolerance:
-        raise ChoiceError(
-            f"self-test failed: the runner's token {token.token_id} is {gap:.3f} deviations below the network's choice"
-        )
+        raise ChoiceError(f"self-test failed: the runner's token {token_id} is {gap:.3f} deviations below the network's choice")
 
 
 def _told_to(report: Report) -> Progress:

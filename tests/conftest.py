@@ -4,8 +4,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -22,11 +23,11 @@ if "GPT2_TEST_CPU" in os.environ:
 import torch
 
 from app.bootstrap import Service, build_service
-from app.engine.scheduler import Scheduler
 from app.main import create_app
 from app.server import Server
 from app.settings import Settings
 from model.batch import Runner
+from model.choice import Chosen, choose_runner
 from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.native.library import NativeUnavailable, available_kernels
@@ -99,14 +100,16 @@ class RunningServer:
     url: str
     service: Service
     server: Server
+    runner: Runner
 
     @property
-    def scheduler(self) -> Scheduler:
-        return self.service.generator.engine.engine.scheduler
+    def cuts_freely(self) -> bool:
+        return self.runner.capabilities.exact_at_any_cut
 
     def num_reusable(self, num_prompt: int) -> int:
         """How much of a prompt that was asked before comes from the prefix cache."""
-        return (num_prompt - 1) // self.scheduler.multiple * self.scheduler.multiple
+        multiple = 1 if self.cuts_freely else self.service.info.prefill_chunk
+        return (num_prompt - 1) // multiple * multiple
 
     def metric(self, name: str, **labels: str) -> float:
         """A sample's value by its full name, as in `gpt2_batch_size_bucket`; 0 if there is none yet."""
@@ -119,8 +122,16 @@ StartServer = Callable[..., RunningServer]
 @contextmanager
 def running_server(settings: Settings, runner: Callable[[Runner], Runner] = lambda runner: runner) -> Iterator[RunningServer]:
     """Serve until the block ends; `runner` may wrap the real runner, to slow it down or make it fail."""
-    service = build_service(settings, report=lambda line: None)
-    service.generator.engine.engine.runner = runner(service.generator.engine.engine.runner)
+    wrapped: list[Runner] = []
+
+    def choose(*arguments: Any) -> Chosen:
+        chosen = choose_runner(*arguments)
+        wrapped.append(runner(chosen.runner))
+        return replace(chosen, runner=wrapped[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.bootstrap.choose_runner", choose)
+        service = build_service(settings, report=lambda line: None)
     app = create_app(settings, service.generator, service.info, service.metrics)
     ready, addresses = threading.Event(), []
     server = Server(
@@ -130,7 +141,7 @@ def running_server(settings: Settings, runner: Callable[[Runner], Runner] = lamb
     thread.start()
     try:
         assert ready.wait(60), "the server did not come up"
-        yield RunningServer(addresses[0], service, server)
+        yield RunningServer(addresses[0], service, server, wrapped[0])
     finally:
         server.should_exit = True
         thread.join(60)
@@ -154,6 +165,24 @@ def server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
     """One server on the tiny checkpoint with default settings for all tests of a module."""
     with running_server(Settings(model=str(tiny_checkpoint), port=0, device="cpu", max_running=8, _env_file=None)) as running:
         yield running
+
+
+@pytest.fixture(scope="module", params=["native", "torch"])
+def server_of_each_kind(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Iterator[RunningServer]:
+    """The same by each runner of a CPU, in float32 and with few slots."""
+    settings = Settings(model=str(tiny_checkpoint), port=0, device="cpu", dtype="float32", max_running=4, _env_file=None)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr("model.choice.NativeRunner", refuse_native)
+            patch.delenv("GPT2_KERNELS", raising=False)
+        with running_server(settings) as running:
+            if running.service.info.backend != request.param:
+                pytest.skip("the native step is not built")
+            yield running
+
+
+def refuse_native(*_: object) -> NoReturn:
+    raise NativeUnavailable("not in this test")
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def test_an_adapter_is_kept_and_merged_by_the_line_that_is_printed(base, pairs, 
     assert main([*arguments, *lora]) == 0
     said = capsys.readouterr()
     assert said.out == f"gpt2 train merge --adapter {out} --out {out}-merged\n"
-    assert "1,152 of 44,672 parameters" in said.err
+    assert "1,152 of 43,520 parameters" in said.err
     assert json.loads((out / "adapter_config.json").read_text())["r"] == 2
     assert main(said.out.split()[1:]) == 0
     assert capsys.readouterr().out == f"gpt2 serve --model {out}-merged\n"

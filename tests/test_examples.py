@@ -47,7 +47,7 @@ def test_an_example_takes_the_address_from_the_environment(example: Path, server
 
 def test_the_plain_example_shows_the_services_error_instead_of_a_traceback(start_server: Any) -> None:
     server = start_server()
-    server.service.generator.engine._draining = True  # what every request gets from then on is a 503
+    server.service.generator.client._door.close()  # what every request gets from then on is a 503
     (generate,) = (example for example in EXAMPLES if example.name == "generate.py")
     result = run(generate, server.url)
     assert result.returncode == 1

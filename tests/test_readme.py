@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app.cli import build_parser
-from app.schemas import NOT_YET
+from app.schemas.native import NOT_YET
 from app.settings import DEFAULT_MODEL, Settings
 from benchmarks.compare_report import everybody, measured_on, of_targets, readme_block, results, side_by_side, summary
 
@@ -47,12 +47,24 @@ def text_of(answer: dict[str, Any]) -> str:
 
 
 def test_there_are_commands_to_run() -> None:
-    assert len(CURLS) == 3
+    assert len(CURLS) == 4
     assert len(PYTHONS) == 1
     assert all(ADDRESS in block for block in CURLS + PYTHONS)
 
 
-@pytest.mark.parametrize("command", CURLS, ids=lambda command: re.findall(r"8000(\S+)", command)[0])
+def test_the_curl_command_that_asks_for_scores_gets_them(server: Any) -> None:
+    (command,) = (command for command in CURLS if "/v1/score" in command)
+    answer = json.loads(
+        run("bash", "-euc", command.replace("curl", "curl --silent --show-error --fail", 1).replace(ADDRESS, server.url))
+    )
+    assert [data["logprob"] < 0 for data in answer["data"]] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [command for command in CURLS if "/v1/score" not in command],
+    ids=lambda command: re.findall(r"8000(\S+)", command)[0],
+)
 def test_a_curl_command_answers_with_text(command: str, server: Any) -> None:
     output = run("bash", "-euc", command.replace("curl", "curl --silent --show-error --fail", 1).replace(ADDRESS, server.url))
     if '"stream": true' not in command:

@@ -16,7 +16,7 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from model.batch import ForwardBatch, Runner, StepOutput
+from model.batch import ForwardBatch, Launched, Runner
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
@@ -40,12 +40,12 @@ class Gate:
     def __getattr__(self, name: str) -> Any:  # whatever the runner has
         return getattr(self._runner, name)
 
-    def execute(self, batch: ForwardBatch) -> StepOutput:
+    def launch(self, batch: ForwardBatch) -> Launched:
         if not self._opened.is_set():
             self._permits.acquire()
         if self.failure is not None:
             raise self.failure
-        return self._runner.execute(batch)
+        return self._runner.launch(batch)
 
     def let_through(self, num_steps: int) -> None:
         self._permits.release(num_steps)
@@ -172,7 +172,7 @@ def test_stop_keeps_the_text_and_frees_the_slot(page: Page, gated_server: Any, s
     page.until(lambda: server.metric("gpt2_requests_total", route="/generate", outcome="aborted") == 1)
     gate.let_through(1)  # the step that was under way; the next one would wait at the gate for ever
     page.until(lambda: server.metric("gpt2_slots_used") == 0)
-    assert not server.service.generator.engine.num_unfinished
+    assert not server.service.generator.client.num_unfinished
 
 
 def test_continue_goes_on_from_the_text_so_far(page: Page, server: Any) -> None:
@@ -230,7 +230,7 @@ def test_a_full_service_says_when_to_come_back(page: Page, gated_server: Any) ->
     occupant = threading.Thread(target=answer, args=(server.url, "The sea"))
     occupant.start()
     page.open(server.url)
-    page.until(lambda: server.service.generator.engine.num_unfinished == 1)
+    page.until(lambda: server.service.generator.client.num_unfinished == 1)
     page.click("go")
     page.until(lambda: page.shows("error"))
     assert page.text("error").startswith("The service is busy: ")

@@ -1,18 +1,22 @@
 """The native dialect, a superset of text-generation-inference's: /generate, /generate_stream and /."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.body import documented, json_body
-from app.api.outputs import framed, outputs
+from app.api.outputs import all_tokens, framed, outputs
 from app.api.responses import JSON, generation_headers, timing_headers
 from app.errors import ServiceError, native_error
-from app.generation import Generation, TextGenerator, TextToken
-from app.schemas import GenerateRequest
+from app.generation import Generation, TextGenerator, off_loop
+from app.sample import Sample, TextToken
+from app.schemas.native import GenerateRequest
 from app.sse import EventStream, event
+from model.batch import Top
+from model.tokenizer import Tokenizer
 
 router = APIRouter(tags=["native"])
 Body = Annotated[GenerateRequest, Depends(json_body(GenerateRequest))]
@@ -54,30 +58,60 @@ async def compat(request: Request, body: Body) -> Response:
 async def _answer(request: Request, body: GenerateRequest, as_list: bool = False) -> Response:
     generator: TextGenerator = request.app.state.generator
     generation = await generator.start(body.generation())
-    tokens = [token async for batch in outputs(request, generation) for token in batch]
-    answer: dict[str, Any] = {"generated_text": _full_text(body, generation)}
-    if body.options.details:
-        answer["details"] = {
-            **_details(body, generation),
-            "prefill": [],
-            "tokens": [_token(token) for token in tokens],
-        }
-    return JSON([answer] if as_list else answer, headers=generation_headers(generation) | timing_headers(generation))
+    tokens = await all_tokens(request, generation)
+    samples = generation.ranked_samples() if body.options.is_ranked else generation.samples
+    headers = generation_headers(generation, samples[0]) | timing_headers(generation)
+
+    def answer() -> Response:
+        written = _written(body, generation, samples, tokens)
+        return JSON([written] if as_list else written, headers=headers)
+
+    return await off_loop(generation.writing_size, answer)
+
+
+def _written(body: GenerateRequest, generation: Generation, samples: list[Sample], tokens: list[list[TextToken]]) -> dict[str, Any]:
+    """A whole answer of samples in this order; `tokens` are each sample's, by its index."""
+    options = body.options
+    answer: dict[str, Any] = {"generated_text": _full_text(body, samples[0])}
+    if options.tells_details:
+        prefill = _prefill(generation) if options.decoder_input_details else []
+        told = [(s, _all_details(generation, s, tokens[s.index], prefill)) for s in samples[: options.num_returned]]
+        answer["details"] = told[0][1]
+        if len(told) > 1:
+            others = [{"generated_text": _full_text(body, sample), **details} for sample, details in told[1:]]
+            answer["details"]["best_of_sequences"] = others
+    return answer
 
 
 async def _stream(request: Request, body: GenerateRequest) -> Response:
+    body.options.check_streamable()
     generator: TextGenerator = request.app.state.generator
     generation = await generator.start(body.generation())
     batches = outputs(request, generation)
     first = await anext(batches)  # what fails before the first token is answered with its own status
-    frame = partial(_event, body)
-    return EventStream(framed(request, generation, first, batches, frame, _error_event), batches, generation_headers(generation))
+    events = framed(request, generation, first, batches, _framer(body, generation), _error_event)
+    return EventStream(events, batches, generation_headers(generation, generation.samples[0]))
 
 
-def _event(body: GenerateRequest, index: int, token: TextToken, finished: Generation | None) -> bytes:
-    text = None if finished is None else _full_text(body, finished)
-    details = None if finished is None else _details(body, finished)
-    return event({"index": index, "token": _token(token), "generated_text": text, "details": details})
+def _framer(body: GenerateRequest, generation: Generation) -> Callable[[TextToken], bytes]:
+    """What makes a token's event; the last one of each sample carries its text and its details."""
+    tells_top, tells_sample = bool(generation.request.top_n), len(generation.samples) > 1
+    prefill = cache(lambda: _prefill(generation))
+
+    def frame(token: TextToken) -> bytes:
+        data: dict[str, Any] = {"index": token.number, "token": _token(token), "generated_text": None, "details": None}
+        if tells_top:
+            data["top_tokens"] = _top_tokens(generation.generator.tokenizer, token.top)
+        if tells_sample:
+            data["sample"] = token.sample
+        if token.finish_reason is not None:
+            sample = generation.samples[token.sample]
+            data["generated_text"], data["details"] = _full_text(body, sample), _details(generation, sample)
+            if body.options.decoder_input_details:
+                data["details"]["prefill"] = prefill()
+        return event(data)
+
+    return frame
 
 
 def _error_event(error: ServiceError) -> bytes:
@@ -88,17 +122,35 @@ def _token(token: TextToken) -> dict[str, Any]:
     return {"id": token.id, "text": token.text, "logprob": token.logprob, "special": token.special}
 
 
-def _full_text(body: GenerateRequest, generation: Generation) -> str:
-    return body.text + generation.text if body.options.return_full_text else generation.text
+def _top_tokens(tokenizer: Tokenizer, top: Top) -> list[dict[str, Any]]:
+    return [
+        {"id": token_id, "text": tokenizer.decode([token_id]), "logprob": logprob, "special": tokenizer.is_special(token_id)}
+        for token_id, logprob in top
+    ]
 
 
-def _details(body: GenerateRequest, generation: Generation) -> dict[str, Any]:
-    details = {
-        "finish_reason": generation.finish_reason,
-        "generated_tokens": generation.num_generated,
+def _prefill(generation: Generation) -> list[dict[str, Any]]:
+    return [{"id": token.id, "text": token.text, "logprob": token.logprob} for token in generation.prompt_tokens()]
+
+
+def _full_text(body: GenerateRequest, sample: Sample) -> str:
+    return body.text + sample.text if body.options.return_full_text else sample.text
+
+
+def _details(generation: Generation, sample: Sample) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "finish_reason": sample.finish_reason,
+        "generated_tokens": sample.num_generated,
         "input_length": len(generation.prompt_ids),
-        "seed": generation.request.sampling.seed,
+        "seed": sample.seed,
     }
     if generation.request.max_new_tokens > generation.max_new_tokens:
         details["max_new_tokens"] = generation.max_new_tokens  # the context has no room for more
+    return details
+
+
+def _all_details(generation: Generation, sample: Sample, tokens: list[TextToken], prefill: list[dict[str, Any]]) -> dict[str, Any]:
+    details = _details(generation, sample) | {"prefill": prefill, "tokens": [_token(token) for token in tokens]}
+    if generation.request.top_n:
+        details["top_tokens"] = [_top_tokens(generation.generator.tokenizer, token.top) for token in tokens]
     return details

@@ -11,7 +11,7 @@ from app.api.body import documented, json_body
 from app.api.responses import JSON
 from app.errors import InvalidRequest
 from app.generation import TextGenerator, off_loop
-from app.schemas import DetokenizeRequest, TokenizeRequest
+from app.schemas.native import DetokenizeRequest, TokenizeRequest
 from app.settings import PAGE
 
 router = APIRouter()
@@ -27,7 +27,7 @@ async def live() -> Response:
 @router.get("/health/ready", tags=["health"])
 async def ready(request: Request) -> Response:
     """Requests are taken in: the model is loaded, the engine gives signs of life, and no shutdown is under way."""
-    request.app.state.generator.engine.check_ready()
+    request.app.state.generator.client.check_ready()
     return PlainTextResponse("ok")
 
 
@@ -64,8 +64,9 @@ async def tokenize(request: Request, body: Annotated[TokenizeRequest, Depends(js
 async def detokenize(request: Request, body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))]) -> Response:
     """The text of token ids."""
     generator: TextGenerator = request.app.state.generator
-    if unknown := next((i for i in body.ids if i >= generator.vocab_size), None):
-        raise InvalidRequest(f"ids: token id {unknown} is outside the vocabulary of {generator.vocab_size}", param="ids")
+    vocab_size = generator.client.limits.vocab_size
+    if unknown := next((i for i in body.ids if i >= vocab_size), None):
+        raise InvalidRequest(f"ids: token id {unknown} is outside the vocabulary of {vocab_size}", param="ids")
     return await off_loop(len(body.ids), lambda: JSON({"text": generator.tokenizer.decode(body.ids)}))
 
 

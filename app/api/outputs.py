@@ -1,30 +1,57 @@
-"""Waits for a generation's tokens and for the client's departure together, for streamed and unstreamed answers alike."""
+"""Waits for an engine's outputs and for the client's departure together, for streamed and unstreamed answers alike."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
 
 from fastapi import Request
 
 from app.errors import ClientLeft, ServiceError
-from app.generation import Generation, TextToken
+from app.generation import Generation
+from app.sample import TextToken
 from app.sse import PING
 
 PING_SECONDS = 15.0
 
 
+class Work(Protocol):
+    """What the engine does for a request."""
+
+    def abort(self, error: ServiceError | None = None) -> None: ...
+
+
+@asynccontextmanager
+async def watched(request: Request, work: Work) -> AsyncIterator[None]:
+    """Abort the work when this ends, however that is, and as soon as the client is gone: who waits for it then gets ClientLeft.
+
+    A handler is not cancelled by itself when its client leaves, hence the watcher.
+    """
+    watcher = asyncio.create_task(_abort_when_client_leaves(request, work))
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        work.abort()
+
+
 async def outputs(request: Request, generation: Generation) -> AsyncGenerator[list[TextToken], None]:
     """Yield the tokens as they come, an empty list after 15 s of silence; raise ClientLeft as soon as the client is gone.
 
-    A handler is not cancelled by itself when its client leaves, hence the watcher. However this ends, the sequence is aborted, and
-    its slot free by the next step.
+    However this ends, the generation is aborted, and its slots free by the next step.
     """
-    watcher = asyncio.create_task(_abort_when_client_leaves(request, generation))
-    try:
-        while generation.finish_reason is None:
+    async with watched(request, generation):
+        while not generation.is_finished:
             yield await generation.next(PING_SECONDS)
-    finally:
-        watcher.cancel()
-        generation.abort()
+
+
+async def all_tokens(request: Request, generation: Generation) -> list[list[TextToken]]:
+    """Each sample's tokens, once all are there."""
+    tokens: list[list[TextToken]] = [[] for _ in generation.samples]
+    async for batch in outputs(request, generation):
+        for token in batch:
+            tokens[token.sample].append(token)
+    return tokens
 
 
 async def framed(
@@ -32,31 +59,25 @@ async def framed(
     generation: Generation,
     first: list[TextToken],
     batches: AsyncGenerator[list[TextToken], None],
-    frame: Callable[[int, TextToken, Generation | None], bytes],
+    frame: Callable[[TextToken], bytes],
     frame_error: Callable[[ServiceError], bytes],
 ) -> AsyncGenerator[bytes, None]:
-    """The events of `first` and of the batches after it, one a token, a ping for silence, an error event if it fails.
-
-    `frame` gets a token's index, from 1 on, and with the last token the finished generation.
-    """
-    index = 0
+    """The events of `first` and of the batches after it, one a token, a ping for silence, an error event if it fails."""
     try:
         batch: list[TextToken] | None = first
         while batch is not None:
-            events = []
-            for token in batch:
-                index += 1
-                is_last = index == generation.num_generated and generation.finish_reason is not None
-                events.append(frame(index, token, generation if is_last else None))
-            yield b"".join(events) or PING
+            if batch:
+                yield b"".join([frame(token) for token in batch])
+            elif not generation.is_finished:
+                yield PING
             batch = await anext(batches, None)
     except ServiceError as error:
         request.state.outcome = "aborted" if error.status == 499 else "failed"
         yield frame_error(error)
 
 
-async def _abort_when_client_leaves(request: Request, generation: Generation) -> None:
+async def _abort_when_client_leaves(request: Request, work: Work) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     request.state.outcome = "aborted"
-    generation.abort(ClientLeft("the client left"))
+    work.abort(ClientLeft("the client left"))

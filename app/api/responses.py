@@ -6,6 +6,7 @@ import orjson
 from starlette.responses import Response
 
 from app.generation import Generation
+from app.sample import Sample
 
 
 class JSON(Response):
@@ -17,19 +18,19 @@ class JSON(Response):
         return orjson.dumps(content)
 
 
-def generation_headers(generation: Generation) -> dict[str, str]:
-    """What is known before the first token."""
-    return {"x-seed": str(generation.request.sampling.seed), "x-prompt-tokens": str(len(generation.prompt_ids))}
+def generation_headers(generation: Generation, first: Sample) -> dict[str, str]:
+    """What is known before the first token, but for which sample is told first: the seed is that one's."""
+    return {"x-seed": str(first.seed), "x-prompt-tokens": str(len(generation.prompt_ids))}
 
 
 def timing_headers(generation: Generation) -> dict[str, str]:
-    """What is known after the last one, times in milliseconds."""
-    queue, total = generation.timings.queue_seconds, generation.seconds
+    """What is known after the last one, times in milliseconds; the tokens are those of all samples."""
+    queue, total = generation.timings.queue_seconds, generation.timings.total_seconds
     milliseconds = {
         "x-total-time": total,
         "x-queue-time": queue,
         "x-inference-time": total - queue,
-        "x-time-per-token": (total - queue) / generation.num_generated,
+        "x-time-per-token": (total - queue) / max(generation.num_generated, 1),
     }
     headers = {name: f"{1000 * seconds:.3f}" for name, seconds in milliseconds.items()}
     return headers | {"x-generated-tokens": str(generation.num_generated)}

@@ -48,7 +48,6 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
 
     from model.checkpoint import load_tokenizer, resolve_model
     from model.network_files import load_model
-    from model.packed_linear import pack_linears
     from model.training.distributed import training_device
     from model.training.evaluation import evaluate
 
@@ -57,8 +56,6 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
     directory = resolve_model(options.model)
     token_ids = load_tokenizer(directory).encode(text)
     model = load_model(directory).to(device)
-    if device.type == "cpu" and not bfloat16:
-        pack_linears(model)  # a seventh faster; the sums differ in their eighth digit
     with tqdm(total=len(token_ids), unit="token", desc="evaluating", leave=False) as bar:
         result = evaluate(model, token_ids, len(text.encode()), bfloat16, bar.update)
     return {

@@ -32,7 +32,7 @@ def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is 
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from app.schemas import GenerateParameters, GenerateRequest
+    from app.schemas.native import GenerateParameters, GenerateRequest
 
     names = ("max_new_tokens", "temperature", "top_p", "min_p", "repetition_penalty", "top_k", "seed", "stop")
     try:
@@ -54,14 +54,14 @@ async def _stream_to_terminal(settings: Settings, request: Any) -> None:  # Gene
     from app.bootstrap import build_service
 
     service = build_service(settings, report=lambda line: None)  # the text alone is wanted here
-    await service.generator.engine.start()
+    await service.generator.client.start()
     generation = await service.generator.start(request.generation())
     try:
         print(request.text, end="", flush=True)
-        while generation.finish_reason is None:
+        while not generation.is_finished:
             print("".join(token.text for token in await generation.next()), end="", flush=True)
         print()
     finally:
         generation.abort()
         with contextlib.suppress(ServiceError):
-            await service.generator.engine.stop()
+            await service.generator.client.stop()

@@ -1,13 +1,14 @@
-"""The state of one request inside the engine, and the values it exchanges with the outside. Token ids only."""
+"""The state of one sample of a request inside the engine, and the values it exchanges with the outside. Token ids only."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
-from model.batch import Chunk, Draw, SamplingParams
+from model.batch import Chunk, Draw, SamplingParams, ScoredToken, Scores, TokenMask, Top
 
 
 class FinishReason(StrEnum):
-    """Why a sequence ended; the values are those of the HTTP contract."""
+    """Why a sample ended; the values are those of the HTTP contract."""
 
     LENGTH = "length"
     EOS = "eos_token"
@@ -15,61 +16,102 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class EngineRequest:
-    """What is asked of the engine: a prompt of at least one token, how to draw, and when to end.
+class PromptScores:
+    """What is asked of a prompt's own tokens: the log-probabilities of tokens[first:] (first is at least 1) and `top_n` others."""
 
-    Prompt and new tokens together fit into the model's context. `eos_token_id` is None where the end token is an ordinary one;
-    `arrived_at` is a time of the engine's clock, None for now.
+    first: int = 1
+    top_n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """What is asked of the engine: a prompt of at least one token, how to draw, how often, and when to end.
+
+    Prompt and new tokens together fit into the model's context. Sample i of `num_samples` draws with the seed + i modulo 2^64, as
+    a request of its own with that seed would. With `max_new_tokens` 0 nothing is drawn: the prompt is scored. `eos_token_ids` is
+    empty where the end token is an ordinary one. What `mask` leaves out is never drawn.
     """
 
-    sequence_id: int
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     max_new_tokens: int
     min_new_tokens: int = 0
-    eos_token_id: int | None = None
+    num_samples: int = 1
+    eos_token_ids: frozenset[int] = frozenset()
     stop_token_ids: frozenset[int] = frozenset()
-    arrived_at: float | None = None
+    top_n: int = 0
+    scores: PromptScores | None = None
+    mask: TokenMask | None = None
+
+
+class TokenOutput(NamedTuple):
+    """One new token of a sample; the last one carries the finish reason.
+
+    `published_at` is when the engine had it, a time of its clock, whenever it is read.
+    """
+
+    request_id: int
+    sample: int
+    token_id: int
+    logprob: float
+    top: Top
+    finish_reason: FinishReason | None
+    published_at: float
+    queue_seconds: float
+    num_reused: int
 
 
 @dataclass(frozen=True, slots=True)
-class TokenOutput:
-    """One new token of a sequence; the last one carries the finish reason."""
+class ScoresOutput:
+    """The next of the prompt's scored tokens, in their order; `is_last` ends a request of which nothing is drawn."""
 
-    sequence_id: int
-    token_id: int
-    logprob: float
-    finish_reason: FinishReason | None
+    request_id: int
+    scores: tuple[ScoredToken, ...]
+    is_last: bool
+    published_at: float
     queue_seconds: float
     num_reused: int
 
 
 @dataclass(frozen=True, slots=True)
 class FailureOutput:
-    """The end of a sequence that the engine could not carry on."""
+    """The end of a request, all its samples, that the engine could not carry on."""
 
-    sequence_id: int
+    request_id: int
     message: str
+
+
+Output = TokenOutput | ScoresOutput | FailureOutput
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A request on its way: waiting without a slot, then running in one."""
+    """One sample on its way: waiting without a slot, then running in one.
 
+    Of samples with one prompt the first to run is the `leader`: its prompt's last row gives its followers their first tokens too.
+    They wait for slots meanwhile, into which what it has computed is copied.
+    """
+
+    request_id: int
+    sample: int
     request: EngineRequest
     arrived_at: float
+    sampling: SamplingParams = field(init=False)
+    end_ids: tuple[int, ...] = field(init=False)
     token_ids: list[int] = field(init=False)
+    num_prompt: int = field(init=False)  # looked at many times a step
     slot: int | None = None
     started_at: float | None = None
     num_cached: int = 0  # positions whose keys and values are in the slot
-    num_reused: int = 0  # of these, the ones that another request had computed
+    num_reused: int = 0  # of the prompt's, the ones that were computed for somebody else
+    leader: "Sequence | None" = None
+    followers: list["Sequence"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.sampling = replace(self.request.sampling, seed=(self.request.sampling.seed + self.sample) % 2**64)
+        self.end_ids = tuple(sorted(self.request.eos_token_ids | self.request.stop_token_ids))
         self.token_ids = list(self.request.prompt_ids)
-
-    @property
-    def num_prompt(self) -> int:
-        return len(self.request.prompt_ids)
+        self.num_prompt = len(self.token_ids)
 
     @property
     def num_generated(self) -> int:
@@ -80,9 +122,32 @@ class Sequence:
         return self.num_cached < self.num_prompt
 
     @property
+    def scores(self) -> PromptScores | None:
+        """A prompt is scored once, whatever the number of its samples."""
+        return self.request.scores if self.sample == 0 else None
+
+    @property
+    def max_reused(self) -> int:
+        """The positions that need not be run here: all but those after which something is drawn or scored."""
+        if self.num_generated:
+            return self.num_prompt
+        return min(self.num_prompt, self.scores.first if self.scores else self.num_prompt) - 1
+
+    @property
     def queue_seconds(self) -> float:
         assert self.started_at is not None
         return self.started_at - self.arrived_at
+
+    def can_follow(self, leader: "Sequence") -> bool:
+        """Whether the leader's last row of the prompt is this one's too.
+
+        The leader draws its first token there. A request's scores come before its tokens, and a mask that leaves nothing is to
+        fail nobody else's.
+        """
+        is_fresh = self.leader is None and not self.num_generated and self.scores is None and self.request.max_new_tokens > 0
+        is_led = leader.is_prefilling and leader.request.max_new_tokens > 0 and not leader.num_generated
+        is_free = self.request_id == leader.request_id or (self.request.scores is None and self.request.mask is None)
+        return is_fresh and is_led and is_free and self.request.prompt_ids == leader.request.prompt_ids
 
     def next_chunk(self, max_tokens: int, multiple: int) -> Chunk:
         """The next token to decode, or of the prompt at most `max_tokens`, to its end or to a multiple of `multiple`.
@@ -91,29 +156,32 @@ class Sequence:
         """
         assert self.slot is not None
         start = self.num_cached
-        end = min((start + max_tokens) // multiple * multiple, self.num_prompt) if self.is_prefilling else start + 1
-        draw = self._draw() if end == len(self.token_ids) else None
-        return Chunk(self.slot, start, tuple(self.token_ids[start:end]), draw)
+        if start >= self.num_prompt:
+            return Chunk(self.slot, start, (self.token_ids[start],), (self.draw(0),))
+        end = min((start + max_tokens) // multiple * multiple, self.num_prompt)
+        is_drawn_from = end == len(self.token_ids) and self.request.max_new_tokens > 0
+        draws = tuple(s.draw(end - start - 1) for s in (self, *self.followers)) if is_drawn_from else ()
+        return Chunk(self.slot, start, tuple(self.token_ids[start:end]), draws, self._scores_of(start, end))
+
+    def draw(self, row: int) -> Draw:
+        request, num_generated = self.request, self.num_generated
+        num_left, num_banned = request.max_new_tokens - num_generated, request.min_new_tokens - num_generated
+        if num_banned <= 0:
+            return Draw(row, self.sampling, self.num_prompt, (), self.end_ids, num_left, request.mask, request.top_n)
+        num_left = min(num_left, num_banned)
+        return Draw(row, self.sampling, self.num_prompt, self.end_ids, self.end_ids, num_left, request.mask, request.top_n)
 
     def append(self, token_id: int) -> FinishReason | None:
         """Take a drawn token; the result says whether, and why, it was the last."""
         self.token_ids.append(token_id)
-        if token_id == self.request.eos_token_id:
-            return FinishReason.EOS
-        if token_id in self.request.stop_token_ids:
-            return FinishReason.STOP
+        if token_id in self.end_ids:
+            return FinishReason.EOS if token_id in self.request.eos_token_ids else FinishReason.STOP
         return FinishReason.LENGTH if self.num_generated == self.request.max_new_tokens else None
 
-    def _draw(self) -> Draw:
-        sampling, banned = self.request.sampling, self._banned_ids()
-        if not sampling.needs_history:
-            return Draw(sampling, len(self.token_ids), banned_ids=banned)
-        generated_ids = tuple(self.token_ids[self.num_prompt :])
-        return Draw(sampling, len(self.token_ids), self.request.prompt_ids, generated_ids, banned)
-
-    def _banned_ids(self) -> tuple[int, ...]:
-        """What would end the sequence, as long as it is shorter than asked for."""
-        if self.num_generated >= self.request.min_new_tokens:
-            return ()
-        eos = () if self.request.eos_token_id is None else (self.request.eos_token_id,)
-        return (*eos, *sorted(self.request.stop_token_ids))
+    def _scores_of(self, start: int, end: int) -> Scores | None:
+        """What a chunk of the prompt scores: each token after one of its rows, the last row's being the next chunk's first."""
+        if self.scores is None:
+            return None
+        first = max(self.scores.first, start + 1)
+        token_ids = tuple(self.token_ids[first : min(end + 1, self.num_prompt)])
+        return Scores(first - 1 - start, token_ids, self.scores.top_n) if token_ids else None

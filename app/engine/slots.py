@@ -28,11 +28,11 @@ MIN_SHARED = 16
 
 
 class SlotPool:
-    """Hands out slots; a new prompt starts from the slot that shares its longest prefix, in place or by copying.
+    """Hands out slots; a new sequence starts from the slot that shares its longest prefix, in place or by copying.
 
-    Prefixes are shared up to a multiple of `multiple`, and never the stretch with a prompt's last token, which has to run again.
-    It is 1 with a runner for which any prefix will do, and else the prefill chunk: a position's bits depend then on where its chunk
-    is cut, so that anything else would make an answer depend on what was asked before.
+    Prefixes are shared up to a multiple of `multiple`. It is 1 with a runner for which any prefix will do, and else the prefill
+    chunk: a position's bits depend then on where its chunk is cut, so that anything else would make an answer depend on what was
+    asked before.
     """
 
     def __init__(self, num_slots: int, multiple: int) -> None:
@@ -50,22 +50,25 @@ class SlotPool:
     def num_used(self) -> int:
         return self.num_slots - len(self._free)
 
-    def acquire(self, prompt_ids: Sequence[int]) -> Acquired:
-        """Take a free slot, which there must be."""
-        source, length = self._longest_shared(prompt_ids)
+    def acquire(self, token_ids: Sequence[int], max_reused: int, is_fork: bool = False) -> Acquired:
+        """Take a free slot, which there must be, for a sequence that may start with at most `max_reused` positions filled.
+
+        A fork is a sequence whose whole prompt somebody else has run, with the same cuts: it takes over just that.
+        """
+        source, length = self.longest_shared(token_ids, max_reused, is_fork)
         in_place = length > 0 and source in self._free
         slot = source if in_place else next(iter(self._free))
         del self._free[slot]
-        self._contents[slot] = (prompt_ids, length)
+        self._contents[slot] = (token_ids, length)
         copy = None if in_place or length == 0 else PrefixCopy(source, slot, length)
         return Acquired(slot, length, copy)
 
     def record(self, slot: int, token_ids: Sequence[int], length: int) -> None:
         """Say that a slot holds the first `length` of these tokens, to be shared from now on; the caller may append to them."""
-        self._contents[slot] = (token_ids, length // self.multiple * self.multiple)
+        self._contents[slot] = (token_ids, length)
 
     def contents(self, slot: int) -> tuple[int, ...]:
-        """What may be shared of a slot."""
+        """What a slot holds."""
         token_ids, length = self._contents[slot]
         return tuple(token_ids[:length])
 
@@ -77,19 +80,26 @@ class SlotPool:
         """Trust nothing of what the slot holds."""
         self._contents[slot] = ((), 0)
 
-    def _longest_shared(self, prompt_ids: Sequence[int]) -> tuple[int, int]:
-        """The slot that shares most with the prompt, a free one if several do, and how many tokens these are."""
-        lengths = {slot: self._shared(slot, prompt_ids) for slot in range(self.num_slots)}
+    def longest_shared(self, token_ids: Sequence[int], max_reused: int, is_fork: bool = False) -> tuple[int, int]:
+        """The slot that shares most with these tokens, a free one if several do, and how many positions these are."""
+        lengths = {slot: self._shared(slot, token_ids, max_reused, is_fork) for slot in range(self.num_slots)}
         best = max(lengths, key=lambda slot: (lengths[slot], slot in self._free))
         return best, lengths[best]
 
-    def _shared(self, slot: int, prompt_ids: Sequence[int]) -> int:
-        token_ids, length = self._contents[slot]
-        common = _num_common(token_ids, prompt_ids, min(length, len(prompt_ids) - 1))
-        return common // self.multiple * self.multiple if common >= self.min_shared else 0
+    def shareable(self, held: Sequence[int], token_ids: Sequence[int], limit: int) -> int:
+        """How many of the first `limit` tokens may be shared by two that begin so; none if it is too few to be worth it."""
+        common = num_common(held, token_ids, limit) // self.multiple * self.multiple
+        return common if common >= self.min_shared else 0
+
+    def _shared(self, slot: int, token_ids: Sequence[int], max_reused: int, is_fork: bool) -> int:
+        held, length = self._contents[slot]
+        holds_all = length == max_reused or (length > max_reused and self.multiple == 1)
+        if is_fork and holds_all and num_common(held, token_ids, max_reused) == max_reused:
+            return max_reused
+        return self.shareable(held, token_ids, min(length, max_reused))
 
 
-def _num_common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
+def num_common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
     """How many of the first `limit` values are equal; by halving, since slices compare much faster than a loop does."""
     low, high = 0, limit
     while low < high:

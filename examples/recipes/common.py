@@ -64,12 +64,10 @@ def main(recipe: Callable[[argparse.Namespace], Result], parser: argparse.Argume
 
 
 def describe(model: str) -> Result:
-    from model.checkpoint import resolve_model
-    from model.network_files import load_model
+    from model.checkpoint import load_config, resolve_model
 
-    network = load_model(resolve_model(model))
-    config = network.config
-    return {"parameters": network.num_parameters, "vocabulary": config.vocab_size, "context": config.n_positions}
+    config = load_config(resolve_model(model))
+    return {"parameters": config.num_parameters, "vocabulary": config.vocab_size, "context": config.n_positions}
 
 
 def gpt2(*arguments: object) -> str:
@@ -127,19 +125,19 @@ async def _generate(model: str, requests: Sequence["GenerationRequest"]) -> list
 
     settings = Settings(model=model, max_running=min(len(requests), MAX_RUNNING), max_waiting=len(requests))
     generator = build_service(settings, report=lambda line: None).generator
-    await generator.engine.start()
+    await generator.client.start()
     try:
         return list(await asyncio.gather(*(_answer(generator, request) for request in requests)))
     finally:
-        await generator.engine.stop()
+        await generator.client.stop()
 
 
 async def _answer(generator: "TextGenerator", request: "GenerationRequest") -> str:
     generation = await generator.start(request)
     try:
-        while generation.finish_reason is None:
+        while not generation.is_finished:
             await generation.next()
-        return generation.text.strip()
+        return generation.samples[0].text.strip()
     finally:
         generation.abort()
 

@@ -4,9 +4,10 @@ import ctypes
 import enum
 import functools
 import platform
+import struct
 from pathlib import Path
 
-ABI = 4  # GPT2_ABI in src/interface.h
+ABI = 5  # GPT2_ABI in src/interface.h
 NAME = "_step.so"
 MACHINES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
@@ -35,6 +36,7 @@ class ErrorCode(enum.IntEnum):
     OUT_OF_RANGE = 2
     UNAVAILABLE = 3
     NOT_FINITE = 4
+    NOTHING_TO_DRAW = 5
 
 
 class Dtype(enum.IntEnum):
@@ -72,13 +74,32 @@ class Config(ctypes.Structure):
     ]
 
 
-class Token(ctypes.Structure):
-    """gpt2_token."""
+class NativeInput(ctypes.Structure):
+    """gpt2_step_input; arrays are bytes, whose values are packed as below."""
 
-    _fields_ = [("token_id", ctypes.c_int32), ("reserved", ctypes.c_int32), ("logprob", ctypes.c_double)]
+    _fields_ = [
+        *((name, ctypes.c_char_p) for name in ("chunks", "token_ids", "draws", "scored_ids", "biases", "banned_ids", "masks")),
+        *((name, ctypes.c_int32) for name in ("num_chunks", "num_tokens", "num_draws", "num_scored", "num_biases", "num_banned")),
+        ("num_mask_bytes", ctypes.c_int64),
+    ]
 
+
+class NativeOutput(ctypes.Structure):
+    """gpt2_step_output; its arrays are whoever's who fills it."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("errors", "tokens", "logprobs", "tops")),
+        *((name, ctypes.c_int32) for name in ("num_errors", "num_tokens", "num_logprobs", "num_tops")),
+    ]
+
+
+CHUNK = struct.Struct("=7i")  # gpt2_chunk
+DRAW = struct.Struct("=6i8d4i")  # gpt2_draw
+BIAS = struct.Struct("=if")  # gpt2_bias
+TOKEN = struct.Struct("=i4xd")  # gpt2_token
 
 _INT, _POINTER, _STRING = ctypes.c_int32, ctypes.c_void_p, ctypes.c_char_p
+_INPUT, _OUTPUT = ctypes.POINTER(NativeInput), ctypes.POINTER(NativeOutput)
 _SIGNATURES = {
     "gpt2_abi": (_INT, ()),
     "gpt2_last_error": (_STRING, ()),
@@ -88,11 +109,10 @@ _SIGNATURES = {
     "gpt2_kernels_of": (_STRING, (_POINTER,)),
     "gpt2_arithmetic_of": (_STRING, (_POINTER,)),
     "gpt2_load": (_INT, (_POINTER, _STRING, _POINTER, ctypes.c_int64, _INT, _INT)),
-    "gpt2_step": (_INT, (_POINTER, _STRING, _INT, _STRING, _INT, _STRING, _STRING, _POINTER)),
-    "gpt2_logits": (_INT, (_POINTER, _STRING, _INT, _STRING, _INT, _POINTER)),
-    "gpt2_logprobs": (_INT, (_POINTER, _STRING, _INT, _STRING, _POINTER)),
+    "gpt2_step": (_INT, (_POINTER, _INPUT, _OUTPUT)),
+    "gpt2_logits": (_INT, (_POINTER, _INPUT, _STRING, _INT, _POINTER, ctypes.c_int64)),
     "gpt2_copy_prefix": (_INT, (_POINTER, _INT, _INT, _INT)),
-    "gpt2_sample": (_INT, (_STRING, _POINTER, _INT, _STRING, _STRING, _STRING, ctypes.POINTER(Token))),
+    "gpt2_sample": (_INT, (_STRING, _POINTER, _INT, _INPUT, _OUTPUT)),
 }
 
 

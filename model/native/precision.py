@@ -4,6 +4,7 @@ Real GPT-2 checkpoints have a few activations far larger than the rest, which ei
 for the checkpoint at hand, and since kernels of one arithmetic give the same bits, with the same outcome on every machine.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.batch import Chunk, ForwardBatch
+from model.batch import Chunk, ForwardBatch, Scores
 from model.config import GPT2Config
 from model.native.library import Precision
 from model.native.runner import NativeRunner
@@ -40,7 +41,7 @@ def sample_ids(tokenizer: Tokenizer, num_tokens: int) -> tuple[int, ...]:
     return tuple(tokenizer.encode(SAMPLE.read_text(encoding="utf-8"))[:num_tokens])
 
 
-class Scores(NamedTuple):
+class Measured(NamedTuple):
     """What a runner says of token ids (T): the log-probability of each but the first (T - 1), and the last rows' logits (N, V).
 
     The first `num_prompt` of these rows were computed as part of a prompt, the others one by one.
@@ -51,17 +52,17 @@ class Scores(NamedTuple):
     num_prompt: int
 
 
-def score(runner: NativeRunner, token_ids: Sequence[int], num_decoded: int = NUM_DECODED) -> Scores:
+def score(runner: NativeRunner, token_ids: Sequence[int], num_decoded: int = NUM_DECODED) -> Measured:
     """Run each token once, in slot 0: most of the prompt, the rest of it, then the last tokens one by one."""
     num_tokens = len(token_ids)
     num_prompt = max(num_tokens - num_decoded, 1)
     first = max(num_tokens - NUM_LAST, 0)
-    logprobs = [runner.logprobs(_batch(token_ids, 0, first), token_ids[1 : first + 1])] if first else []
+    logprobs = [_scores(runner, token_ids[:first], token_ids[1 : first + 1])] if first else []
     logits = [_logits(runner, token_ids, first, num_prompt)]
     logits += [_logits(runner, token_ids, position, position + 1) for position in range(num_prompt, num_tokens)]
     rows = np.concatenate(logits)
     logprobs.append(_logprobs(rows[:-1], token_ids[first + 1 :]))
-    return Scores(np.concatenate(logprobs), rows, num_prompt - first)
+    return Measured(np.concatenate(logprobs), rows, num_prompt - first)
 
 
 class Loss(NamedTuple):
@@ -74,7 +75,7 @@ class Loss(NamedTuple):
         return self.error <= TOLERANCES[precision]  # False for NaN too
 
 
-def loss_of(scores: Scores, reference: Scores) -> Loss:
+def loss_of(scores: Measured, reference: Measured) -> Loss:
     with np.errstate(over="ignore", invalid="ignore"):  # a step that is wrong may give anything
         # Apart, lest a few decoded rows that are wrong be lost among the prompt's.
         prompt, decoded = np.split(np.square(scores.logits - reference.logits).mean(axis=-1), [scores.num_prompt])
@@ -84,12 +85,15 @@ def loss_of(scores: Scores, reference: Scores) -> Loss:
         return Loss(error, float(np.exp(rise)))
 
 
-def _batch(token_ids: Sequence[int], start: int, end: int) -> ForwardBatch:
-    return ForwardBatch((Chunk(0, start, tuple(token_ids[start:end]), None),))
+def _scores(runner: NativeRunner, token_ids: Sequence[int], next_ids: Sequence[int]) -> NDArray[np.float64]:
+    """The log-probability of the token after each of a prompt's: (T,); NaN where the step computes no numbers."""
+    batch = ForwardBatch((Chunk(0, 0, tuple(token_ids), scores=Scores(0, tuple(next_ids))),))
+    (out,) = runner.launch(batch).collect().chunks
+    return np.array([math.nan] * len(next_ids) if out.error else [score.logprob for score in out.scores])
 
 
 def _logits(runner: NativeRunner, token_ids: Sequence[int], start: int, end: int) -> NDArray[np.float32]:
-    return runner.logits(_batch(token_ids, start, end), range(end - start))
+    return runner.logits(ForwardBatch((Chunk(0, start, tuple(token_ids[start:end])),)), range(end - start))
 
 
 def _logprobs(logits: NDArray[np.float32], next_ids: Sequence[int]) -> NDArray[np.float64]:

@@ -5,14 +5,13 @@ its prefix was computed here or copied.
 """
 
 import ctypes
-import struct
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.batch import Chunk, Draw, ForwardBatch, SampledToken, SamplingParams, StepOutput
+from model.batch import Capabilities, Chunk, Draw, ForwardBatch, SamplingParams, StepOutput
 from model.config import GPT2Config
 from model.native.library import (
     Config,
@@ -22,16 +21,14 @@ from model.native.library import (
     NativeUnavailable,
     NotFinite,
     Precision,
-    Token,
     available_kernels,
     load_library,
 )
-from model.philox import uniform
+from model.native.packing import PackedBatch
+from model.steps import Done, run_steps
 from model.weights import Weight
 
-MAX_TOP_K = 2**31 - 1  # more than any vocabulary; a client may send any number
-DRAW = struct.Struct("<4i8d8i")  # gpt2_draw
-PLAIN = (1, 0, 0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0)
+MAX_DRAWS = 1024  # the step knows no bound; its draws of one row wait for each other
 
 
 class NativeRunner:
@@ -43,7 +40,7 @@ class NativeRunner:
     cannot compute so, NotFinite for a weight that is no number, MemoryError if there is no room.
     """
 
-    exact_at_any_cut = True
+    capabilities = Capabilities(exact_at_any_cut=True, max_draws=MAX_DRAWS)
 
     def __init__(
         self,
@@ -124,47 +121,33 @@ class NativeRunner:
         per_layer = 2 * (self.config.n_embd * element + self.config.n_head * scale)
         return self.num_slots * self.max_positions * self.config.n_layer * per_layer
 
-    def execute(self, batch: ForwardBatch) -> StepOutput:
-        rows, num_rows, draw_rows = _rows(batch)
-        draws = _Draws([chunk.draw for chunk in batch.chunks if chunk.draw is not None], draw_rows)
-        tokens = (Token * draws.num)()
-        self._check(
-            self._library.gpt2_step(
-                self._model,
-                rows,
-                num_rows,
-                draws.packed,
-                draws.num,
-                draws.ids,
-                draws.values,
-                ctypes.addressof(tokens),
-            )
-        )
-        return StepOutput(tuple(SampledToken(token.token_id, token.logprob) for token in tokens))
+    def launch(self, batch: ForwardBatch) -> Done:
+        """Run the batch to its end.
+
+        Raises IndexError, before anything is changed, for what the model does not hold: a token, position, slot, row or mask.
+        """
+        return Done(run_steps(self._step, batch))
+
+    def _step(self, batch: ForwardBatch) -> StepOutput:
+        packed = PackedBatch(batch, self.vocab_size)
+        self._check(self._library.gpt2_step(self._model, packed.input, packed.output))
+        return packed.answers()
 
     def logits(self, batch: ForwardBatch, of_rows: Iterable[int]) -> NDArray[np.float32]:
         """Run a batch and return the logits (N, V) of the given rows, counted through the chunks' tokens; nothing is drawn."""
-        rows, num_rows, _ = _rows(batch)
-        wanted = array("i", of_rows)
-        logits = np.empty((len(wanted), self.vocab_size), np.float32)
-        self._check(self._library.gpt2_logits(self._model, rows, num_rows, wanted.tobytes(), len(wanted), logits.ctypes.data))
+        packed, rows = PackedBatch(batch, self.vocab_size), array("i", of_rows)
+        logits = np.empty((len(rows), self.vocab_size), np.float32)
+        self._check(
+            self._library.gpt2_logits(self._model, packed.input, rows.tobytes(), len(rows), logits.ctypes.data, logits.size)
+        )
         return logits
-
-    def logprobs(self, batch: ForwardBatch, next_ids: Sequence[int]) -> NDArray[np.float64]:
-        """Run a batch and return the log-probability (R,) of the token that comes after each of its rows; nothing is drawn."""
-        rows, num_rows, _ = _rows(batch)
-        assert len(next_ids) == num_rows
-        logprobs = np.empty(num_rows, np.float64)
-        ids = array("i", next_ids).tobytes()
-        self._check(self._library.gpt2_logprobs(self._model, rows, num_rows, ids, logprobs.ctypes.data))
-        return logprobs
 
     def warm_up(self) -> None:
         """Start the threads and take the memory of the usual steps."""
         num_tokens = min(128, self.max_positions - 1)
-        draw = Draw(SamplingParams(temperature=1.0), position=num_tokens)
-        self.execute(ForwardBatch((Chunk(0, 0, (0,) * num_tokens, draw),)))
-        self.execute(ForwardBatch((Chunk(0, num_tokens, (0,), draw),)))
+        params = SamplingParams(temperature=1.0)
+        self.launch(ForwardBatch((Chunk(0, 0, (0,) * num_tokens, (Draw(num_tokens - 1, params),)),)))
+        self.launch(ForwardBatch((Chunk(0, num_tokens, (0,), (Draw(0, params),)),)))
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         self._check(self._library.gpt2_copy_prefix(self._model, source, target, length))
@@ -178,42 +161,3 @@ class NativeRunner:
                 ErrorCode.UNAVAILABLE: NativeUnavailable,
             }
             raise errors[ErrorCode(code)](message)
-
-
-def _rows(batch: ForwardBatch) -> tuple[bytes, int, list[int]]:
-    """The batch as gpt2_row values, how many these are, and the row of each draw."""
-    values, draw_rows = array("i"), []
-    for chunk in batch.chunks:
-        for i, token_id in enumerate(chunk.token_ids):
-            values.extend((token_id, chunk.start + i, chunk.slot))
-        if chunk.draw is not None:
-            draw_rows.append(len(values) // 3 - 1)
-    return values.tobytes(), len(values) // 3, draw_rows
-
-
-class _Draws:
-    """A step's draws as gpt2_draw values, with the integers and floats that their ranges point into."""
-
-    def __init__(self, draws: list[Draw], rows: list[int]) -> None:
-        self._ids, self._values = array("i"), array("f")
-        self.num = len(draws)
-        self.packed = b"".join(self._pack(draw, row) for draw, row in zip(draws, rows, strict=True))
-        self.ids, self.values = self._ids.tobytes(), self._values.tobytes()
-
-    def _pack(self, draw: Draw, row: int) -> bytes:
-        p = draw.params
-        if p.greedy and not (p.needs_history or p.logit_bias or draw.banned_ids):
-            return DRAW.pack(row, *PLAIN)
-        self._values.extend([0.0] * (len(self._ids) - len(self._values)))
-        bias = self._range([token_id for token_id, _ in p.logit_bias])
-        self._values.extend(value for _, value in p.logit_bias)
-        return DRAW.pack(
-            row, 0, min(p.top_k, MAX_TOP_K), 0, p.temperature, p.top_p, p.min_p, p.typical_p,
-            p.repetition_penalty, p.frequency_penalty, p.presence_penalty, 0.0 if p.greedy else uniform(p.seed, draw.position),
-            *bias, *self._range(draw.banned_ids), *self._range(draw.prompt_ids), *self._range(draw.generated_ids),
-        )  # fmt: skip
-
-    def _range(self, ids: Iterable[int]) -> tuple[int, int]:
-        begin = len(self._ids)
-        self._ids.extend(ids)
-        return begin, len(self._ids)

@@ -57,9 +57,9 @@ def built_in_weights() -> dict[str, Weight]:
 
 
 def _logits(runner: NativeRunner) -> Iterator[NDArray[np.float32]]:
-    yield runner.logits(ForwardBatch((Chunk(0, 0, PROMPT, None),)), range(len(PROMPT)))
+    yield runner.logits(ForwardBatch((Chunk(0, 0, PROMPT),)), range(len(PROMPT)))
     for position, token_id in enumerate(TOKENS, start=len(PROMPT)):
-        yield runner.logits(ForwardBatch((Chunk(0, position, (token_id,), None),)), [0])
+        yield runner.logits(ForwardBatch((Chunk(0, position, (token_id,)),)), [0])
 
 
 def _numbers(count: int) -> NDArray[np.float32]:

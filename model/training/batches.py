@@ -14,7 +14,7 @@ from model.training.errors import TrainingError
 from model.training.shards import Ids
 
 
-class Sampler:
+class WindowSampler:
     """Cuts shards into windows of `context` tokens and goes through them in an order drawn anew each epoch.
 
     The cuts begin at another offset each epoch, so that a token does not always have the same neighbours in view.

@@ -9,7 +9,7 @@ import torch
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.training.batches import Sampler, validation_batches
+from model.training.batches import WindowSampler, validation_batches
 from model.training.distributed import Processes
 from model.training.objective import NextTokenLoss, compiling_may_pay
 from model.training.optimizer import Optimizers
@@ -87,7 +87,7 @@ def choose_recipe(
     Raises TrainingError where the context is too long for the text, or the processes cannot share the batch.
     """
     train_tokens = sum(map(len, shards.train))
-    sampler = Sampler(shards.train, config.n_positions, seed=0)  # both refuse a context that is too long
+    sampler = WindowSampler(shards.train, config.n_positions, seed=0)  # both refuse a context that is too long
     next(validation_batches(shards.validation, config.n_positions, 1, 1))
     num_parts = processes.num * int(str(given.get("accumulation", 1)))
     chosen = {"max_steps": 1, "batch_size": default_batch_size(config.n_positions, train_tokens, num_parts)} | given
@@ -148,7 +148,7 @@ def compiling_pays(plain: Speed, compiled: Speed, num_tokens: int, num_lengths: 
     return saved > num_lengths * compiled.first_seconds
 
 
-def measured_speed(config: GPT2Config, sampler: Sampler, recipe: Recipe, device: torch.device, num_processes: int) -> Speed:
+def measured_speed(config: GPT2Config, sampler: WindowSampler, recipe: Recipe, device: torch.device, num_processes: int) -> Speed:
     """Of all processes together, each making five steps at once with the others, of a network that is then thrown away.
 
     The windows are those of the middle of a run.

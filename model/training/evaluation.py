@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.gpt2 import GPT2, CausalAttention
+from model.packed_linear import packed
 from model.training.errors import TrainingError
 
 BATCH_TOKENS = 8192
@@ -54,25 +55,32 @@ def evaluate(
     """Score each token of a text of `num_bytes` bytes once: windows of the whole context, their second half new each time.
 
     An end token stands before the text for the empty context, so that its first token is scored too. `bfloat16` is that of the
-    matrix products alone; sums over tokens are in float64. `on_progress(tokens)` counts what has been scored. The model is left in
-    evaluation mode.
+    matrix products alone; sums over tokens are in float64. `on_progress(tokens)` counts what has been scored. The model stays as it
+    is.
     """
     context = model.config.n_positions
     if context < 2:
         raise TrainingError(f"the model's context is {context}; to predict a token from another it takes 2 at least")
     if not token_ids:
         raise TrainingError("there is no token to be scored; name a text that is not empty")
-    model.eval()
+    network = _for_inference(model, bfloat16)
     begin, nats = time.monotonic(), 0.0
     ids = torch.tensor([model.config.eos_token_id, *token_ids], device=model.wte.weight.device)
     for windows, scored in _batches(ids, context):
         with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            nats += _nats(model, windows, scored)
+            nats += _nats(network, windows, scored)
         if on_progress is not None:
             on_progress(int(scored.sum()))
     if not nats < MAX_NATS * len(token_ids):  # nor if it is not a number
         raise TrainingError(f"the loss is {nats / len(token_ids):.4g} nats a token: the model's weights are damaged")
     return Evaluation(nats, len(token_ids), num_bytes, context, context // 2, time.monotonic() - begin)
+
+
+def _for_inference(model: GPT2, bfloat16: bool) -> GPT2:
+    device, dtype = model.wte.weight.device, model.wte.weight.dtype
+    if device.type == "cpu" and not bfloat16:
+        return packed(model, dtype)  # a seventh faster; the sums differ in their eighth digit
+    return model.for_inference(device, dtype)
 
 
 def _batches(ids: Tensor, context: int) -> Iterator[tuple[Tensor, Tensor]]:

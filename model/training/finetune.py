@@ -17,7 +17,7 @@ from model.gpt2 import GPT2
 from model.network_files import load_model, save_checkpoint
 from model.tokenizer import Tokenizer
 from model.training.adapter import fingerprint, save_adapter
-from model.training.batches import Sampler
+from model.training.batches import WindowSampler
 from model.training.corpus import text_files
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
@@ -85,7 +85,7 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FinetunePlan:
     """All that a run is, so that it can go on: kept in its directory."""
 
     base: str
@@ -100,7 +100,7 @@ class Plan:
         return {"kind": "finetune", **asdict(self)}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Plan":
+    def from_json(cls, values: dict[str, Any]) -> "FinetunePlan":
         values = {name: value for name, value in values.items() if name != "kind"}
         if (lora := values["lora"]) is not None:
             values["lora"] = LoRA(**lora | {"targets": tuple(lora["targets"])})
@@ -142,14 +142,14 @@ class _Finetuning:
             model, data = base.network(options.lora, recipe, self.device), self._data(window, recipe)
             recipe = self.processes.agree(with_steps(recipe, options.recipe, material, options.minutes, model, data))
             base_loss = self._validation_loss(model, data, recipe)
-            plan = Plan(base.name, base.fingerprint, base_loss, window, options.lora, options.keep_adapter, recipe)
+            plan = FinetunePlan(base.name, base.fingerprint, base_loss, window, options.lora, options.keep_adapter, recipe)
             if self.processes.is_first:
                 self.directory.write_plan(plan.to_json())
         self._report(_describe(plan, model, material))
         return self._train(plan, base.tokenizer, model, data)
 
     def resume(self) -> bool:
-        plan = Plan.from_json(self.directory.read_plan("finetune"))
+        plan = FinetunePlan.from_json(self.directory.read_plan("finetune"))
         base = Base.load(plan.base)
         if base.fingerprint != plan.base_fingerprint:
             raise TrainingError(f"{plan.base} is no longer what this run began with; put it back, or begin anew with another --out")
@@ -160,7 +160,7 @@ class _Finetuning:
         model, data = base.network(plan.lora, plan.recipe, self.device), self._data(plan.window, plan.recipe)
         return self._train(plan, base.tokenizer, model, data)
 
-    def _train(self, plan: Plan, tokenizer: Tokenizer, model: GPT2, data: DataSource) -> bool:
+    def _train(self, plan: FinetunePlan, tokenizer: Tokenizer, model: GPT2, data: DataSource) -> bool:
         out = self.directory.out
 
         def export() -> None:
@@ -203,7 +203,7 @@ class _Finetuning:
         if window is None:
             train, _ = self._examples()
             return Material(len(train), len(train.ids) / len(train), is_examples=True)
-        sampler = Sampler(map_shards(self.directory.tokens).train, window, seed=0)
+        sampler = WindowSampler(map_shards(self.directory.tokens).train, window, seed=0)
         return Material(sampler.windows_per_epoch, window, is_examples=False)
 
     @torch.no_grad()
@@ -217,7 +217,7 @@ class _Finetuning:
         loss_sum, count = map(float, self.processes.sum(total))
         return loss_sum / count
 
-    def _outcome(self, plan: Plan) -> str:
+    def _outcome(self, plan: FinetunePlan) -> str:
         losses = [(float(row["validation_loss"]), row["step"]) for row in read_log(self.directory.log) if row["validation_loss"]]
         loss, step = min(losses)
         if loss < plan.base_loss:
@@ -245,11 +245,11 @@ class _Finetuning:
             raise
 
 
-def _describe(plan: Plan, model: GPT2, material: Material) -> str:
+def _describe(plan: FinetunePlan, model: GPT2, material: Material) -> str:
     recipe, rows = plan.recipe, "examples" if plan.window is None else f"windows of {plan.window} tokens"
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return (
-        f"{material.num_rows:,} {rows} to train on; {num_trained:,} of {model.num_parameters:,} parameters; "
+        f"{material.num_rows:,} {rows} to train on; {num_trained:,} of {model.config.num_parameters:,} parameters; "
         f"{recipe.max_steps:,} steps of {recipe.batch_size}, {material.epochs(recipe):.1f} epochs, "
         f"{'bfloat16' if recipe.bfloat16 else 'float32'}{', compiled' if recipe.compiled else ''}; "
         f"validation loss now {plan.base_loss:.4f}"

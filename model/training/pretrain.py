@@ -15,7 +15,7 @@ from model.gpt2 import GPT2
 from model.network_files import save_checkpoint
 from model.tokenizer import Tokenizer
 from model.training import defaults
-from model.training.batches import Sampler, validation_batches
+from model.training.batches import WindowSampler, validation_batches
 from model.training.corpus import count_bytes, text_files
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
@@ -176,7 +176,7 @@ class PretrainingData:
     """Windows of token shards: one process's share of each batch, in the recipe's parts and at the step's window length."""
 
     def __init__(self, shards: TokenShards, context: int, recipe: Recipe, processes: Processes) -> None:
-        self._sampler = Sampler(shards.train, context, recipe.seed)
+        self._sampler = WindowSampler(shards.train, context, recipe.seed)
         self._validation = shards.validation
         self._context, self._recipe, self._processes = context, recipe, processes
         self._windows_per_part = recipe.batch_size // (recipe.accumulation * processes.num)

@@ -117,8 +117,9 @@ class _Recorder:
             self._events.close()
 
     def _title(self) -> str:
-        config, size = self._trainer.model.config, self._trainer.model.num_parameters
-        return f"{size / 1e6:.3g} M parameters: {config.n_layer} layers, {config.n_embd} wide, context {config.n_positions}"
+        config = self._trainer.model.config
+        size = f"{config.num_parameters / 1e6:.3g} M parameters"
+        return f"{size}: {config.n_layer} layers, {config.n_embd} wide, context {config.n_positions}"
 
 
 @contextmanager

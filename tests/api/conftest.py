@@ -1,7 +1,6 @@
 """Helpers of the HTTP tests: reading streams, waiting without a clock, a runner that stops between steps, clients that leave."""
 
 import json
-import math
 import socket
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 
-from model.batch import ForwardBatch, Runner, StepOutput
+from model.batch import NOT_FINITE, Capabilities, Chunk, ChunkOutput, ForwardBatch, Runner, SampledToken, StepOutput
 
 Json = dict[str, Any]
 PATIENCE_SECONDS = 120  # no test measures time: this only ends a test that would hang
@@ -74,6 +73,30 @@ def stream(client: httpx.Client, sse: Callable[[httpx.Response], list[Any]]) -> 
 
 
 @pytest.fixture
+def complete(client: httpx.Client) -> Callable[..., Json]:
+    """POST /v1/completions; the answer of a request that succeeds."""
+
+    def post(prompt: str = "The old man", **fields: object) -> Json:
+        response = client.post("/v1/completions", json={"prompt": prompt, "seed": 1, **fields})
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    return post
+
+
+@pytest.fixture
+def chunks(client: httpx.Client, sse: Callable[[httpx.Response], list[Any]]) -> Callable[..., list[Any]]:
+    """The same, streamed."""
+
+    def post(prompt: str = "The old man", **fields: object) -> list[Any]:
+        response = client.post("/v1/completions", json={"prompt": prompt, "seed": 1, "stream": True, **fields})
+        assert response.status_code == 200, response.text
+        return sse(response)
+
+    return post
+
+
+@pytest.fixture
 def eventually() -> Callable[[Callable[[], object]], None]:
     """Wait until something is true."""
 
@@ -84,6 +107,16 @@ def eventually() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.005)
 
     return wait
+
+
+class Done:
+    """A step whose output is known."""
+
+    def __init__(self, output: StepOutput) -> None:
+        self._output = output
+
+    def collect(self) -> StepOutput:
+        return self._output
 
 
 class SteppedRunner:
@@ -101,19 +134,27 @@ class SteppedRunner:
     def __getattr__(self, name: str) -> Any:  # whatever the runner has
         return getattr(self._runner, name)
 
-    def execute(self, batch: ForwardBatch) -> StepOutput:
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(self._runner.capabilities, num_steps=1)  # a step is a token here
+
+    def launch(self, batch: ForwardBatch) -> Done:
         self.arrived.append(batch)
         if not self._opened.is_set():
             self._permits.acquire()
         if self.failures:
             raise self.failures.pop(0)
-        output = self._runner.execute(batch)
-        drawing = [chunk for chunk in batch.chunks if chunk.draw is not None]
-        tokens = (
-            replace(token, logprob=math.nan) if self.poisoned_token in chunk.token_ids else token
-            for chunk, token in zip(drawing, output.tokens, strict=True)
-        )
-        return StepOutput(tuple(replace(token, token_id=self.script.pop(0)) if self.script else token for token in tokens))
+        output = self._runner.launch(batch).collect()
+        return Done(StepOutput(tuple(self._changed(chunk, out) for chunk, out in zip(batch.chunks, output.chunks, strict=True))))
+
+    def _changed(self, chunk: Chunk, output: ChunkOutput) -> ChunkOutput:
+        if self.poisoned_token in chunk.token_ids:
+            return ChunkOutput(error=NOT_FINITE)
+        tokens = tuple(tuple(self._scripted(token) for token in drawn) for drawn in output.tokens)
+        return output._replace(tokens=tokens)
+
+    def _scripted(self, token: SampledToken) -> SampledToken:
+        return token._replace(token_id=self.script.pop(0)) if self.script else token
 
     def let_through(self, num_steps: int) -> None:
         for _ in range(num_steps):

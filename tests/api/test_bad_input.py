@@ -4,10 +4,13 @@ import json
 
 import httpx
 import pytest
+from starlette.datastructures import URL
+from starlette.requests import HTTPConnection
 
-from app.schemas import CompletionRequest, GenerateParameters
+from app.schemas.native import GenerateParameters
+from app.schemas.openai import CompletionRequest
 
-ROUTES = ["/generate", "/generate_stream", "/", "/v1/completions", "/tokenize", "/detokenize"]
+ROUTES = ["/generate", "/generate_stream", "/", "/v1/completions", "/v1/score", "/tokenize", "/detokenize"]
 GENERATION_ROUTES = ["/generate", "/v1/completions"]
 HUGE = 10**30
 DEEP = 100_000  # at most 1 MB of any of them
@@ -135,6 +138,8 @@ OUT_OF_RANGE = {
         "[]",
         '{"": 1}',
     ],
+    "n": ["0", "-1", "17", str(HUGE), "1.0", "[2]"],
+    "best_of": ["0", "-1", "17", str(HUGE), "2.5", "{}"],
 }
 CASES = [(path, field, value) for field, values in OUT_OF_RANGE.items() for value in values for path in GENERATION_ROUTES]
 CASES += [("/generate", "typical_p", value) for value in ("0", "-1", "1.01", "1e300")]
@@ -142,6 +147,11 @@ CASES += [("/generate", "seed", "-1"), ("/generate", "top_k", "0"), ("/v1/comple
 CASES += [("/generate", "max_new_tokens", value) for value in ("0", "-1", str(-HUGE), "1.0", "1e3")]
 CASES += [("/v1/completions", "max_tokens", value) for value in ("-1", str(-HUGE), "1.0", "1e3")]
 CASES += [("/generate", "min_new_tokens", "-1"), ("/v1/completions", "min_tokens", "-1")]
+CASES += [("/generate", "top_n_tokens", value) for value in ("-1", "6", str(HUGE), "1.0")]
+CASES += [("/generate", "decoder_input_details", value) for value in ("1", '"true"', "[]")]
+CASES += [("/v1/completions", "logprobs", value) for value in ("-1", "6", str(HUGE), "1.0", "true")]
+CASES += [("/v1/completions", "prompt_logprobs", value) for value in ("-1", "21", str(HUGE), "1.0", "true")]
+CASES += [("/v1/completions", "echo", value) for value in ("1", '"true"', "[]")]
 
 
 @pytest.mark.parametrize(("path", "field", "value"), CASES)
@@ -150,6 +160,39 @@ def test_a_value_out_of_range_is_refused_by_its_field(client, path, field, value
     assert field in check_error(response, path)
     if path.startswith("/v1"):
         assert response.json()["error"]["param"].split(".")[0] == field
+
+
+DEPENDENT = {
+    "best_of below n": ({"n": 3, "best_of": 2}, "best_of"),
+    "best_of 1 below n": ({"n": 2, "best_of": 1}, "best_of"),
+    "best_of above n, streamed": ({"n": 2, "best_of": 3, "stream": True}, "best_of"),
+    "best_of without n, streamed": ({"best_of": 2, "stream": True}, "best_of"),
+}
+
+
+@pytest.mark.parametrize("path", GENERATION_ROUTES)
+@pytest.mark.parametrize(("fields", "blamed"), DEPENDENT.values(), ids=DEPENDENT.keys())
+def test_what_does_not_go_together_is_refused_by_name(client, path, fields, blamed):
+    streamed = {"stream": True} if "stream" in fields else {}
+    fields = {name: value for name, value in fields.items() if name != "stream"}
+    native = path == "/generate"
+    body = {"inputs": "a", "parameters": fields, **streamed} if native else {"prompt": "a", **fields, **streamed}
+    response = client.post(path, json=body)
+    assert blamed in check_error(response, path)
+    if not native:
+        assert response.json()["error"]["param"] == blamed
+
+
+@pytest.mark.parametrize("extra", [{}, {"echo": False}, {"echo": None}, {"logprobs": 1}, {"prompt_logprobs": 1}, {"stream": True}])
+def test_no_tokens_are_wanted_only_with_an_echo(client, extra):
+    response = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 0, **extra})
+    assert "echo" in check_error(response, "/v1/completions")
+    assert response.json()["error"]["param"] == "max_tokens"
+
+
+def test_the_route_that_always_streams_refuses_what_cannot_be_streamed(client):
+    response = client.post("/generate_stream", json={"inputs": "a", "parameters": {"best_of": 2}})
+    assert "best_of" in check_error(response, "/generate_stream")
 
 
 @pytest.mark.parametrize(
@@ -287,3 +330,16 @@ def test_a_strange_request_line_is_no_server_error(raw_answer, line):
 def test_a_strange_host_header_is_no_server_error(raw_answer, host):
     answer = raw_answer(b"GET /v1/nothing HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize("host", [b"a/v1/", b"a/x?", b"a#", b"a"])
+@pytest.mark.parametrize("path", ["/nothing", "/v1/nothing"])
+def test_the_dialect_of_an_error_is_that_of_the_path_whatever_the_host_header_says(raw_answer, monkeypatch, host, path):
+    # As Starlette made it before it looked at the header's form.
+    monkeypatch.setattr(HTTPConnection, "url", property(lambda self: URL(f"http://{self.headers['host']}{self.scope['path']}")))
+    answer = raw_answer(b"GET " + path.encode() + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+    head, _, content = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 404")
+    error = json.loads(content)["error"]
+    message = error["message"] if path.startswith("/v1/") else error
+    assert message.startswith(f"GET {path}: ")

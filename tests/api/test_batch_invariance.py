@@ -19,6 +19,8 @@ STYLES = {
     "greedy": {},
     "sampled": {"temperature": 1.0},
     "filtered": {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 0.01, "typical_p": 0.95},
+    "several": {"temperature": 1.0, "n": 3, "top_n_tokens": 2},
+    "scored": {"temperature": 0.9, "decoder_input_details": True},
     "penalised": {
         "temperature": 1.2,
         "repetition_penalty": 1.2,
@@ -55,7 +57,20 @@ def body_of(prompt, parameters):
 async def answer(client, prompt, parameters):
     response = await client.post("/generate", json=body_of(prompt, parameters))
     assert response.status_code == 200, response.text
-    return [(token["id"], token["logprob"]) for token in response.json()["details"]["tokens"]]
+    details = response.json()["details"]
+    return [bits(sample) for sample in (details, *details.get("best_of_sequences", []))]
+
+
+async def answer_apart(client, prompt, parameters):
+    """The same by a request for each sample."""
+    n, seed = parameters.get("n", 1), parameters["seed"]
+    apart = [await answer(client, prompt, {**parameters, "n": 1, "seed": seed + i}) for i in range(n)]
+    return [sample for (sample,) in apart]
+
+
+def bits(sample):
+    """All that was computed for a sample: its tokens, those that were likely beside them, and the prompt's scores."""
+    return [sample["prefill"], sample["tokens"], sample.get("top_tokens")]
 
 
 async def neighbour(client, source, until):
@@ -74,14 +89,14 @@ async def neighbour(client, source, until):
 
 
 async def among_neighbours(url, requests, num_neighbours, num_at_once):
-    """The requests' answers while neighbours come and go, `num_at_once` of them in flight together."""
+    """The answers while neighbours come and go, `num_at_once` requests in flight together; without neighbours each sample apart."""
     until, gate = asyncio.Event(), asyncio.Semaphore(num_at_once)
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
 
         async def ask(request):
             async with gate:
-                return await answer(client, *request[1:])
+                return await (answer if num_neighbours else answer_apart)(client, *request[1:])
 
         neighbours = [asyncio.create_task(neighbour(client, random.Random(i), until)) for i in range(num_neighbours)]
         answers = await asyncio.gather(*map(ask, requests))
@@ -140,15 +155,13 @@ def test_a_request_gets_the_same_bits_alone_and_in_any_company(start, threads):
             assert crowded[name] == tokens, f"{name}, among {num_neighbours}"
     assert server.metric("gpt2_batch_size_bucket", le="16.0") < server.metric("gpt2_batch_size_count"), "batches above 16"
     assert server.metric("gpt2_prefix_cache_hit_tokens_total") > 0
-    assert server.metric("gpt2_prefill_chunks_total") > server.metric("gpt2_time_to_first_token_seconds_count"), (
-        "prompts were split"
-    )
+    assert server.metric("gpt2_prefill_chunks_total") > server.metric("gpt2_queue_seconds_count"), "prompts were split"
     assert server.metric("gpt2_requests_total", route="/generate_stream", outcome="aborted") > 0
 
 
 def test_it_does_not_matter_what_was_asked_before(start):
     """Slots keep what earlier requests left in them, and prompts are taken up from there: the answer is that of a fresh server."""
-    requests = [request for request in watched_requests() if "420" in request[0]]
+    requests = [request for request in watched_requests() if "420" in request[0] and "n" not in request[2]]
     used = start(max_running=2, threads=2)
     asyncio.run(among_neighbours(used.url, requests, num_neighbours=2, num_at_once=2))
     again = asyncio.run(among_neighbours(used.url, requests[::-1], num_neighbours=0, num_at_once=1))

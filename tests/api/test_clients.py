@@ -32,6 +32,31 @@ def test_openai_streams_what_it_completes(openai_client):
     assert chunks[-1].usage == whole.usage
 
 
+def test_openai_gets_several_choices_and_the_best(openai_client):
+    wanted = {"model": "gpt2", "prompt": "The old man", "max_tokens": 6, "seed": 1}
+    answer = openai_client.completions.create(**wanted, n=3, logprobs=2)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    best = max(answer.choices, key=lambda choice: sum(choice.logprobs.token_logprobs) / len(choice.logprobs.tokens))
+    assert openai_client.completions.create(**wanted, best_of=3).choices[0].text == best.text
+    with openai_client.completions.create(**wanted, n=3, stream=True) as stream:
+        texts = ["", "", ""]
+        for chunk in stream:
+            texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == [choice.text for choice in answer.choices]
+
+
+def test_openai_scores_a_prompt_as_evaluation_harnesses_do(openai_client):
+    """Whether each token of the prompt is the likeliest is read from the top's maximum."""
+    answer = openai_client.completions.create(model="gpt2", prompt="The old man", max_tokens=0, echo=True, logprobs=1)
+    (choice,) = answer.choices
+    logprobs = choice.logprobs
+    assert "".join(logprobs.tokens) == choice.text == "The old man"
+    assert logprobs.token_logprobs[0] is None
+    for logprob, top in zip(logprobs.token_logprobs[1:], logprobs.top_logprobs[1:], strict=True):
+        assert logprob <= max(top.values())
+        assert 1 <= len(top) <= 2
+
+
 def test_openai_lists_the_models(openai_client):
     assert [model.id for model in openai_client.models.list()] == ["tiny-gpt2"]
     assert openai_client.models.retrieve("tiny-gpt2").id == "tiny-gpt2"
@@ -67,6 +92,19 @@ def test_the_hub_client_gets_details(hub_client):
     assert answer.details.generated_tokens == len(answer.details.tokens) == 6
     assert answer.details.seed == 3
     assert "".join(token.text for token in answer.details.tokens) == answer.generated_text
+
+
+def test_the_hub_client_gets_the_prompts_log_probabilities_and_the_others_of_the_best(hub_client):
+    answer = hub_client.text_generation(
+        "The old man", max_new_tokens=4, details=True, do_sample=True, seed=3, best_of=3, top_n_tokens=2, decoder_input_details=True
+    )
+    details = answer.details
+    assert "".join(token.text for token in details.prefill) == "The old man"
+    assert details.prefill[0].logprob is None
+    assert [len(top) for top in details.top_tokens] == [2] * len(details.tokens)
+    assert len(details.best_of_sequences) == 2
+    for other in details.best_of_sequences:
+        assert "".join(token.text for token in other.tokens) == other.generated_text
 
 
 def test_the_hub_client_streams(hub_client):

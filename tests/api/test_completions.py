@@ -3,16 +3,7 @@
 import httpx
 import pytest
 
-NOT_YET = {
-    "n": 2,
-    "best_of": 2,
-    "echo": True,
-    "logprobs": 1,
-    "prompt_logprobs": 0,
-    "include_stop_str_in_output": True,
-    "suffix": "the end",
-    "max_tokens": 0,
-}
+NOT_YET = {"include_stop_str_in_output": True, "suffix": "the end"}
 NEUTRAL = {
     "n": 1,
     "best_of": 1,
@@ -37,26 +28,6 @@ NEUTRAL = {
     "user": "somebody",
     "model": "whatever",
 }
-
-
-@pytest.fixture
-def complete(client):
-    def post(prompt="The old man", **fields):
-        response = client.post("/v1/completions", json={"prompt": prompt, "seed": 1, **fields})
-        assert response.status_code == 200, response.text
-        return response.json()
-
-    return post
-
-
-@pytest.fixture
-def chunks(client, sse):
-    def post(prompt="The old man", **fields):
-        response = client.post("/v1/completions", json={"prompt": prompt, "seed": 1, "stream": True, **fields})
-        assert response.status_code == 200, response.text
-        return sse(response)
-
-    return post
 
 
 def test_an_answer_has_openais_shape(complete, generate):

@@ -19,7 +19,7 @@ each_kind = pytest.mark.parametrize(("path", "body"), REQUESTS.values(), ids=REQ
 
 
 def num_unfinished(server):
-    return server.service.generator.engine.num_unfinished
+    return server.service.generator.client.num_unfinished
 
 
 def is_idle(server):
@@ -46,7 +46,7 @@ def test_before_the_first_token(stepped_server, call, eventually, path, body):
     caller = call(server, path, {**body, "prompt" if "prompt" in body else "inputs": LONG})
     runner.let_through(1)
     eventually(lambda: len(runner.arrived) == 2)
-    assert runner.arrived[-1].chunks[0].draw is None, "the prompt is not through yet"
+    assert not runner.arrived[-1].chunks[0].draws, "the prompt is not through yet"
     caller.leave()
     eventually(lambda: num_unfinished(server) == 0)
     runner.let_through(1)
@@ -93,7 +93,7 @@ def test_after_its_neighbours_left_a_request_gets_what_it_gets_alone(stepped_ser
     request = in_background(server, "/generate", body)
     eventually(lambda: runner.arrived)
     leaving = [call(server, *kind) for kind in REQUESTS.values()]
-    eventually(lambda: num_unfinished(server) == 6)
+    eventually(lambda: num_unfinished(server) == 1 + len(REQUESTS))
     runner.let_through(12)
     eventually(lambda: len(runner.arrived) == 13)
     for caller in leaving:

@@ -19,6 +19,10 @@ EXTREMES = {
     "max_new_tokens": [1, 10**30],
     "min_new_tokens": [10**30],
     "stop_token_ids": [list(range(64))],
+    "n": [16],
+    "best_of": [16],
+    "top_n_tokens": [5],
+    "decoder_input_details": [True],
 }
 SINGLE = [{name: value} for name, values in EXTREMES.items() for value in values]
 PENALTIES = [
@@ -64,6 +68,9 @@ def test_an_extreme_value_gives_finite_log_probabilities(generate, parameters, d
         {"seed": -(2**63)},
         {"max_tokens": 10**30},
         {"min_tokens": 10**30},
+        {"n": 16, "best_of": 16, "logprobs": 5, "echo": True, "prompt_logprobs": 20},
+        {"logprobs": 5, "logit_bias": {str(i): -100 for i in range(1, 500)}},
+        {"n": 2, "best_of": 16, "temperature": 1e-300},
     ],
     ids=short,
 )

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.schemas import CompletionRequest, DetokenizeRequest, GenerateParameters, GenerateRequest, TokenizeRequest
+from app.schemas.native import DetokenizeRequest, GenerateParameters, GenerateRequest, TokenizeRequest
+from app.schemas.openai import CompletionRequest, ScoreRequest
 
 LEAVES = (
     st.none()
@@ -36,6 +37,9 @@ ROUTES = {
     "/generate_stream": GENERATE,
     "/": GENERATE,
     "/v1/completions": COMPLETION,
+    "/v1/score": bodies(
+        ScoreRequest, prompt=st.just("a"), candidates=st.lists(st.sampled_from(["b", "", "é"]) | VALUES, max_size=5)
+    ),
     "/tokenize": bodies(TokenizeRequest),
     "/detokenize": bodies(DetokenizeRequest, ids=st.lists(st.integers(0, 600), max_size=5)),
 }
@@ -65,3 +69,61 @@ def test_random_json_never_breaks_a_route(server, path):
 @settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 def test_random_bytes_are_refused(client, content, path):
     assert client.post(path, content=content).status_code in (400, 422)
+
+
+FIELDS = st.fixed_dictionaries(
+    {
+        "prompt": st.sampled_from(["a", "The old man", "é日本", "\x00 \n", "word " * 60]),
+        "max_tokens": st.sampled_from([0, 1, 4]),
+        "seed": st.integers(-5, 5),
+    },
+    optional={
+        "n": st.integers(1, 6),
+        "best_of": st.integers(1, 6),
+        "echo": st.booleans(),
+        "logprobs": st.integers(0, 5),
+        "prompt_logprobs": st.integers(0, 20),
+        "temperature": st.sampled_from([0, 1, 2]),
+        "stop": st.sampled_from(["e", ["a", "\ufffd"]]),
+        "min_tokens": st.integers(0, 4),
+        "logit_bias": st.sampled_from([{"499": 100}, {"127": 100}, {"499": 5}]),
+    },
+)
+
+
+def added_up(events):
+    """The choices that chunks add up to, by their index."""
+    choices = {}
+    for part in (part for event in events for part in event["choices"]):
+        choice = choices.setdefault(part["index"], {"index": part["index"], "text": "", "logprobs": None})
+        choice["text"] += part["text"]
+        choice["finish_reason"] = part["finish_reason"]
+        if "prompt_logprobs" in part:
+            choice["prompt_logprobs"] = part["prompt_logprobs"]
+        if part["logprobs"] is not None:
+            before = choice["logprobs"] or {name: [] for name in part["logprobs"]}
+            choice["logprobs"] = {name: before[name] + values for name, values in part["logprobs"].items()}
+    return [choices[index] for index in sorted(choices)]
+
+
+@given(body=FIELDS)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+def test_whatever_is_asked_for_together_is_refused_or_answered_alike_streamed_and_not(client, sse, body):
+    whole, streamed = (client.post("/v1/completions", json={**body, "stream": stream}) for stream in (False, True))
+    if whole.status_code == 400:
+        assert streamed.status_code == 400
+        return
+    assert whole.status_code == 200, whole.text
+    choices = whole.json()["choices"]
+    assert [choice["index"] for choice in choices] == list(range(body.get("n", 1)))
+    for choice in choices:
+        lists = choice["logprobs"] or {}
+        assert (choice["logprobs"] is None) == ("logprobs" not in body)
+        assert len({len(values) for values in lists.values()}) <= 1
+        assert choice["text"].startswith(body["prompt"]) or not body.get("echo")
+    if body.get("best_of", 1) > body.get("n", 1):
+        assert streamed.status_code == 400
+        return
+    *events, done = sse(streamed)
+    assert done == "[DONE]"
+    assert added_up(events) == choices

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 OUTCOMES = ("completed", "invalid", "rejected", "aborted", "failed")
-ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions")
+ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions", "/v1/score")
 
 
 def outcomes(server, route):
@@ -24,21 +24,22 @@ def test_requests_are_counted_by_route_and_outcome(stepped_server, call, in_back
     running = in_background(server, "/generate", one)
     eventually(lambda: runner.arrived)
     leaver = call(server, "/v1/completions", {"prompt": "a"})
-    eventually(lambda: server.service.generator.engine.num_unfinished == 2)
+    eventually(lambda: server.service.generator.client.num_unfinished == 2)
     assert httpx.post(server.url + "/generate", json=one).status_code == 429
     leaver.leave()
-    eventually(lambda: server.service.generator.engine.num_unfinished == 1)
+    eventually(lambda: server.service.generator.client.num_unfinished == 1)
     runner.open()
     assert running.response.status_code == 200
     runner.failures.append(RuntimeError("broken"))
     assert httpx.post(server.url + "/generate", json=one).status_code == 500
     for route in ROUTES:
-        body = {"prompt": "a", "max_tokens": 2} if route.startswith("/v1") else one
+        body = {"prompt": "a", "max_tokens": 2, "candidates": ["b"]} if route.startswith("/v1") else one
         assert httpx.post(server.url + route, json=body).status_code == 200
         assert httpx.post(server.url + route, content=b"{").status_code in (400, 422)
         assert httpx.post(server.url + route, content=b" " * 2_000_000).status_code == 413
     eventually(lambda: outcomes(server, "/v1/completions") == {"completed": 1, "invalid": 2, "aborted": 1})
     assert outcomes(server, "/generate") == {"completed": 2, "invalid": 2, "rejected": 1, "failed": 1}
+    assert outcomes(server, "/v1/score") == {"completed": 1, "invalid": 2}
     assert outcomes(server, "/generate_stream") == outcomes(server, "/") == {"completed": 1, "invalid": 2}
     eventually(lambda: is_idle(server))
 
@@ -70,7 +71,7 @@ def test_tokens_are_counted_exactly(start_server):
     prompt = "one two three " * 50
     num_prompt = len(httpx.post(server.url + "/tokenize", json={"inputs": prompt}).json())
     num_reusable = server.num_reusable(num_prompt)
-    num_chunks = -(-num_prompt // (256 if server.scheduler.cut_freely else 128))
+    num_chunks = -(-num_prompt // (256 if server.cuts_freely else 128))
     for _ in range(3):
         httpx.post(server.url + "/generate", json={"inputs": prompt, "parameters": {"max_new_tokens": 7, "ignore_eos": True}})
     assert server.metric("gpt2_generated_tokens_total") == 3 * 7
@@ -94,7 +95,7 @@ def test_tokens_that_could_not_be_computed_are_not_counted(stepped_server):
 def test_gauges_show_what_is_in_flight(stepped_server, in_background, eventually):
     server, runner = stepped_server(max_running=2)
     requests = [in_background(server, "/generate", {"inputs": "a", "parameters": {"max_new_tokens": 5}}) for _ in range(5)]
-    eventually(lambda: server.service.generator.engine.num_unfinished == 5)
+    eventually(lambda: server.service.generator.client.num_unfinished == 5)
     runner.let_through(2)
     eventually(lambda: server.metric("gpt2_requests_waiting") == 3)
     assert server.metric("gpt2_requests_running") == server.metric("gpt2_slots_used") == server.metric("gpt2_slots") == 2

@@ -5,6 +5,8 @@ import re
 import httpx
 import pytest
 
+from app.engine.engine import Engine
+
 NATIVE_ERROR = {"error", "error_type"}
 
 
@@ -24,10 +26,9 @@ def test_probes_answer_while_the_engine_is_busy(stepped_server, in_background, e
     assert waiting.response.status_code == 200
 
 
-def test_a_dead_engine_is_not_ready_and_says_why(start_server, eventually):
+def test_a_dead_engine_is_not_ready_and_says_why(start_server, eventually, monkeypatch):
     server = start_server()
-    engine = server.service.generator.engine.engine
-    engine.step = lambda: 1 / 0
+    monkeypatch.setattr(Engine, "step", lambda engine: 1 / 0)
     eventually(lambda: httpx.get(server.url + "/health/ready").status_code == 503)
     response = httpx.post(server.url + "/generate", json={"inputs": "a"})
     assert response.status_code == 503
@@ -50,8 +51,12 @@ def test_info_tells_the_model_and_the_limits(client):
         "max_running": 8,
         "max_waiting": 1024,
     }.items() <= info.items()
-    assert info["num_parameters"] > 0
+    assert info["num_parameters"] == 395_200
     assert re.fullmatch(r"\d+\.\d+.*", info["version"])
+
+
+def test_the_number_of_parameters_is_the_networks_whatever_computes(server_of_each_kind):
+    assert httpx.get(server_of_each_kind.url + "/info").json()["num_parameters"] == 395_200
 
 
 @pytest.mark.parametrize("text", ["Hello world", "", "é日本語🎉 <|endoftext|>", "a\x00b", "x " * 20000])
@@ -85,7 +90,7 @@ def test_the_openapi_document_describes_the_bodies_and_every_reference_leads_som
         place = document
         for part in reference.split("/"):
             place = place[part]
-    assert {"/generate", "/generate_stream", "/", "/v1/completions", "/v1/models", "/tokenize", "/detokenize"} <= set(
+    assert {"/generate", "/generate_stream", "/", "/v1/completions", "/v1/score", "/v1/models", "/tokenize", "/detokenize"} <= set(
         document["paths"]
     )
 

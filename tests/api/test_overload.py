@@ -9,12 +9,19 @@ ONE = {"inputs": "a", "parameters": {"max_new_tokens": 3}}
 
 
 @pytest.mark.parametrize(
-    ("path", "body"), [("/generate", ONE), ("/generate_stream", ONE), ("/", ONE), ("/v1/completions", {"prompt": "a"})]
+    ("path", "body"),
+    [
+        ("/generate", ONE),
+        ("/generate_stream", ONE),
+        ("/", ONE),
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/score", {"prompt": "a", "candidates": ["b"]}),
+    ],
 )
 def test_a_full_queue_is_a_429_with_whole_seconds_to_wait(stepped_server, in_background, eventually, path, body):
     server, runner = stepped_server(max_running=1, max_waiting=2)
     accepted = [in_background(server, "/generate", ONE) for _ in range(3)]
-    eventually(lambda: server.service.generator.engine.num_unfinished == 3)
+    eventually(lambda: server.service.generator.client.num_unfinished == 3)
     response = httpx.post(server.url + path, json=body)
     assert response.status_code == 429
     assert re.fullmatch("[1-9][0-9]*", response.headers["retry-after"])
@@ -31,7 +38,7 @@ def test_a_full_queue_is_a_429_with_whole_seconds_to_wait(stepped_server, in_bac
 def test_without_a_queue_only_the_slots_take_requests(stepped_server, in_background, eventually):
     server, runner = stepped_server(max_running=2, max_waiting=0)
     accepted = [in_background(server, "/generate", ONE) for _ in range(2)]
-    eventually(lambda: server.service.generator.engine.num_unfinished == 2)
+    eventually(lambda: server.service.generator.client.num_unfinished == 2)
     assert httpx.post(server.url + "/generate", json=ONE).status_code == 429
     runner.open()
     assert [request.response.status_code for request in accepted] == [200] * 2
@@ -41,7 +48,7 @@ def test_those_that_wait_come_in_their_order(stepped_server, call, eventually):
     server, runner = stepped_server(max_running=1)
     for number in range(4):
         call(server, "/generate", {"inputs": "abcd"[number], "parameters": {"max_new_tokens": 1}})
-        eventually(lambda: server.service.generator.engine.num_unfinished == number + 1)  # noqa: B023  # waited for here and now
+        eventually(lambda: server.service.generator.client.num_unfinished == number + 1)  # noqa: B023  # waited for here and now
     runner.open()
     eventually(lambda: len(runner.arrived) == 4)
     tokenizer = server.service.generator.tokenizer
@@ -58,7 +65,7 @@ def test_what_the_model_cannot_compute_fails_one_request_alone(stepped_server, i
         for i in range(4)
     ]
     broken = in_background(server, route, {"prompt": "!"})
-    eventually(lambda: server.service.generator.engine.num_unfinished == 5)
+    eventually(lambda: server.service.generator.client.num_unfinished == 5)
     runner.open()
     assert broken.response.status_code == 500
     assert broken.response.headers["x-request-id"]

@@ -16,8 +16,8 @@ import pytest
 class Process:
     """`gpt2 serve` on a port of its own; its log is read as it comes."""
 
-    def __init__(self, checkpoint, *options):
-        command = [sys.executable, "-m", "app", "serve", "--model", str(checkpoint), "--port", "0", "--device", "cpu", *options]
+    def __init__(self, checkpoint, *options, program=("-m", "app")):
+        command = [sys.executable, *program, "serve", "--model", str(checkpoint), "--port", "0", "--device", "cpu", *options]
         self.process = subprocess.Popen([*command, "--log-format", "json"], stderr=subprocess.PIPE, text=True)
         self.log, self._ready = [], threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -53,8 +53,8 @@ class Process:
 def serve(tiny_checkpoint):
     processes = []
 
-    def start(*options):
-        processes.append(Process(tiny_checkpoint, *options))
+    def start(*options, **program):
+        processes.append(Process(tiny_checkpoint, *options, **program))
         return processes[-1]
 
     yield start
@@ -69,6 +69,43 @@ def events_of(lines):
 def long_stream(client):
     body = {"inputs": "a", "parameters": {"max_new_tokens": 1000, "ignore_eos": True}}
     return client.stream("POST", "/generate_stream", json=body)
+
+
+# A step that never ends, as soon as somebody asks for 77 tokens; and a server that finds it out soon.
+HANGS = """
+import sys, time
+from app.engine import client
+from model.native.runner import NativeRunner
+
+launch = NativeRunner.launch
+
+def hang(runner, batch):
+    if any(draw.max_new == 76 for chunk in batch.chunks for draw in chunk.draws):
+        time.sleep(10**6)
+    return launch(runner, batch)
+
+NativeRunner.launch = hang
+client.STALL_SECONDS, client.STOP_SECONDS = 1.0, 0.5
+from app.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_a_step_that_hangs_is_told_to_its_clients_and_does_not_keep_the_process_from_ending(serve):
+    server = serve("--drain-seconds", "1", program=("-c", HANGS))
+    body = {"inputs": "a", "parameters": {"max_new_tokens": 77, "ignore_eos": True}}
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        with client.stream("POST", "/generate_stream", json=body) as response:
+            *_, last = events_of(response.iter_lines())
+        assert last["error_type"] == "not_ready"
+        assert "no sign of life" in last["error"]
+        assert client.get("/health/ready").status_code == 503
+        assert client.post("/generate", json=body).status_code == 503
+        assert client.get("/health/live").status_code == 200
+    server.terminate()
+    assert server.exit_code() == 0
+    assert any("left behind" in line for line in server.log)
 
 
 def test_a_running_stream_finishes_while_new_requests_are_sent_away(serve, call, eventually):

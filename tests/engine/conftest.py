@@ -1,13 +1,24 @@
 """A runner in plain Python that remembers, position by position, how each slot's contents came about."""
 
-import math
 import threading
 import zlib
 from collections.abc import Callable
 
 import pytest
 
-from model.batch import Chunk, ForwardBatch, SampledToken, StepOutput
+from model.batch import (
+    NOT_FINITE,
+    NOTHING_TO_DRAW,
+    Capabilities,
+    Chunk,
+    ChunkOutput,
+    Draw,
+    ForwardBatch,
+    SampledToken,
+    ScoredToken,
+    StepOutput,
+)
+from model.steps import run_steps
 
 # What a position's keys and values depend on in a real runner: the chunks (start, token ids) up to the one that computed it.
 History = tuple[tuple[int, tuple[int, ...]], ...]
@@ -22,15 +33,35 @@ def require(condition: bool, message: str) -> None:
         raise MisuseError(message)
 
 
+def number(value: object) -> int:
+    return zlib.crc32(repr(value).encode())
+
+
+class Done:
+    def __init__(self, output: StepOutput) -> None:
+        self._output = output
+
+    def collect(self) -> StepOutput:
+        return self._output
+
+
 class FakeRunner:
     """Draws tokens that depend on the exact history of a slot, so that any wrong reuse shows in the text.
 
-    `fail_next` makes the next call of that name raise, after it has spoilt what it would have written; `nan_slots` are those whose
-    next draw comes with a log-probability that is not a number. `may_run` holds steps back while it is not set.
+    `fail_next` makes the next call of that name raise, after it has spoilt what it would have written; the next chunks of
+    `nan_slots` compute what is not a number. `may_run` holds steps back while it is not set.
     """
 
-    def __init__(self, num_slots: int = 4, max_positions: int = 256, vocab_size: int = 50, exact_at_any_cut: bool = False) -> None:
-        self.exact_at_any_cut = exact_at_any_cut
+    def __init__(
+        self,
+        num_slots: int = 4,
+        max_positions: int = 256,
+        vocab_size: int = 50,
+        exact_at_any_cut: bool = False,
+        max_draws: int = 16,
+        num_steps: int = 1,
+    ) -> None:
+        self.capabilities = Capabilities(exact_at_any_cut, max_draws, num_steps)
         self.num_slots, self.max_positions, self.vocab_size = num_slots, max_positions, vocab_size
         self.contents: list[list[History | None]] = [[None] * max_positions for _ in range(num_slots)]
         self.batches: list[ForwardBatch] = []
@@ -45,6 +76,9 @@ class FakeRunner:
         self.may_run.clear()
         self.is_held.clear()
 
+    def launch(self, batch: ForwardBatch) -> "Done":
+        return Done(run_steps(self.execute, batch))
+
     def execute(self, batch: ForwardBatch) -> StepOutput:
         if not self.may_run.is_set():
             self.is_held.set()
@@ -53,10 +87,10 @@ class FakeRunner:
         require(len(set(slots)) == len(slots), "two chunks for one slot")
         self.batches.append(batch)
         failing = self._fails("execute")
-        tokens = [self._run(chunk, failing) for chunk in batch.chunks]
+        outputs = tuple(self._run(chunk, failing) for chunk in batch.chunks)
         if failing:
             raise RuntimeError("out of memory")
-        return StepOutput(tuple(token for token in tokens if token is not None))
+        return StepOutput(outputs)
 
     def warm_up(self) -> None:
         pass
@@ -82,24 +116,36 @@ class FakeRunner:
         require(not history or end == length, "a chunk is read in part")
         return history
 
-    def _run(self, chunk: Chunk, failing: bool) -> SampledToken | None:
+    def _run(self, chunk: Chunk, failing: bool) -> ChunkOutput:
         require(0 < len(chunk.token_ids) <= self.max_positions - chunk.start, "a chunk is empty or too long")
+        require(len(chunk.draws) <= self.capabilities.max_draws, "a chunk has too many draws")
         history = self.history(chunk.slot, chunk.start)
-        is_nan = chunk.slot in self.nan_slots and chunk.draw is not None
-        spoilt = failing or is_nan
+        is_nan = chunk.slot in self.nan_slots
+        histories = []  # up to each of the chunk's rows
         for start, token_ids in self._pieces(chunk):
             history = (*history, (start, token_ids))
-            self.contents[chunk.slot][start : start + len(token_ids)] = [None if spoilt else history] * len(token_ids)
-        if chunk.draw is None:
-            return None
+            histories += [history] * len(token_ids)
+            contents = None if failing or is_nan else history
+            self.contents[chunk.slot][start : start + len(token_ids)] = [contents] * len(token_ids)
         self.nan_slots.discard(chunk.slot)
-        allowed = [i for i in range(self.vocab_size) if i not in chunk.draw.banned_ids]
-        token_id = allowed[zlib.crc32(repr((history, chunk.draw)).encode()) % len(allowed)]
-        return SampledToken(token_id, math.nan if is_nan else -1.0)
+        if is_nan:
+            return ChunkOutput(error=NOT_FINITE)
+        drawn = [self._draw(histories[draw.row], draw) for draw in chunk.draws]
+        if None in drawn:
+            return ChunkOutput(error=NOTHING_TO_DRAW)
+        tokens = tuple((SampledToken(token_id, -1.0),) for token_id in drawn)
+        scored = enumerate(chunk.scores.token_ids, chunk.scores.first_row) if chunk.scores else ()
+        return ChunkOutput(tokens, tuple(ScoredToken(-number((histories[row], token_id)) / 2**32) for row, token_id in scored))
+
+    def _draw(self, history: History, draw: Draw) -> int | None:
+        masked = [i for i in range(self.vocab_size) if draw.mask and not draw.mask.bits[i // 8] >> i % 8 & 1]
+        allowed = [i for i in range(self.vocab_size) if i not in draw.banned_ids and i not in masked]
+        asked = (history, draw.params, draw.num_prompt, draw.banned_ids)
+        return allowed[number(asked) % len(allowed)] if allowed else None
 
     def _pieces(self, chunk: Chunk) -> History:
         """The chunk as a whole, or token by token for a runner that cuts do not matter to."""
-        if not self.exact_at_any_cut:
+        if not self.capabilities.exact_at_any_cut:
             return ((chunk.start, chunk.token_ids),)
         return tuple((chunk.start + i, (token_id,)) for i, token_id in enumerate(chunk.token_ids))
 

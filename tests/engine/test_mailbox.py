@@ -1,4 +1,4 @@
-"""The outputs of one sequence, for one reader who may be slow: fewer wake-ups than outputs, and none lost."""
+"""The outputs of one request, for one reader who may be slow: fewer wake-ups than outputs, and none lost."""
 
 import asyncio
 import functools
@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from app.engine.async_engine import Mailbox
+from app.engine.mailbox import Mailbox
 from app.engine.sequence import TokenOutput
 from app.errors import GenerationFailed
 
@@ -20,7 +20,7 @@ def in_event_loop(test: Callable[..., Coroutine]) -> Callable[..., None]:
 
 
 def token(i: int) -> TokenOutput:
-    return TokenOutput(0, i, -1.0, None, 0.0, 0)
+    return TokenOutput(0, 0, i, -1.0, (), None, 0.0, 0.0, 0)
 
 
 @in_event_loop

@@ -1,11 +1,18 @@
-"""What the tests of training share: a text, the smallest vocabulary, and a text that a network learns within a few steps."""
+"""What the tests of the model share: a checkpoint to be changed, and for training a text and the smallest vocabulary."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from model.tokenizer import Tokenizer
 from model.training.vocabulary import train_vocabulary
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny checkpoint, to be damaged."""
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.training.batches import Sampler, validation_batches
+from model.training.batches import WindowSampler, validation_batches
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.pretrain import PretrainingData
@@ -30,7 +30,7 @@ contexts = st.sampled_from([4, 8, 12, 16])
 @given(sizes=shard_sizes, context=contexts, seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 3))
 def test_an_epoch_covers_each_window_once(sizes, context, seed, epoch):
     shards = numbered_shards(sizes)
-    sampler = Sampler(shards, context, seed)
+    sampler = WindowSampler(shards, context, seed)
     num = sampler.windows_per_epoch
     inputs, targets = sampler.batch(epoch * num, num, context)
     assert torch.equal(inputs + 1, targets)
@@ -46,7 +46,7 @@ def test_an_epoch_covers_each_window_once(sizes, context, seed, epoch):
 @given(sizes=shard_sizes, context=contexts, seed=st.integers(0, 2**31 - 1), first=st.integers(0, 300), count=st.integers(1, 20))
 def test_a_batch_is_a_function_of_seed_and_position(sizes, context, seed, first, count):
     shards = numbered_shards(sizes)
-    fresh, used = Sampler(shards, context, seed), Sampler(shards, context, seed)
+    fresh, used = WindowSampler(shards, context, seed), WindowSampler(shards, context, seed)
     used.batch(0, 50, context)
     inputs, targets = fresh.batch(first, count, context)
     for place in range(count):
@@ -57,10 +57,10 @@ def test_a_batch_is_a_function_of_seed_and_position(sizes, context, seed, first,
 
 def test_each_epoch_and_each_seed_has_its_own_order_and_cuts():
     shards = numbered_shards([2000])
-    sampler = Sampler(shards, 16, seed=1)
+    sampler = WindowSampler(shards, 16, seed=1)
     num = sampler.windows_per_epoch
     epochs = [sampler.batch(epoch * num, num, 16)[0] for epoch in range(3)]
-    other = Sampler(shards, 16, seed=2).batch(0, num, 16)[0]
+    other = WindowSampler(shards, 16, seed=2).batch(0, num, 16)[0]
     assert len({tuple(windows[:, 0].tolist()) for windows in (*epochs, other)}) == 4
     assert len({int(windows[0, 0]) % 16 for windows in (*epochs, other)}) > 1
 
@@ -68,7 +68,7 @@ def test_each_epoch_and_each_seed_has_its_own_order_and_cuts():
 @settings(deadline=None)
 @given(context=contexts, divisor=st.sampled_from([1, 2, 4]), first=st.integers(0, 40))
 def test_shorter_windows_cut_the_same_tokens(context, divisor, first):
-    sampler = Sampler(numbered_shards([300, 90]), context, seed=0)
+    sampler = WindowSampler(numbered_shards([300, 90]), context, seed=0)
     whole, parts = sampler.batch(first, 3, context), sampler.batch(first, 3, context // divisor)
     assert parts[0].shape == (3 * divisor, context // divisor)
     assert all(torch.equal(a.flatten(), b.flatten()) for a, b in zip(whole, parts, strict=True))
@@ -114,12 +114,12 @@ def test_validation_uses_windows_of_the_length_that_the_step_trained_on():
 )
 def test_too_little_text_is_refused_with_the_context_it_would_do_for(size, context, remedy):
     with pytest.raises(TrainingError, match=rf"{size} tokens to train on are too few for a context of {context}: .*{remedy}"):
-        Sampler(numbered_shards([size]), context, seed=0)
+        WindowSampler(numbered_shards([size]), context, seed=0)
 
 
 @pytest.mark.parametrize(("size", "context"), [(33, 16), (3, 1)])
 def test_the_context_that_a_refusal_names_will_do(size, context):
-    inputs, _ = Sampler(numbered_shards([size]), context, seed=0).batch(0, 2, context)
+    inputs, _ = WindowSampler(numbered_shards([size]), context, seed=0).batch(0, 2, context)
     assert inputs.shape == (2, context)
 
 

@@ -1,7 +1,5 @@
 """Checkpoint directories: what others wrote is read, what is saved is read by others, and all of it is exact."""
 
-import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, GPT2LMHeadModel, GPT2TokenizerFast
 
@@ -18,29 +15,7 @@ from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.network_files import load_model, save_checkpoint
 from model.tokenizer import Tokenizer
-
-C_FC = "transformer.h.1.mlp.c_fc.weight"
-
-
-@pytest.fixture
-def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny checkpoint, to be damaged."""
-    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
-
-
-def weights(directory: Path) -> dict[str, Tensor]:
-    return load_file(directory / "model.safetensors")
-
-
-def rewrite(directory: Path, tensors: dict[str, Tensor]) -> None:
-    save_file(tensors, directory / "model.safetensors")
-
-
-def change_config(directory: Path, **fields: object) -> None:
-    """Set fields of config.json; those set to ... are removed."""
-    file = directory / "config.json"
-    merged = json.loads(file.read_text()) | fields
-    file.write_text(json.dumps({name: value for name, value in merged.items() if value is not ...}))
+from tests.model.damage import C_FC, change_config, rewrite, weights
 
 
 def assert_same_weights(ours: GPT2, theirs: GPT2) -> None:
@@ -147,7 +122,7 @@ def test_an_end_token_that_the_config_lacks_is_the_vocabularys(checkpoint: Path,
 def test_progress_counts_every_byte(checkpoint: Path) -> None:
     calls: list[tuple[int, int]] = []
     model = load_model(checkpoint, lambda done, total: calls.append((done, total)))
-    assert {total for _, total in calls} == {4 * model.num_parameters}
+    assert {total for _, total in calls} == {4 * model.config.num_parameters}
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
     assert calls[-1][0] == calls[-1][1]
 

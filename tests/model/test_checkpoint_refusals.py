@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import shutil
 import struct
 import time
 from collections.abc import Callable
@@ -10,35 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from model.checkpoint import CheckpointError, load_tokenizer
 from model.network_files import load_model
-
-C_FC = "transformer.h.1.mlp.c_fc.weight"
-
-
-@pytest.fixture
-def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny checkpoint, to be damaged."""
-    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
-
-
-def weights(directory: Path) -> dict[str, Tensor]:
-    return load_file(directory / "model.safetensors")
-
-
-def rewrite(directory: Path, tensors: dict[str, Tensor]) -> None:
-    save_file(tensors, directory / "model.safetensors")
-
-
-def change_config(directory: Path, **fields: object) -> None:
-    """Set fields of config.json; those set to ... are removed."""
-    file = directory / "config.json"
-    merged = json.loads(file.read_text()) | fields
-    file.write_text(json.dumps({name: value for name, value in merged.items() if value is not ...}))
+from tests.model.damage import C_FC, change_config, rewrite, weights
 
 
 def assert_refused(directory: Path, *fragments: str) -> None:

@@ -1,5 +1,6 @@
 """What computes, and in which precision: the checkpoint decides, not the machine; what is asked for is done, or refused by name."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import torch
 import model.choice
 import model.native.self_test
 import model.torch_choice
-from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
+from model.batch import Chunk, ForwardBatch, StepOutput
 from model.checkpoint import CheckpointError, load_tokenizer, open_checkpoint
 from model.choice import ChoiceError, Wanted, choose_device, choose_runner
 from model.native.library import KernelsUnavailable, NativeUnavailable, Precision, available_kernels
 from model.native.runner import NativeRunner
 from model.runner import TorchRunner
+from model.steps import Done
 from tests.model.changes import attended, changed, offset, outliers
+from tests.model.native.running import drawing, drawn, execute
 from tests.model.native.spoilt import by_a_sign, spoil_kernels
 
 # The checkpoint that comes with the service: what it loses can be seen in its perplexity, as it predicts English.
@@ -79,7 +82,7 @@ def test_the_default_is_int8_if_the_checkpoint_bears_it(choose, tiny_checkpoint,
 @pytest.mark.parametrize("factor", [2.0**7, 2.0**20, 2.0**-20], ids=["large", "huge", "tiny"])
 def test_a_channel_of_a_layer_norm_that_is_far_larger_than_the_rest_costs_int8_nothing(choose, factor):
     """Not even a bit: the channel comes to the size that it would have had."""
-    batch = ForwardBatch((Chunk(0, 0, tuple(range(40)), None),))
+    batch = ForwardBatch((Chunk(0, 0, tuple(range(40))),))
     plain, apart = (choose(ENGLISH, change, dtype="int8")[0].runner.logits(batch, range(40)) for change in (None, outliers(factor)))
     assert plain.tobytes() == apart.tobytes()
 
@@ -225,8 +228,10 @@ def test_pytorch_is_given_the_threads_that_are_asked_for(choose, monkeypatch):
 def test_a_pytorch_that_computes_something_else_is_refused(choose, monkeypatch):
     class Spoilt(TorchRunner):
         def __init__(self, network, *arguments):
-            network.lm_head.weight = torch.nn.Parameter(-network.lm_head.weight, requires_grad=False)
-            super().__init__(network, *arguments)
+            spoilt = copy.deepcopy(network)
+            for parameter in spoilt.ln_f.parameters():
+                parameter.data.neg_()
+            super().__init__(spoilt, *arguments)
 
     lose_library(monkeypatch)
     monkeypatch.setattr(model.torch_choice, "TorchRunner", Spoilt)
@@ -286,8 +291,7 @@ def test_where_every_precision_computes_something_else_pytorch_computes_and_a_li
         for label, line in zip(tried, lines, strict=True):
             assert label in line
         assert lines[-1].startswith("computing with PyTorch in place of the native step: the self-test in float32 failed")
-        draw = Draw(SamplingParams(), 3)
-        assert len(chosen.runner.execute(ForwardBatch((Chunk(0, 0, (1, 2, 3), draw),))).tokens) == 1
+        assert len(drawn(execute(chosen.runner, drawing(0, 0, (1, 2, 3))))) == 1
 
 
 @native
@@ -318,8 +322,12 @@ def test_a_step_that_computes_prompts_well_but_single_tokens_not_is_found_out(ch
 @native
 def test_a_step_whose_log_probabilities_are_not_those_of_its_logits_is_found_out(choose, monkeypatch):
     class Spoilt(NativeRunner):
-        def logprobs(self, batch, next_ids):
-            return super().logprobs(batch, next_ids) * 2 - 5
+        def launch(self, batch):
+            chunks = (
+                out._replace(scores=tuple(score._replace(logprob=score.logprob * 2 - 5) for score in out.scores))
+                for out in super().launch(batch).collect().chunks
+            )
+            return Done(StepOutput(tuple(chunks)))
 
     monkeypatch.setattr(model.choice, "NativeRunner", Spoilt)
     chosen, lines = choose()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from model.config import GPT2Config
 from model.training import defaults
-from model.training.batches import Sampler, validation_batches
+from model.training.batches import WindowSampler, validation_batches
 from model.training.defaults import (
     Speed,
     choose_recipe,
@@ -60,7 +60,7 @@ def test_more_text_gets_a_larger_network(num_bytes, vocab_size, num_tokens, size
 def test_a_few_sentences_can_be_cut_into_windows(num_tokens):
     ids = np.zeros(num_tokens, dtype=np.uint16)
     context, border = default_context(num_tokens), num_tokens - num_tokens // 10
-    Sampler([ids[:border]] if border > 32 else [ids], context, seed=0).batch(0, default_batch_size(context, border), context)
+    WindowSampler([ids[:border]] if border > 32 else [ids], context, seed=0).batch(0, default_batch_size(context, border), context)
     assert list(validation_batches([ids[border:]], context, 256, 16))
 
 
@@ -92,7 +92,7 @@ def test_validation_takes_a_small_part_of_a_run():
 
 def test_the_speed_is_that_of_all_processes_together(monkeypatch):
     config = GPT2Config(vocab_size=40, n_positions=16, n_embd=8, n_layer=1, n_head=1, eos_token_id=0)
-    sampler = Sampler([np.zeros(1000, dtype=np.uint16)], 16, seed=0)
+    sampler = WindowSampler([np.zeros(1000, dtype=np.uint16)], 16, seed=0)
     recipe = Recipe(max_steps=1, batch_size=12, accumulation=3)
     seconds = iter(range(1000))
     monkeypatch.setattr(defaults.time, "monotonic", lambda: float(next(seconds)))

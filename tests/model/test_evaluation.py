@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel
 from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.network_files import load_model, save_checkpoint
-from model.packed_linear import pack_linears
+from model.packed_linear import PackedLinear
 from model.tokenizer import Tokenizer
 from model.training import evaluation
 from model.training.errors import TrainingError
@@ -87,10 +87,23 @@ def test_every_token_is_scored_once(num_tokens: int) -> None:
     assert result.tokens_per_second == num_tokens / result.seconds
 
 
-def test_linear_layers_packed_for_serving_score_the_same(model: GPT2) -> None:
-    packed = build_model()
-    pack_linears(packed)
-    assert evaluate(packed, text_of(200), 1).nats == pytest.approx(evaluate(model, text_of(200), 1).nats, rel=1e-6)
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_model_stays_as_it_is_and_can_be_trained_on(device: torch.device, bfloat16: bool) -> None:
+    here = build_model().to(device).train()
+    weights = {name: parameter.clone() for name, parameter in here.named_parameters()}
+    evaluate(here, text_of(50), 1, bfloat16)
+    assert here.training
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in here.named_parameters())
+    here(torch.tensor([[1, 2, 3]], device=device)).sum().backward()
+
+
+def test_on_a_cpu_the_faster_packed_layers_compute(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    monkeypatch.setattr(PackedLinear, "forward", lambda self, x, forward=PackedLinear.forward: used.append(x) or forward(self, x))
+    evaluate(model, text_of(50), 1, bfloat16=True)
+    assert not used
+    evaluate(model, text_of(50), 1)
+    assert used
 
 
 def test_bfloat16_scores_about_the_same(model: GPT2, device: torch.device) -> None:

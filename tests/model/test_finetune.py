@@ -17,7 +17,7 @@ from model.training.adapter import load_adapter
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.examples import Examples
-from model.training.finetune import FinetuneOptions, Plan, finetune, resume
+from model.training.finetune import FinetuneOptions, FinetunePlan, finetune, resume
 from model.training.finetune_defaults import Material, choose_recipe
 from model.training.lora import LoRA
 from model.training.progress import read_log
@@ -59,7 +59,7 @@ def run(base, data, out, lora=None, keep_adapter=False, report=lambda line: None
 
 
 def plan_of(out):
-    return Plan.from_json(json.loads((out / "training" / "run.json").read_text()))
+    return FinetunePlan.from_json(json.loads((out / "training" / "run.json").read_text()))
 
 
 @pytest.mark.parametrize("lora", [None, LoRA()], ids=["full", "lora"])

@@ -15,6 +15,7 @@ from model.kv_cache import GridAttention, KVCache, RaggedAttention
 from model.network_files import load_model, save_checkpoint
 from model.runner import TorchRunner
 from model.tokenizer import Tokenizer
+from tests.model.execute import execute
 
 # No width is a multiple of a vector's length, no two configurations share a head count, a vocabulary or a context.
 CONFIGS = {
@@ -98,7 +99,7 @@ def save_checkpoint_of_transformers(config: GPT2Config, directory: Path) -> None
 
 def chunks_of(tokens: Tensor, slot: int, cuts: list[int]) -> list[Chunk]:
     ids, bounds = tokens.tolist(), [0, *cuts, len(tokens)]
-    return [Chunk(slot, start, tuple(ids[start:end]), None) for start, end in pairwise(bounds)]
+    return [Chunk(slot, start, tuple(ids[start:end])) for start, end in pairwise(bounds)]
 
 
 @torch.inference_mode()
@@ -150,8 +151,8 @@ def test_the_runners_greedy_tokens_and_log_probabilities_are_those_of_one_pass(c
     logprobs = random_model(config).float()(tokens[None])[0].log_softmax(dim=-1)  # (T, V)
     runner = TorchRunner(random_model(config), num_slots=2, chunk_size=128, device=device, dtype=torch.float32)
     for chunk in chunks_of(tokens, 1, [16, *range(config.n_positions - 10, config.n_positions)]):
-        draw = Draw(SamplingParams(), position=chunk.end)
-        (token,) = runner.execute(ForwardBatch((Chunk(chunk.slot, chunk.start, chunk.token_ids, draw),))).tokens
+        asked = chunk._replace(draws=(Draw(len(chunk.token_ids) - 1, SamplingParams()),))
+        ((token,),) = execute(runner, ForwardBatch((asked,))).chunks[0].tokens
         row = logprobs[chunk.end - 1]
         assert row.max() - row[token.token_id] <= 1e-4
         assert token.logprob == pytest.approx(row[token.token_id].item(), abs=1e-3)
@@ -179,8 +180,8 @@ def test_a_position_sees_nothing_after_itself(config: GPT2Config) -> None:
 )
 def test_presets_have_the_published_numbers_of_parameters(name: str, num_parameters: int) -> None:
     with torch.device("meta"):
-        assert GPT2(PRESETS[name]).num_parameters == num_parameters
-    assert PRESETS[name].num_parameters == num_parameters
+        network = GPT2(PRESETS[name])
+    assert PRESETS[name].num_parameters == sum(parameter.numel() for parameter in network.parameters()) == num_parameters
 
 
 @pytest.mark.parametrize("n_inner", [None, 37])
@@ -188,6 +189,20 @@ def test_a_config_knows_the_networks_parameters_in_their_order(n_inner: int | No
     config = GPT2Config(vocab_size=50, n_positions=16, n_embd=24, n_layer=3, n_head=2, n_inner=n_inner, eos_token_id=0)
     network = [(name, tuple(parameter.shape)) for name, parameter in GPT2(config).named_parameters()]
     assert list(config.parameter_shapes.items()) == network
+
+
+def test_a_copy_for_inference_shares_the_weights_that_are_as_wanted_and_leaves_the_network_as_it_is(device: torch.device) -> None:
+    model = GPT2(CONFIGS["five-heads"], dropout=0.5)
+    here, half = (model.for_inference(device, dtype) for dtype in (torch.float32, torch.bfloat16))
+    tokens = random_tokens(model.config, 1, 20).to(device)
+    assert torch.equal(here(tokens), here(tokens))
+    assert (here.training, half.training, model.training) == (False, False, True)
+    for (name, plain), copied, halved in zip(model.named_parameters(), here.parameters(), half.parameters(), strict=True):
+        assert (copied.data_ptr() == plain.data_ptr()) == (device.type == "cpu"), name
+        assert (halved.dtype, plain.dtype) == (torch.bfloat16, torch.float32)
+        assert (copied.requires_grad, halved.requires_grad, plain.requires_grad) == (False, False, True)
+    for copy in (here, half):
+        assert copy.lm_head.weight is copy.wte.weight
 
 
 def test_weights_start_as_gpt2s_do() -> None:

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from model.batch import Chunk, Draw, ForwardBatch, SampledToken, SamplingParams, StepOutput
+from model.batch import NOT_FINITE, Chunk, Draw, ForwardBatch, SampledToken, SamplingParams, Scores, StepOutput, TokenMask
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.layout import Grids
 from model.runner import TorchRunner
+from tests.model.execute import execute
 
 CHUNK = 16
 NUM_SLOTS = 32
@@ -55,27 +57,24 @@ class Running:
         self.slot, self.token_ids, self.num_prompt, self.params = slot, list(prompt), len(prompt), params
         self.num_cached = num_cached
         self.drawn: list[SampledToken] = []
+        self.error: str | None = None
 
     def chunk(self) -> Chunk:
         start = self.num_cached
         end = min((start // CHUNK + 1) * CHUNK, self.num_prompt) if start < self.num_prompt else start + 1
-        draw = None
-        if end == len(self.token_ids):
-            past = (tuple(self.token_ids[: self.num_prompt]), tuple(self.token_ids[self.num_prompt :]))
-            draw = Draw(self.params, end, *(past if self.params.needs_history else ()))
-        return Chunk(self.slot, start, tuple(self.token_ids[start:end]), draw)
+        draws = (Draw(end - start - 1, self.params, self.num_prompt),) if end == len(self.token_ids) else ()
+        return Chunk(self.slot, start, tuple(self.token_ids[start:end]), draws)
 
 
 def step(runner: TorchRunner, sequences: Sequence[Running]) -> StepOutput:
     chunks = tuple(sequence.chunk() for sequence in sequences)
-    output = runner.execute(ForwardBatch(chunks))
-    tokens = iter(output.tokens)
-    for sequence, chunk in zip(sequences, chunks, strict=True):
+    output = execute(runner, ForwardBatch(chunks))
+    for sequence, chunk, out in zip(sequences, chunks, output.chunks, strict=True):
         sequence.num_cached = chunk.end
-        if chunk.draw is not None:
-            sequence.drawn.append(next(tokens))
-            sequence.token_ids.append(sequence.drawn[-1].token_id)
-    assert next(tokens, None) is None
+        sequence.error = out.error
+        for (token,) in out.tokens:
+            sequence.drawn.append(token)
+            sequence.token_ids.append(token.token_id)
     return output
 
 
@@ -102,6 +101,7 @@ def random_params(chance: random.Random) -> SamplingParams:
         min_p=chance.choice([0.0, 0.01]),
         typical_p=chance.choice([1.0, 0.9]),
         repetition_penalty=chance.choice([1.0, 1.2]),
+        frequency_penalty=chance.choice([0.0, 0.3]),
         seed=chance.getrandbits(64),
     )
 
@@ -155,7 +155,7 @@ def test_a_slot_serves_one_sequence_after_another_as_if_it_were_new(device):
 
 def on_grids(runner: TorchRunner, monkeypatch: pytest.MonkeyPatch) -> TorchRunner:
     """Let a CPU lay its rows out in the GPU's fixed shapes, too."""
-    monkeypatch.setattr(runner, "_ragged", runner._grids)
+    monkeypatch.setattr(runner, "layout", Grids(runner.cache, runner.chunk_size))
     return runner
 
 
@@ -200,20 +200,56 @@ def test_on_grids_a_sequence_gets_the_same_bits_alone_and_among_others(device, m
     check_invariance(on_grids(runner_of("width_100", device), monkeypatch), [1, 2, 5, 31])
 
 
-@pytest.mark.parametrize("layout", ["own", "grids"])
-def test_a_sequence_that_computed_no_numbers_leaves_nothing_in_its_slot(device, monkeypatch, layout):
+BROKEN = 20  # the position at which the next runner computes no numbers
+
+
+@pytest.fixture(params=["own", "grids"])
+def breakable(request, device, monkeypatch):
     model = network(SHAPES["width_64"])
-    model.wpe.weight.data[20] = math.nan
+    model.wpe.weight.data[BROKEN] = math.nan
     runner = TorchRunner(model, 3, CHUNK, device, torch.float32)
-    if layout == "grids":
-        on_grids(runner, monkeypatch)
-    expected = generate(runner, Running(0, range(5), SamplingParams()))
+    return runner if request.param == "own" else on_grids(runner, monkeypatch)
+
+
+def test_a_sequence_that_computed_no_numbers_leaves_nothing_in_its_slot(breakable):
+    expected = generate(breakable, Running(0, range(5), SamplingParams()))
     other = Running(1, range(7), SamplingParams())
-    step(runner, [other, broken := Running(0, range(25), SamplingParams())])
-    step(runner, [other, broken])
-    assert math.isnan(broken.drawn[0].logprob)
-    assert not any(math.isnan(token.logprob) for token in other.drawn)
-    assert generate(runner, Running(0, range(5), SamplingParams())) == expected
+    step(breakable, [other, broken := Running(0, range(25), SamplingParams())])
+    assert broken.error is None
+    step(breakable, [other, broken])
+    assert (broken.error, broken.drawn) == (NOT_FINITE, [])
+    assert other.error is None
+    assert len(other.drawn) == 2
+    assert generate(breakable, Running(0, range(5), SamplingParams())) == expected
+
+
+def test_a_chunk_without_a_draw_that_computed_no_numbers_says_so_and_leaves_nothing_in_its_slot(breakable):
+    """Its request was gone before anything was drawn, and the next one in its slot computed no numbers either."""
+    expected = generate(breakable, Running(0, range(5), SamplingParams()))
+    step(breakable, [prompt := Running(0, range(40), SamplingParams())])
+    step(breakable, [prompt])
+    assert prompt.error == NOT_FINITE
+    assert generate(breakable, Running(0, range(5), SamplingParams())) == expected
+
+
+def test_a_slot_is_clean_before_anybody_knows_that_it_computed_no_numbers(breakable):
+    """The next step may be launched before this one is collected."""
+    expected = generate(breakable, Running(0, range(5), SamplingParams()))
+    chunk = Chunk(0, 16, tuple(range(16)))
+    broken = breakable.launch(ForwardBatch((chunk,)))
+    after = breakable.launch(ForwardBatch((Running(0, range(5), SamplingParams()).chunk(),)))
+    assert broken.collect().chunks[0].error == NOT_FINITE
+    assert bits(after.collect().chunks[0].tokens[0]) == expected[:1]
+
+
+def test_a_decoded_token_that_is_no_number_spoils_no_later_one(breakable):
+    expected = generate(breakable, Running(1, range(5), SamplingParams()))
+    step(breakable, [sequence := Running(1, range(18), SamplingParams())])
+    for _ in range(BROKEN - 18 + 2):
+        step(breakable, [sequence])
+    assert sequence.error == NOT_FINITE
+    assert len(sequence.drawn) == BROKEN - 18 + 1
+    assert generate(breakable, Running(1, range(5), SamplingParams())) == expected
 
 
 @pytest.mark.parametrize("layout", ["own", "grids"])
@@ -223,28 +259,28 @@ def test_a_step_without_draws_gives_no_tokens_but_fills_the_cache(device, monkey
         on_grids(runner, monkeypatch)
     prompt = [7 * i % 500 for i in range(2 * CHUNK + 1)]
     sequence = Running(4, prompt, SamplingParams())
-    assert [len(step(runner, [sequence]).tokens) for _ in range(3)] == [0, 0, 1]
+    assert [len(step(runner, [sequence]).chunks[0].tokens) for _ in range(3)] == [0, 0, 1]
     logprobs = network(SHAPES["width_64"])(torch.tensor([prompt]))[0, -1].log_softmax(dim=-1)
     assert sequence.drawn[0].token_id == logprobs.argmax()
     assert sequence.drawn[0].logprob == pytest.approx(logprobs.max().item(), abs=1e-5)
-    assert runner.execute(ForwardBatch(())) == StepOutput(())
+    assert execute(runner, ForwardBatch(())) == StepOutput(())
 
 
 def test_tokens_come_in_the_order_of_their_chunks(device):
     runner = runner_of("width_64", device)
     prompts = [[1, 2, 3], list(range(CHUNK)), [9], list(range(CHUNK + 1, 2 * CHUNK))]
-    alone = [runner.execute(ForwardBatch((Running(5, p, SamplingParams()).chunk(),))).tokens[0] for p in prompts]
+    alone = [execute(runner, ForwardBatch((Running(5, p, SamplingParams()).chunk(),))).chunks[0].tokens[0] for p in prompts]
     for order in ([0, 1, 2, 3], [3, 1, 2, 0], [2, 3, 0, 1]):
-        together = runner.execute(ForwardBatch(tuple(Running(i, prompts[i], SamplingParams()).chunk() for i in order)))
-        assert bits(together.tokens) == bits([alone[i] for i in order])
+        together = execute(runner, ForwardBatch(tuple(Running(i, prompts[i], SamplingParams()).chunk() for i in order)))
+        assert [bits(chunk.tokens[0]) for chunk in together.chunks] == [bits(alone[i]) for i in order]
 
 
 @pytest.mark.parametrize(
     "chunk",
     [
-        Chunk(0, 0, (500,), Draw(SamplingParams(), 1)),
-        Chunk(0, 96, (1,), Draw(SamplingParams(), 97)),
-        Chunk(NUM_SLOTS + 1, 0, (1,), Draw(SamplingParams(), 1)),
+        Chunk(0, 0, (*range(10), 500), (Draw(10, SamplingParams()),)),
+        Chunk(0, 96, (1,), (Draw(0, SamplingParams()),)),
+        Chunk(NUM_SLOTS + 1, 0, (1,), (Draw(0, SamplingParams()),)),
     ],
     ids=["token_beyond_the_vocabulary", "position_beyond_the_context", "slot_that_is_not_there"],
 )
@@ -253,10 +289,16 @@ def test_what_cannot_be_run_raises_and_harms_no_later_step(monkeypatch, chunk, l
     runner = runner_of("width_64", torch.device("cpu"))  # on a GPU such an index would end the process's use of the device
     if layout == "grids":
         on_grids(runner, monkeypatch)
-    expected = generate(runner, Running(1, range(20), SamplingParams()))
+    prompts, penalised = {1: range(20), 0: range(1)}, SamplingParams(repetition_penalty=1.3)
+    expected = [generate(runner, Running(slot, prompt, penalised)) for slot, prompt in prompts.items()]
     with pytest.raises((IndexError, RuntimeError)):
-        runner.execute(ForwardBatch((Running(2, range(5), SamplingParams()).chunk(), chunk)))
-    assert generate(runner, Running(1, range(20), SamplingParams())) == expected
+        execute(runner, ForwardBatch((Running(2, range(5), SamplingParams()).chunk(), chunk)))
+    # Both in one step: of each slot as many tokens are looked at as the longest of the two has.
+    sequences = [Running(slot, prompt, penalised) for slot, prompt in prompts.items()]
+    step(runner, sequences[:1])
+    while len(sequences[0].drawn) < NUM_NEW:
+        step(runner, sequences)
+    assert [bits(sequence.drawn) for sequence in sequences] == expected
 
 
 def test_warming_up_changes_no_answer(device):
@@ -269,3 +311,37 @@ def test_warming_up_changes_no_answer(device):
 def test_a_runner_says_what_it_holds(device):
     runner = runner_of("width_75_heads_of_25", device)
     assert (runner.num_slots, runner.max_positions, runner.vocab_size) == (NUM_SLOTS, 100, 501)
+    assert not runner.capabilities.exact_at_any_cut  # PyTorch's kernels are others for other numbers of rows
+    assert runner.capabilities.num_steps == 1
+
+
+@pytest.mark.usefixtures("needs_packed_bfloat16")
+def test_the_network_that_a_runner_is_given_stays_as_it_is(device):
+    model = GPT2(SHAPES["width_64"]).init_weights(torch.Generator().manual_seed(0))
+    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    for dtype in (torch.float32, torch.bfloat16):
+        generate(TorchRunner(model, 2, CHUNK, device, dtype), Running(0, range(5), SamplingParams()))
+    assert model.training
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    assert all(torch.equal(parameter, weights[name]) and parameter.requires_grad for name, parameter in model.named_parameters())
+    model(torch.tensor([[1, 2, 3]])).sum().backward()
+
+
+@pytest.mark.gpu
+def test_a_launch_waits_for_nothing_on_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU; none is here")
+    runner = runner_of("width_64", torch.device("cuda"))
+    params = SamplingParams(1.0, 20, 0.9, 0.01, 0.9, 1.2, 0.1, 0.1, ((3, 1.0),))
+    mask = TokenMask.of(tuple(range(400)), 500)
+    chunks = (
+        Chunk(0, 0, (1, 2, 3), (Draw(2, params, 3, banned_ids=(0,), mask=mask, top_n=3),), Scores(0, (2, 3), top_n=2)),
+        Chunk(1, 0, (4,), (Draw(0, SamplingParams(), 1),)),
+    )
+    expected = execute(runner, ForwardBatch(chunks))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        launched = runner.launch(ForwardBatch(chunks))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert launched.collect() == expected

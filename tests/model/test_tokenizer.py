@@ -1,5 +1,6 @@
 """Text to ids and back: as transformers does it, without ever losing or halving a character."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -133,6 +134,43 @@ def test_pieces_of_any_ids_add_up_to_their_text(gpt2_tokenizer: Tokenizer, token
     decoder = gpt2_tokenizer.decoder()
     pieces = [decoder.decode(i) for i in token_ids]
     assert "".join([*pieces, decoder.flush()]) == gpt2_tokenizer.decode(token_ids)
+
+
+@settings(deadline=None)
+@given(token_ids=st.lists(st.integers(0, 255) | st.integers(0, 50300), max_size=40))
+def test_a_tokens_offset_is_where_its_own_text_stands(gpt2_tokenizer: Tokenizer, token_ids: list[int]) -> None:
+    """Also behind bytes that turn out to be no character: U+FFFD comes with the token after them, but stands before it."""
+    decoder, offsets = gpt2_tokenizer.decoder(), []
+    text = ""
+    for token_id in token_ids:
+        text += decoder.decode(token_id)
+        offsets.append(decoder.offset)
+    text += decoder.flush()
+    assert offsets == sorted(offsets)
+    assert decoder.offset == len(text)
+    for token_id, offset in zip(token_ids, offsets, strict=True):
+        with contextlib.suppress(UnicodeDecodeError):  # else it is no text of its own
+            assert text[offset:].startswith(gpt2_tokenizer.token_bytes(token_id).decode())
+
+
+@pytest.mark.parametrize(("data", "offsets"), [(b"\xc3\xa9a", [0, 0, 1]), (b"\xc3a", [0, 1]), (b"\xc3\xc3\xa9", [0, 1, 1])])
+@pytest.mark.parametrize("longer", [b"", b"\xef\xbf\xbd"])
+def test_offsets_of_bytes(gpt2_tokenizer: Tokenizer, data: bytes, offsets: list[int], longer: bytes) -> None:
+    """The second time with a U+FFFD that is the text's own, byte by byte, before them."""
+    ids = {gpt2_tokenizer.token_bytes(i): i for i in range(256)}
+    decoder, seen = gpt2_tokenizer.decoder(), []
+    for byte in longer + data:
+        decoder.decode(ids[bytes([byte])])
+        seen.append(decoder.offset)
+    assert seen == [0] * len(longer) + [offset + bool(longer) for offset in offsets]
+
+
+def test_a_token_has_a_name_even_where_it_is_no_text(gpt2_tokenizer: Tokenizer) -> None:
+    ids = {gpt2_tokenizer.token_bytes(i): i for i in range(256)}
+    assert gpt2_tokenizer.name(ids[b"\xe2"]) == "bytes:\\xe2"
+    assert gpt2_tokenizer.name(ids[b"a"]) == "a"
+    assert gpt2_tokenizer.name(50256) == "<|endoftext|>"
+    assert gpt2_tokenizer.name(50300) == "<|50300|>", "an id that the vocabulary does not hold"
 
 
 @settings(deadline=None)

@@ -137,6 +137,7 @@ gpt2_model::gpt2_model(const gpt2_config& wanted)
         shape_linear(layer.proj, config.n_inner, embd, arithmetic);
     }
     if (cache.slot_bytes && size_t(config.num_slots) > SIZE_MAX / 2 / cache.slot_bytes) throw std::bad_alloc();
+    token_ids = Memory(size_t(config.num_slots) * config.n_positions * sizeof(int32_t));
     cache_memory = Memory(size_t(config.num_slots) * cache.slot_bytes);
     cache.data = cache_memory.as<char>();
     work.scratch.resize(team.size());

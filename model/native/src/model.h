@@ -55,8 +55,9 @@ struct Workspace {
     int capacity = 0;
     Memory hidden, normed, qkv, attended, inner;  // float32 (R, C), (R, C), (R, 3C), (R, C), (R, inner), padded
     InputStorage input, inner_input;
-    std::vector<BlockStats> stats;  // (draws, V/64)
-    Memory logits;                  // (draws that need them, V)
+    std::vector<BlockStats> stats;  // (rows of the head at once, V/64)
+    std::vector<float> chosen;      // (rows of the head at once)
+    Memory logits;                  // (those whose logits are kept, V)
     std::vector<Scratch> scratch;   // (threads)
 };
 
@@ -68,6 +69,9 @@ struct gpt2_model {
     // One of the network's parameters, named as in the checkpoint; throws std::runtime_error, or NotFinite.
     void load(const std::string& name, const gpt2::Source&, int64_t size);
 
+    // The tokens that a slot holds, by position.
+    int32_t* tokens_of(int slot) const { return token_ids.as<int32_t>() + size_t(slot) * config.n_positions; }
+
     gpt2_config config;
     const gpt2::Kernels& kernels;
     const gpt2::Arithmetic& arithmetic;
@@ -75,7 +79,8 @@ struct gpt2_model {
     std::vector<gpt2::Layer> layers;
     gpt2::NormStorage ln_f;
     gpt2::LinearStorage head;
-    gpt2::Memory wpe;  // (n_positions, width)
+    gpt2::Memory wpe;        // (n_positions, width)
+    gpt2::Memory token_ids;  // (slots, n_positions)
     gpt2::Memory cache_memory;
     gpt2::Cache cache;
     gpt2::Team team;

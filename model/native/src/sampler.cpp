@@ -161,20 +161,39 @@ void keep_typical(const Sampling& kernels, SamplerScratch& row, double p) {
 }
 
 // Repetition on all seen tokens (Keskar et al. 2019, section 4.1), frequency and presence on generated ones alone.
-void penalise(SamplerScratch& row, const gpt2_draw& draw, const int32_t* ids) {
-    for (int i = draw.generated.begin; i < draw.generated.end; ++i) ++row.generated[ids[i]];
-    auto apply = [&](int id) {
-        if (row.seen[id]++) return;
+void penalise(SamplerScratch& row, const gpt2_draw& draw, const History& history) {
+    for (int i = draw.num_prompt; i < history.num; ++i) ++row.generated[history.ids[i]];
+    for (int i = 0; i < history.num; ++i) {
+        const int id = history.ids[i];
+        if (row.seen[id]++) continue;
         double logit = row.logits[id];
         logit = logit > 0 ? logit / draw.repetition_penalty : logit * draw.repetition_penalty;
         int count = row.generated[id];
         logit -= draw.frequency_penalty * count + draw.presence_penalty * (count > 0);
         row.logits[id] = float(std::min(1e30, std::max(-1e30, logit)));  // an infinite logit has no log-probability
-    };
-    for (int i = draw.prompt.begin; i < draw.prompt.end; ++i) apply(ids[i]);
-    for (int i = draw.generated.begin; i < draw.generated.end; ++i) apply(ids[i]);
-    for (int i = draw.prompt.begin; i < draw.prompt.end; ++i) row.seen[ids[i]] = 0;
-    for (int i = draw.generated.begin; i < draw.generated.end; ++i) row.seen[ids[i]] = row.generated[ids[i]] = 0;
+    }
+    for (int i = 0; i < history.num; ++i) row.seen[history.ids[i]] = row.generated[history.ids[i]] = 0;
+}
+
+// Leave what the mask allows.
+void apply_mask(SamplerScratch& row, const uint8_t* mask) {
+    for (int first = 0; first < row.num; first += 8) {
+        const int allowed = mask[first / 8];
+        if (allowed == 0xFF) continue;
+        for (int i = first; i < std::min(first + 8, row.num); ++i)
+            if (!(allowed >> (i - first) & 1)) row.logits[i] = -INFINITY_;
+    }
+}
+
+// The row that the draw is made of: bias, penalties, then what may not be drawn. False if that is all.
+bool adjust(const Sampling& kernels, SamplerScratch& row, const gpt2_draw& draw, const gpt2_step_input& input,
+            const History& history) {
+    for (int i = draw.bias.begin; i < draw.bias.end; ++i) row.logits[input.biases[i].token_id] += input.biases[i].bias;
+    if (draw.repetition_penalty != 1 || draw.frequency_penalty != 0 || draw.presence_penalty != 0) penalise(row, draw, history);
+    for (int i = draw.banned.begin; i < draw.banned.end; ++i) row.logits[input.banned_ids[i]] = -INFINITY_;
+    if (draw.banned.begin == draw.banned.end && draw.mask < 0) return true;
+    if (draw.mask >= 0) apply_mask(row, input.masks + size_t(draw.mask) * ((row.num + 7) / 8));
+    return kernels.greatest(row.logits.data(), row.num) > -INFINITY_;
 }
 
 int32_t argmax(const SamplerScratch& row) {
@@ -206,13 +225,11 @@ void SamplerScratch::resize(int vocab_size) {
     for (std::vector<float>* values : {&logits, &costs, &weights, &near_costs, &near_weights}) values->resize(vocab_size + PAD);
 }
 
-int32_t sample(const Sampling& kernels, const float* logits, int vocab_size, const gpt2_draw& draw, const int32_t* ids,
-               const float* values, SamplerScratch& row) {
+int32_t sample(const Sampling& kernels, const float* logits, int vocab_size, const gpt2_draw& draw, const gpt2_step_input& input,
+               const History& history, SamplerScratch& row) {
     row.num = vocab_size;
     std::memcpy(row.logits.data(), logits, vocab_size * sizeof(float));
-    for (int i = draw.bias.begin; i < draw.bias.end; ++i) row.logits[ids[i]] += values[i];
-    if (draw.repetition_penalty != 1 || draw.frequency_penalty != 0 || draw.presence_penalty != 0) penalise(row, draw, ids);
-    for (int i = draw.banned.begin; i < draw.banned.end; ++i) row.logits[ids[i]] = -INFINITY_;
+    if (!adjust(kernels, row, draw, input, history)) return -1;
     if (draw.temperature == 0) return argmax(row);
     std::iota(row.ids.begin(), row.ids.begin() + vocab_size, 0);
     if (draw.top_k > 0) keep_top_k(kernels, row, draw.top_k);  // before the temperature, whose rounding could make logits equal

@@ -19,8 +19,15 @@ struct SamplerScratch {
     void resize(int vocab_size);
 };
 
-// The drawn id, or -1 where there is nothing to draw from. The logits are finite or -inf; scratch has their size.
-int32_t sample(const Sampling&, const float* logits, int vocab_size, const gpt2_draw&, const int32_t* ids, const float* values,
+// The tokens before the one to be drawn, (num).
+struct History {
+    const int32_t* ids;
+    int num;
+};
+
+// The drawn id, or -1 where nothing may be drawn. The logits are finite or -inf; scratch has their size. Biases, banned ids and
+// masks are those of the input.
+int32_t sample(const Sampling&, const float* logits, int vocab_size, const gpt2_draw&, const gpt2_step_input&, const History&,
                SamplerScratch&);
 
 }  // namespace gpt2

@@ -7,9 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <limits>
 
-#include "exact_math.h"
 #include "kernels/cache.h"
 #include "shares.h"
 
@@ -24,6 +22,21 @@ struct Run {
 };
 
 constexpr int PIECE_ROWS = 16;  // whose attention is one piece of work, for some heads
+constexpr int MAX_KEPT = 64;    // rows whose logits are kept at a time: 12.9 MB of GPT-2's, however long a prompt is scored
+
+// Rows [begin, end) of the head that are computed at once, those from `first_kept` on with all logits kept.
+struct Group {
+    int begin, first_kept, end;
+};
+
+std::vector<Group> groups_of(const HeadRows& head) {
+    std::vector<Group> groups;
+    for (int begin = 0, num = int(head.rows.size()); begin < num; begin = groups.back().end) {
+        const int first_kept = std::max(begin, head.first_kept);
+        groups.push_back({begin, first_kept, std::min(first_kept + MAX_KEPT, num)});
+    }
+    return groups;
+}
 
 // A thread of a step's team, and where it is in what it asks for ahead of its use.
 struct Worker {
@@ -36,16 +49,17 @@ struct Worker {
 
 class Step {
  public:
-    Step(gpt2_model& model, const gpt2_row* rows, int num_rows)
+    Step(gpt2_model& model, const std::vector<Row>& rows, const HeadRows& head)
         : model_(model),
           kernels_(model.kernels),
           arithmetic_(model.arithmetic),
           work_(model.work),
           rows_(rows),
-          num_rows_(num_rows),
+          head_(head),
+          num_rows_(int(rows.size())),
           num_heads_(model.config.n_head),
           shares_(model.team.size()) {
-        for (int r = 0; r < num_rows; ++r) {
+        for (int r = 0; r < num_rows_; ++r) {
             if (!runs_.empty() && runs_.back().slot == rows[r].slot && runs_.back().num_rows < PIECE_ROWS)
                 ++runs_.back().num_rows;
             else
@@ -62,27 +76,39 @@ class Step {
         Worker worker{thread, model_.team.size()};
         if (arithmetic_.has_tiles) kernels_.configure_tiles(num_rows_);
         const Share mine = worker.share_of(num_rows_);
-        for (int r = mine.begin; r < mine.end; ++r) embed(rows_[r].token_id, rows_[r].position, hidden(r));
+        for (int r = mine.begin; r < mine.end; ++r) {
+            model_.tokens_of(rows_[r].slot)[rows_[r].position] = rows_[r].token_id;
+            embed(rows_[r].token_id, rows_[r].position, hidden(r));
+        }
         for (int i = 0; i < model_.config.n_layer; ++i) run_layer(i, worker);
         if (arithmetic_.has_tiles) kernels_.release_tiles();
     }
 
     // The final LayerNorm and the output head for some rows.
-    void run_head(int thread, const Draws& draws) {
+    void run_head(int thread, const Group& group) {
         Worker worker{thread, model_.team.size()};
-        if (arithmetic_.has_tiles) kernels_.configure_tiles(draws.num);
-        const Share mine = worker.share_of(draws.num);
-        for (int i = mine.begin; i < mine.end; ++i) prepare_normed(draws.rows[i], model_.ln_f, i);
+        const int num_rows = group.end - group.begin;
+        if (arithmetic_.has_tiles) kernels_.configure_tiles(num_rows);
+        const Share mine = worker.share_of(num_rows);
+        for (int i = mine.begin; i < mine.end; ++i) prepare_normed(head_.rows[group.begin + i].row, model_.ln_f, i);
         const Linear& head = model_.head.view;
         shares_.fill(head.num_blocks, worker.thread, worker.num_threads);
-        barrier_.wait(worker.num_threads);
-        float* y = work_.scratch[worker.thread].floats.data();  // (draws, 64): the block's logits never leave the cache
+        barrier_.wait(worker.num_threads);                      // nobody looks at the logits of the group before this one any more
+        float* y = work_.scratch[worker.thread].floats.data();  // (R, 64): the block's logits never leave the cache
         for (int block; (block = shares_.take(worker.thread)) >= 0;) {
-            multiply_block(head, work_.input, draws.num, Finish::store, y, BLOCK, block, nullptr, worker);
-            for (int i = 0; i < draws.num; ++i) take_logits(draws, i, block, y + i * BLOCK);
+            multiply_block(head, work_.input, num_rows, Finish::store, y, BLOCK, block, nullptr, worker);
+            for (int i = group.begin; i < group.end; ++i) take_logits(group, i, block, y + (i - group.begin) * BLOCK);
         }
         barrier_.wait(worker.num_threads);
         if (arithmetic_.has_tiles) kernels_.release_tiles();
+    }
+
+    // Of row i of the head, which the group has computed.
+    Logits logits(const Group& group, int i, int thread) const {
+        const int num_blocks = model_.head.view.num_blocks;
+        const BlockStats* blocks = &work_.stats[size_t(i - group.begin) * num_blocks];
+        return {combine(kernels_, blocks, num_blocks, work_.scratch[thread].floats.data()), blocks, kept(group, i),
+                work_.chosen[i - group.begin]};
     }
 
  private:
@@ -103,12 +129,18 @@ class Step {
         kernels_.add(x, model_.wpe.as<float>() + size_t(position) * model_.width, model_.width);
     }
 
-    // A block of the logits of draw i.
-    void take_logits(const Draws& draws, int i, int block, const float* y) const {
-        const int first = block * BLOCK, num = std::min(BLOCK, model_.config.vocab_size - first);
-        work_.stats[size_t(i) * model_.head.view.num_blocks + block] = kernels_.block_stats(y, num, first);
-        if (draws.logits && draws.logits[i]) std::memcpy(draws.logits[i] + first, y, num * sizeof(float));
-        if (draws.next_ids && draws.next_ids[i] / BLOCK == block) draws.next_logits[i] = y[draws.next_ids[i] - first];
+    // Where all logits of row i of the head go, null where they are not kept.
+    float* kept(const Group& group, int i) const {
+        return i < group.first_kept ? nullptr : work_.logits.as<float>() + size_t(i - group.first_kept) * model_.config.vocab_size;
+    }
+
+    // A block of the logits of row i of the head.
+    void take_logits(const Group& group, int i, int block, const float* y) const {
+        const int first = block * BLOCK, num = std::min(BLOCK, model_.config.vocab_size - first), row = i - group.begin;
+        const int chosen = head_.rows[i].token_id - first;
+        work_.stats[size_t(row) * model_.head.view.num_blocks + block] = kernels_.block_stats(y, num, first);
+        if (float* all = kept(group, i)) std::memcpy(all + first, y, num * sizeof(float));
+        if (chosen >= 0 && chosen < num) work_.chosen[row] = y[chosen];
     }
 
     // Row `to` of the next product's input: the LayerNorm of row r's hidden state.
@@ -232,7 +264,8 @@ class Step {
     const Kernels& kernels_;
     const Arithmetic& arithmetic_;
     Workspace& work_;
-    const gpt2_row* rows_;
+    const std::vector<Row>& rows_;
+    const HeadRows& head_;
     const int num_rows_, num_heads_;
     std::vector<Run> runs_;
     Shares shares_;
@@ -247,10 +280,10 @@ InputStorage make_input(int num_rows, int depth, const Arithmetic& arithmetic) {
     return input;
 }
 
-void reserve(gpt2_model& model, int num_rows, int num_draws) {
+void reserve(gpt2_model& model, int num_rows, const std::vector<Group>& groups) {
     Workspace& work = model.work;
     const Linear &head = model.head.view, &proj = model.layers[0].proj.view;
-    const int rows = round_up(std::max(num_rows, num_draws), 32);  // products read whole tiles
+    const int rows = round_up(num_rows, 32);  // products read whole tiles
     if (rows > work.capacity) {
         auto floats = [&](int width) { return Memory(size_t(rows) * width * sizeof(float)); };
         work.hidden = floats(model.width), work.normed = floats(model.width), work.attended = floats(model.width);
@@ -259,7 +292,14 @@ void reserve(gpt2_model& model, int num_rows, int num_draws) {
         work.inner_input = make_input(rows, proj.depth, model.arithmetic);
         work.capacity = rows;
     }
-    work.stats.resize(size_t(num_draws) * head.num_blocks);
+    size_t num_at_once = 0, num_kept = 0;
+    for (const Group& group : groups) {
+        num_at_once = std::max(num_at_once, size_t(group.end - group.begin));
+        num_kept = std::max(num_kept, size_t(group.end - group.first_kept));
+    }
+    work.stats.resize(num_at_once * head.num_blocks), work.chosen.resize(num_at_once);
+    const size_t kept_bytes = num_kept * model.config.vocab_size * sizeof(float);
+    if (work.logits.size() < kept_bytes) work.logits = Memory(kept_bytes);
     const size_t needed = std::max({attention_scratch(model.cache), size_t(rows) * BLOCK, size_t(head.num_blocks + 16) * 2});
     for (Scratch& scratch : work.scratch) {
         if (scratch.floats.size() < needed) scratch.floats.resize(needed);
@@ -267,42 +307,20 @@ void reserve(gpt2_model& model, int num_rows, int num_draws) {
     }
 }
 
-// The statistics of a row of logits from its blocks'; scratch: 2 (num_blocks + 16) floats.
-RowStats combine(const Kernels& kernels, const BlockStats* blocks, int num_blocks, float* scratch) {
-    RowStats row{0, -std::numeric_limits<float>::infinity(), 0.0};
-    float *maxima = scratch, *weights = scratch + num_blocks + 16;
-    for (int b = 0; b < num_blocks; ++b) {
-        maxima[b] = blocks[b].max;
-        if (blocks[b].max > row.max) row.max = blocks[b].max, row.argmax = blocks[b].argmax;
-    }
-    kernels.sampling.weigh(maxima, num_blocks, weights);
-    double sum = 0.0;
-    for (int b = 0; b < num_blocks; ++b) sum += double(blocks[b].sum) * weights[b];
-    row.log_sum = row.max + exact_log(sum);
-    return row;
-}
-
 }  // namespace
 
-RowStats stats_of(const Kernels& kernels, const float* logits, int vocab_size) {
-    std::vector<BlockStats> blocks;
-    for (int first = 0; first < vocab_size; first += BLOCK)
-        blocks.push_back(kernels.block_stats(logits + first, std::min(BLOCK, vocab_size - first), first));
-    std::vector<float> scratch(2 * (blocks.size() + 16));
-    return combine(kernels, blocks.data(), int(blocks.size()), scratch.data());
-}
-
-void run_step(gpt2_model& model, const gpt2_row* rows, int num_rows, const Draws& draws, const OfDraw& of_draw) {
-    reserve(model, num_rows, draws.num);
-    Step step(model, rows, num_rows);
-    const int num_blocks = model.head.view.num_blocks;
-    std::atomic<int> next_draw{0};
+void run_step(gpt2_model& model, const std::vector<Row>& rows, const HeadRows& head, const OfLogits& of_logits) {
+    const std::vector<Group> groups = groups_of(head);
+    reserve(model, int(rows.size()), groups);
+    Step step(model, rows, head);
+    std::vector<std::atomic<int>> num_told(groups.size());
     model.team.run([&](int thread) {
         step.run_layers(thread);
-        if (draws.num) step.run_head(thread, draws);
-        for (int i; (i = next_draw.fetch_add(1, std::memory_order_relaxed)) < draws.num;) {
-            const BlockStats* blocks = &model.work.stats[size_t(i) * num_blocks];
-            of_draw(i, combine(model.kernels, blocks, num_blocks, model.work.scratch[thread].floats.data()), thread);
+        for (size_t g = 0; g < groups.size(); ++g) {
+            const Group& group = groups[g];
+            step.run_head(thread, group);
+            for (int i; (i = group.begin + num_told[g].fetch_add(1, std::memory_order_relaxed)) < group.end;)
+                of_logits(i, step.logits(group, i, thread), thread);
         }
     });
 }

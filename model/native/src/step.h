@@ -3,32 +3,30 @@
 
 #include <functional>
 
+#include "logits.h"
 #include "model.h"
 
 namespace gpt2 {
 
-// The likeliest token of a row of logits, and log(sum of exp).
-struct RowStats {
-    int32_t argmax;
-    float max;
-    double log_sum;
+// A token that enters `slot` at `position`.
+struct Row {
+    int32_t token_id, position, slot;
 };
 
-RowStats stats_of(const Kernels&, const float* logits, int vocab_size);
-
-// The rows of a step that the output head is for, and where its logits go, beside their statistics: of row rows[i] all of them to
-// logits[i], where that is not null, and that of token next_ids[i] to next_logits[i], where there are next_ids.
-struct Draws {
-    int num;
-    const int32_t* rows;
-    float* const* logits;
-    const int32_t* next_ids;
-    float* next_logits;
+// A row of the step that the output head is for, and a token whose logit is told, -1 for none.
+struct HeadRow {
+    int32_t row, token_id;
 };
 
-using OfDraw = std::function<void(int draw, const RowStats&, int thread)>;
+// Each row once; from `first_kept` on all logits are kept.
+struct HeadRows {
+    std::vector<HeadRow> rows;
+    int first_kept = 0;
+};
 
-// Run the rows, then the head; at the end `of_draw` is told of each draw, on some thread of the team.
-void run_step(gpt2_model&, const gpt2_row* rows, int num_rows, const Draws&, const OfDraw& of_draw);
+using OfLogits = std::function<void(int head_row, const Logits&, int thread)>;
+
+// Run the rows, then the head, during which `of_logits` is told of each of its rows once, on some thread of the team.
+void run_step(gpt2_model&, const std::vector<Row>& rows, const HeadRows&, const OfLogits& of_logits);
 
 }  // namespace gpt2

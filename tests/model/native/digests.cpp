@@ -134,7 +134,7 @@ void load_weights(gpt2_model* model, const Network& network) {
     load(model, "wpe.weight", network.n_positions * network.n_embd, 0.25f, network.dtype, numbers);
 }
 
-gpt2_draw greedy() { return {0, 1, 0, 0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, {}, {}, {}, {}}; }
+gpt2_draw greedy() { return {0, 1, 0, 0, 0, -1, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, {}, {}}; }
 
 // One sequence for each way to draw: none of the filters, each by itself, all.
 std::vector<gpt2_draw> ways_to_draw() {
@@ -150,7 +150,7 @@ std::vector<gpt2_draw> ways_to_draw() {
     ways[4].min_p = 0.01;
     ways[5].typical_p = 0.9;
     ways[6].temperature = 0.0, ways[6].repetition_penalty = 1.3, ways[6].frequency_penalty = 0.5, ways[6].presence_penalty = 0.25;
-    ways[7] = {0, 0, 50, 0, 0.7, 0.95, 0.001, 0.95, 1.1, 0.2, -0.1, 0.0, {}, {}, {}, {}};
+    ways[7] = {0, 0, 0, 50, 0, -1, 0.7, 0.95, 0.001, 0.95, 1.1, 0.2, -0.1, 0.0, {}, {}};
     return ways;
 }
 
@@ -158,6 +158,45 @@ struct Sequence {
     std::vector<int32_t> ids;
     int num_prompt, num_cached;
     gpt2_draw way;
+};
+
+// What a step is asked for, and its answers; each chunk's own are appended after it.
+struct Step {
+    std::vector<gpt2_chunk> chunks;
+    std::vector<int32_t> token_ids, scored_ids;
+    std::vector<gpt2_draw> draws;
+    std::vector<gpt2_token> tokens;
+    std::vector<double> logprobs;
+
+    gpt2_step_input input() const {
+        static const gpt2_bias biases[] = {{3, 2.0f}, {9, -1.5f}};
+        static const int32_t banned[] = {9};
+        return {chunks.data(),
+                token_ids.data(),
+                draws.data(),
+                scored_ids.data(),
+                biases,
+                banned,
+                nullptr,
+                int32_t(chunks.size()),
+                int32_t(token_ids.size()),
+                int32_t(draws.size()),
+                int32_t(scored_ids.size()),
+                2,
+                1,
+                0};
+    }
+
+    void run(gpt2_model* model) {
+        std::vector<int32_t> errors(chunks.size());
+        tokens.resize(draws.size()), logprobs.resize(scored_ids.size());
+        const gpt2_step_input in = input();
+        const gpt2_step_output out{errors.data(), tokens.data(), logprobs.data(), nullptr,
+                                   in.num_chunks, in.num_draws,  in.num_scored,   0};
+        check(gpt2_step(model, &in, &out));
+        for (int32_t error : errors)
+            if (error) std::fprintf(stderr, "a chunk failed\n"), std::exit(1);
+    }
 };
 
 // Eight sequences at once, whose prompts enter in pieces of several sizes, and what is drawn after them.
@@ -171,42 +210,29 @@ void generate(gpt2_model* model, const Network& network, Hash& of_greedy, Hash& 
         for (int i = 0; i < num_prompt; ++i) sequence.ids.push_back(numbers.below(network.vocab_size));
         sequences.push_back(sequence);
     }
-    for (int step = 0;; ++step) {
-        std::vector<gpt2_row> rows;
-        std::vector<gpt2_draw> draws;
+    for (int round = 0;; ++round) {
+        Step step;
         std::vector<Sequence*> drawing;
-        std::vector<int32_t> ids = {3, 9};  // a bias on two tokens, a ban on the latter
-        const std::vector<float> values = {2.0f, -1.5f};
-        auto append_ids = [&](const int32_t* begin, const int32_t* end) {
-            ids.insert(ids.end(), begin, end);
-            return gpt2_range{int32_t(ids.size() - (end - begin)), int32_t(ids.size())};
-        };
         for (size_t slot = 0; slot < sequences.size(); ++slot) {
             Sequence& sequence = sequences[slot];
-            const int size = int(sequence.ids.size());
+            const int size = int(sequence.ids.size()), start = sequence.num_cached;
             if (size == sequence.num_prompt + num_new) continue;
-            const int end = std::min(size, sequence.num_cached + cuts[(slot + step) % 8]);
-            for (int i = sequence.num_cached; i < end; ++i) rows.push_back({sequence.ids[i], i, int32_t(slot)});
+            const int end = std::min(size, start + cuts[(slot + round) % 8]);
+            step.token_ids.insert(step.token_ids.end(), sequence.ids.begin() + start, sequence.ids.begin() + end);
+            step.chunks.push_back({int32_t(slot), start, end - start, end == size, 0, 0, 0});
             sequence.num_cached = end;
             if (end < size) continue;
             gpt2_draw draw = sequence.way;
-            draw.row = int32_t(rows.size()) - 1, draw.uniform = numbers.uniform();
-            if (!draw.plain) {
-                const int32_t* known = sequence.ids.data();
-                draw.prompt = append_ids(known, known + sequence.num_prompt);
-                draw.generated = append_ids(known + sequence.num_prompt, known + size);
-                draw.bias = {0, 2}, draw.banned = {1, 2};
-            }
-            draws.push_back(draw), drawing.push_back(&sequence);
+            draw.row = end - start - 1, draw.uniform = numbers.uniform();
+            draw.num_prompt = sequence.num_prompt, draw.bias = {0, 2}, draw.banned = {0, 1};
+            step.draws.push_back(draw), drawing.push_back(&sequence);
         }
-        if (rows.empty()) return;
-        std::vector<gpt2_token> tokens(draws.size());
-        check(gpt2_step(model, rows.data(), int32_t(rows.size()), draws.data(), int32_t(draws.size()), ids.data(), values.data(),
-                        tokens.data()));
-        for (size_t i = 0; i < tokens.size(); ++i) {
+        if (step.chunks.empty()) return;
+        step.run(model);
+        for (size_t i = 0; i < step.tokens.size(); ++i) {
             Hash& hash = drawing[i]->way.plain ? of_greedy : of_sampled;
-            hash.add(tokens[i].token_id), hash.add(tokens[i].logprob);
-            drawing[i]->ids.push_back(tokens[i].token_id);
+            hash.add(step.tokens[i].token_id), hash.add(step.tokens[i].logprob);
+            drawing[i]->ids.push_back(step.tokens[i].token_id);
         }
     }
 }
@@ -214,20 +240,22 @@ void generate(gpt2_model* model, const Network& network, Hash& of_greedy, Hash& 
 // All logits of a prompt, and the log-probabilities of what follows in it, after a prefix that another slot held.
 void score(gpt2_model* model, const Network& network, Hash& hash) {
     Numbers numbers(11);
-    std::vector<gpt2_row> rows;
-    std::vector<int32_t> of_rows, next_ids;
     const int length = 70, shared = 6;
-    for (int i = 0; i < length; ++i) rows.push_back({numbers.below(network.vocab_size), i, 0}), of_rows.push_back(i);
-    for (int i = 0; i < length; ++i) next_ids.push_back(i + 1 < length ? rows[i + 1].token_id : 0);
+    Step whole, rest;
+    std::vector<int32_t> of_rows;
+    for (int i = 0; i < length; ++i) whole.token_ids.push_back(numbers.below(network.vocab_size)), of_rows.push_back(i);
+    whole.chunks = {{0, 0, length, 0, 0, 0, 0}};
     std::vector<float> logits(size_t(length) * network.vocab_size);
-    check(gpt2_logits(model, rows.data(), length, of_rows.data(), length, logits.data()));
+    const gpt2_step_input in = whole.input();
+    check(gpt2_logits(model, &in, of_rows.data(), length, logits.data(), int64_t(logits.size())));
     for (float x : logits) hash.add(x);
     check(gpt2_copy_prefix(model, 0, 1, shared));
-    rows.erase(rows.begin(), rows.begin() + shared);
-    for (gpt2_row& row : rows) row.slot = 1;
-    std::vector<double> logprobs(rows.size());
-    check(gpt2_logprobs(model, rows.data(), int32_t(rows.size()), next_ids.data() + shared, logprobs.data()));
-    for (double x : logprobs) hash.add(x);
+    rest.token_ids.assign(whole.token_ids.begin() + shared, whole.token_ids.end());
+    rest.scored_ids.assign(rest.token_ids.begin() + 1, rest.token_ids.end());
+    rest.scored_ids.push_back(0);
+    rest.chunks = {{1, shared, length - shared, 0, 0, length - shared, 0}};
+    rest.run(model);
+    for (double x : rest.logprobs) hash.add(x);
 }
 
 // False where these kernels have no such arithmetic.

@@ -62,9 +62,9 @@ std::vector<std::string> parted(const char* names) {
     return all;
 }
 
-float any_float() {
+float any_float(int percent_usual = 90) {
     uint32_t bits = uint32_t(next());
-    if (happens(90)) bits = (bits & 0x807FFFFFu) | uint32_t(between(117, 127)) << 23;  // mostly of a usual size
+    if (happens(percent_usual)) bits = (bits & 0x807FFFFFu) | uint32_t(between(117, 127)) << 23;  // of a usual size
     float x;
     std::memcpy(&x, &bits, 4);
     return x;
@@ -73,11 +73,14 @@ float any_float() {
 // Weights outlive a model that reads them where they lie.
 using Kept = std::vector<std::unique_ptr<Exact<uint8_t>>>;
 
-int32_t load(gpt2_model* model, const std::string& name, int64_t size, bool is_wild, bool may_turn, Kept& kept) {
+enum class Sizes { usual, any_finite, any };
+
+int32_t load(gpt2_model* model, const std::string& name, int64_t size, Sizes sizes, bool may_turn, Kept& kept) {
+    const bool is_wild = sizes == Sizes::any;
     const int dtype = between(GPT2_F32, GPT2_BF16);
     std::vector<uint8_t> bytes;
     for (int64_t i = 0; i < size; ++i) {
-        float x = any_float();
+        float x = any_float(sizes == Sizes::usual ? 100 : 90);
         if (!is_wild && !(x - x == 0)) x = 1.0f;
         uint32_t bits;
         std::memcpy(&bits, &x, 4);
@@ -92,7 +95,7 @@ int32_t load(gpt2_model* model, const std::string& name, int64_t size, bool is_w
 // All of a network's weights; false if some were refused.
 bool load_all(gpt2_model* model, const gpt2_config& config, Kept& kept) {
     const int embd = config.n_embd, inner = config.n_inner;
-    const bool is_wild = happens(10);
+    const Sizes sizes = one_of({Sizes::usual, Sizes::usual, Sizes::any_finite, Sizes::any});
     std::map<std::string, int64_t> vectors = {{"ln_f.weight", embd}, {"ln_f.bias", embd}};
     std::map<std::string, int64_t> matrices = {{"wte.weight", int64_t(config.vocab_size) * embd},
                                                {"wpe.weight", int64_t(config.n_positions) * embd}};
@@ -108,71 +111,147 @@ bool load_all(gpt2_model* model, const gpt2_config& config, Kept& kept) {
     }
     for (const auto& some : {vectors, matrices})
         for (const auto& [name, size] : some) {
-            if (happens(2)) require(load(model, name, size + 1, false, false, kept) == GPT2_UNAVAILABLE, "a wrong size");
-            const int32_t code = load(model, name, size, is_wild, name.find(".c_") != std::string::npos, kept);
+            if (happens(2)) require(load(model, name, size + 1, Sizes::usual, false, kept) == GPT2_UNAVAILABLE, "a wrong size");
+            const int32_t code = load(model, name, size, sizes, name.find(".c_") != std::string::npos, kept);
             if (code == GPT2_NOT_FINITE) return false;
             require(code == 0, name.c_str());
         }
-    require(load(model, one_of<std::string>({"", "h.0.", "h.x", "h.99.ln_1.bias", "wte"}) + "?", 1, false, false, kept) != 0,
+    require(load(model, one_of<std::string>({"", "h.0.", "h.x", "h.99.ln_1.bias", "wte"}) + "?", 1, Sizes::usual, false, kept) != 0,
             "no name");
     return true;
 }
 
-gpt2_range some_ids(std::vector<int32_t>& ids, int vocab_size) {
-    const int begin = int(ids.size());
-    for (int i = between(0, 20); i > 0; --i)
-        ids.push_back(happens(99) ? between(0, vocab_size - 1) : one_of({-1, vocab_size, INT32_MAX}));
-    return {begin, int32_t(ids.size())};
-}
+// What is mostly right and now and then far from it.
+int32_t mostly(int32_t right, int percent = 99) { return happens(percent) ? right : one_of({-1, INT32_MIN, INT32_MAX, right + 1}); }
 
-gpt2_draw any_draw(int row, std::vector<int32_t>& ids, int vocab_size) {
+// The arrays of a step, in the order of its chunks.
+struct Arrays {
+    std::vector<gpt2_chunk> chunks;
+    std::vector<int32_t> token_ids, scored_ids, banned_ids;
+    std::vector<gpt2_draw> draws;
+    std::vector<gpt2_bias> biases;
+    std::vector<uint8_t> masks;
+    int64_t num_tops = 0;
+};
+
+void add_draw(Arrays& step, int row, int vocab_size, int percent) {
+    auto token = [&] { return mostly(between(0, vocab_size - 1), percent); };
     gpt2_draw draw{};
-    draw.row = row, draw.plain = happens(30);
-    draw.temperature = one_of({0.0, 1e-30, 0.7, 1.0, 1e30}), draw.top_k = one_of({0, 0, 1, 20, INT32_MAX});
-    draw.top_p = one_of({1.0, 0.9, 0.01, 1e-300}), draw.min_p = one_of({0.0, 0.05, 1.0}), draw.typical_p = one_of({1.0, 0.8, 1e-9});
+    draw.row = mostly(row, percent), draw.plain = happens(30), draw.top_n = between(0, std::min(vocab_size, 9)) * happens(30);
+    draw.top_k = one_of({0, 0, 1, 20, INT32_MAX}), draw.num_prompt = one_of({0, 3, 50, INT32_MAX}), draw.mask = -1;
+    draw.temperature = one_of({0.0, 1e-30, 0.7, 1.0, 1e30}), draw.top_p = one_of({1.0, 0.9, 0.01, 1e-300});
+    draw.min_p = one_of({0.0, 0.05, 1.0}), draw.typical_p = one_of({1.0, 0.8, 1e-9});
     draw.repetition_penalty = one_of({1.0, 1.3, 1e-300, 1e300}), draw.frequency_penalty = one_of({0.0, 0.5, -1e38});
     draw.presence_penalty = one_of({0.0, -0.5}), draw.uniform = one_of({0.0, 0.5, 0x1.fffffffffffffp-1});
-    if (happens(50)) draw.bias = some_ids(ids, vocab_size);
-    if (happens(20)) draw.banned = some_ids(ids, vocab_size);
-    if (happens(50)) draw.prompt = some_ids(ids, vocab_size), draw.generated = some_ids(ids, vocab_size);
-    return draw;
+    draw.bias.begin = int32_t(step.biases.size()), draw.banned.begin = int32_t(step.banned_ids.size());
+    for (int i = between(-10, 10); i > 0; --i) step.biases.push_back({token(), any_float()});
+    for (int i = between(-10, 10); i > 0; --i) step.banned_ids.push_back(token());
+    draw.bias.end = mostly(int32_t(step.biases.size()), percent), draw.banned.end = int32_t(step.banned_ids.size());
+    if (happens(30)) {
+        const int num_bytes = (vocab_size + 7) / 8, density = one_of({0, 3, 50, 100});
+        draw.mask = mostly(int32_t(step.masks.size()) / num_bytes, percent);
+        for (int i = 0; i < num_bytes; ++i) step.masks.push_back(happens(density) ? uint8_t(next()) : 0);
+    }
+    step.num_tops += draw.top_n;
+    step.draws.push_back(draw);
+}
+
+void add_chunk(Arrays& step, int slot, const gpt2_config& config) {
+    const int start = between(0, config.n_positions - 1), left = config.n_positions - start;
+    const int num = std::min(left, one_of({1, 1, 1, 2, 5, 16, 17, 40, 90}));
+    gpt2_chunk chunk{mostly(slot), mostly(start), mostly(num), 0, 0, 0, 0};
+    for (int i = 0; i < num; ++i) step.token_ids.push_back(mostly(between(0, config.vocab_size - 1), num < 5 ? 99 : 100));
+    for (int i = happens(10) ? between(0, 90) : between(0, 2); i > 0; --i, ++chunk.num_draws)
+        add_draw(step, between(0, num - 1), config.vocab_size, 100 - happens(5));
+    if (happens(40)) {
+        chunk.first_scored = between(0, num - 1), chunk.num_scored = between(0, num - chunk.first_scored);
+        chunk.top_n = between(0, std::min(config.vocab_size, 9)) * happens(50);
+        for (int i = 0; i < chunk.num_scored; ++i) step.scored_ids.push_back(mostly(between(0, config.vocab_size - 1), 100));
+        step.num_tops += int64_t(chunk.num_scored) * chunk.top_n;
+        chunk.first_scored = mostly(chunk.first_scored), chunk.num_scored = mostly(chunk.num_scored);
+    }
+    step.chunks.push_back(chunk);
+}
+
+// The arrays as exactly long copies, and room for the answers that is exactly as long too.
+struct Crossing {
+    explicit Crossing(const Arrays& step)
+        : chunks(step.chunks),
+          token_ids(step.token_ids),
+          scored_ids(step.scored_ids),
+          banned_ids(step.banned_ids),
+          draws(step.draws),
+          biases(step.biases),
+          masks(step.masks),
+          errors(step.chunks.size()),
+          tokens(step.draws.size()),
+          tops(size_t(step.num_tops)),
+          logprobs(step.scored_ids.size()) {
+        input = {chunks.get(),
+                 token_ids.get(),
+                 draws.get(),
+                 scored_ids.get(),
+                 biases.get(),
+                 banned_ids.get(),
+                 masks.get(),
+                 int32_t(step.chunks.size()),
+                 int32_t(step.token_ids.size()),
+                 int32_t(step.draws.size()),
+                 int32_t(step.scored_ids.size()),
+                 int32_t(step.biases.size()),
+                 int32_t(step.banned_ids.size()),
+                 int64_t(step.masks.size())};
+        output = {errors.get(),     tokens.get(),    logprobs.get(),   tops.get(),
+                  input.num_chunks, input.num_draws, input.num_scored, int32_t(step.num_tops)};
+    }
+
+    Exact<gpt2_chunk> chunks;
+    Exact<int32_t> token_ids, scored_ids, banned_ids;
+    Exact<gpt2_draw> draws;
+    Exact<gpt2_bias> biases;
+    Exact<uint8_t> masks;
+    Exact<int32_t> errors;
+    Exact<gpt2_token> tokens, tops;
+    Exact<double> logprobs;
+    gpt2_step_input input;
+    gpt2_step_output output;
+};
+
+void check_answers(const Arrays& step, Crossing& crossing, int vocab_size) {
+    int draw = 0;
+    int64_t top = 0;
+    auto is_token = [&](const gpt2_token& token) { return token.token_id >= 0 && token.token_id < vocab_size; };
+    for (size_t c = 0; c < step.chunks.size(); ++c) {
+        const gpt2_chunk& chunk = step.chunks[c];
+        const int32_t error = crossing.errors.get()[c];
+        require(error == 0 || error == GPT2_NOT_FINITE || error == GPT2_NOTHING_TO_DRAW, "a chunk's error");
+        int64_t num_tops = int64_t(chunk.num_scored) * chunk.top_n;
+        for (int i = 0; i < chunk.num_draws; ++i, ++draw) {
+            require(error || is_token(crossing.tokens.get()[draw]), "a token");
+            num_tops += step.draws[draw].top_n;
+        }
+        for (; num_tops > 0; --num_tops, ++top) require(error || is_token(crossing.tops.get()[top]), "a likely token");
+    }
 }
 
 void any_step(gpt2_model* model, const gpt2_config& config) {
-    std::vector<gpt2_row> rows;
-    for (int slot = 0; slot < config.num_slots; ++slot) {
-        if (happens(40)) continue;
-        const int start = between(0, config.n_positions - 1),
-                  num = std::min(config.n_positions - start, one_of({1, 1, 2, 5, 16, 17, 40}));
-        for (int i = 0; i < num; ++i) rows.push_back({between(0, config.vocab_size - 1), start + i, slot});
-    }
-    if (!rows.empty() && happens(10)) {
-        gpt2_row& row = rows[between(0, int(rows.size()) - 1)];
-        *one_of({&row.token_id, &row.position, &row.slot}) = one_of({-1, INT32_MAX, INT32_MIN, 3});
-    }
-    const int num_rows = int(rows.size());
-    Exact<gpt2_row> exact_rows(rows);
-    std::vector<int32_t> ids, of_rows, next_ids;
-    std::vector<gpt2_draw> draws;
-    for (int i = between(0, 2 + num_rows); num_rows && i > 0; --i)
-        of_rows.push_back(happens(99) ? between(0, num_rows - 1) : num_rows);
-    for (int row : of_rows) draws.push_back(any_draw(row, ids, config.vocab_size));
-    for (int r = 0; r < num_rows; ++r) next_ids.push_back(happens(99) ? between(0, config.vocab_size - 1) : config.vocab_size);
-    const int num_draws = int(draws.size());
-    Exact<float> values(std::vector<float>(ids.size(), 1.5f)), logits(size_t(num_draws) * config.vocab_size);
-    Exact<int32_t> exact_ids(ids), exact_next(next_ids), exact_of_rows(of_rows);
-    Exact<gpt2_draw> exact_draws(draws);
-    Exact<gpt2_token> tokens(num_draws);
-    Exact<double> logprobs(num_rows);
-    int32_t code =
-        gpt2_step(model, exact_rows.get(), num_rows, exact_draws.get(), num_draws, exact_ids.get(), values.get(), tokens.get());
+    Arrays step;
+    for (int slot = 0; slot < config.num_slots; ++slot)
+        if (happens(60)) add_chunk(step, slot, config);
+    Crossing crossing(step);
+    if (happens(5)) *one_of({&crossing.input.num_tokens, &crossing.input.num_draws, &crossing.input.num_scored}) -= 1;
+    if (happens(5)) *one_of({&crossing.output.num_errors, &crossing.output.num_tokens, &crossing.output.num_tops}) -= 1;
+    int32_t code = gpt2_step(model, &crossing.input, &crossing.output);
     require(code == 0 || code == GPT2_OUT_OF_RANGE, "a step");
-    for (int i = 0; code == 0 && num_rows && i < num_draws; ++i)
-        require(tokens.get()[i].token_id >= 0 && tokens.get()[i].token_id < config.vocab_size, "a token");
-    code = gpt2_logits(model, exact_rows.get(), num_rows, exact_of_rows.get(), num_draws, logits.get());
+    if (code == 0) check_answers(step, crossing, config.vocab_size);
+    std::vector<int32_t> of_rows;
+    const int num_rows = int(step.token_ids.size());
+    for (int i = between(0, 2 + num_rows); num_rows && i > 0; --i) of_rows.push_back(mostly(between(0, num_rows - 1)));
+    Exact<int32_t> exact_rows(of_rows);
+    Exact<float> logits(of_rows.size() * config.vocab_size);
+    code = gpt2_logits(model, &crossing.input, exact_rows.get(), int32_t(of_rows.size()), logits.get(),
+                       int64_t(of_rows.size()) * config.vocab_size);
     require(code == 0 || code == GPT2_OUT_OF_RANGE, "logits");
-    code = gpt2_logprobs(model, exact_rows.get(), num_rows, exact_next.get(), logprobs.get());
-    require(code == 0 || code == GPT2_OUT_OF_RANGE, "log-probabilities");
     code =
         gpt2_copy_prefix(model, between(-1, config.num_slots), between(0, config.num_slots), between(-1, config.n_positions + 1));
     require(code == 0 || code == GPT2_OUT_OF_RANGE, "a copy");
@@ -182,14 +261,16 @@ void any_sample(const char* kernels) {
     const int vocab_size = between(1, 300);
     std::vector<float> row;
     for (int i = 0; i < vocab_size; ++i) row.push_back(any_float());
-    std::vector<int32_t> ids;
-    const gpt2_draw draw = any_draw(0, ids, vocab_size);
-    for (int32_t& id : ids) id = std::clamp(id, 0, vocab_size - 1);
-    Exact<float> logits(row), values(std::vector<float>(ids.size(), -3.0f));
-    Exact<int32_t> exact_ids(ids);
-    gpt2_token token;
-    require(gpt2_sample(kernels, logits.get(), vocab_size, &draw, exact_ids.get(), values.get(), &token) == 0, "a draw");
-    require(token.token_id >= 0 && token.token_id < vocab_size, "a drawn token");
+    Arrays step;
+    for (int i = between(0, 40); i > 0; --i) step.token_ids.push_back(mostly(between(0, vocab_size - 1)));
+    add_draw(step, 0, vocab_size, 99);
+    step.chunks.resize(1);  // for the room of its error
+    Crossing crossing(step);
+    Exact<float> logits(row);
+    const int32_t code = gpt2_sample(kernels, logits.get(), vocab_size, &crossing.input, &crossing.output);
+    require(code == 0 || code == GPT2_OUT_OF_RANGE, "a draw");
+    const int32_t token_id = crossing.tokens.get()->token_id;
+    require(code || *crossing.errors.get() || (token_id >= 0 && token_id < vocab_size), "a drawn token");
 }
 
 void any_model(const char* kernels, int num_threads) {

@@ -20,6 +20,7 @@ from model.config import GPT2Config
 from model.native.runner import NativeRunner
 from model.network_files import weights_of
 from tests.model.native.kinds import network
+from tests.model.native.running import bits, drawn, execute
 
 NUM_SLOTS = 40
 MAX_ROWS = 100
@@ -57,11 +58,8 @@ class Running:
     def chunk(self, length: int) -> Chunk:
         """The next tokens, with a draw if they are the last known."""
         start, end = self.num_cached, min(self.num_cached + length, len(self.token_ids))
-        draw = None
-        if end == len(self.token_ids):
-            past = (tuple(self.token_ids[: self.num_prompt]), tuple(self.token_ids[self.num_prompt :]))
-            draw = Draw(self.params, end, *(past if self.params.needs_history else ()))
-        return Chunk(self.slot, start, tuple(self.token_ids[start:end]), draw)
+        draws = (Draw(end - start - 1, self.params, self.num_prompt),) if end == len(self.token_ids) else ()
+        return Chunk(self.slot, start, tuple(self.token_ids[start:end]), draws)
 
 
 class Schedule:
@@ -128,15 +126,11 @@ def random_params(chance: random.Random) -> SamplingParams:
     )
 
 
-def bits(tokens: list[SampledToken]) -> list[tuple[int, str]]:
-    return [(token.token_id, token.logprob.hex()) for token in tokens]
-
-
 def generate_alone(runner: NativeRunner, prompt: list[int], params: SamplingParams, num_new: int) -> list[tuple[int, str]]:
     sequence = Running(list(prompt), len(prompt), params)
     while len(sequence.drawn) < num_new:
         chunk = sequence.chunk(1)
-        tokens = runner.execute(ForwardBatch((chunk,))).tokens
+        tokens = drawn(execute(runner, chunk))
         sequence.num_cached = chunk.end
         sequence.drawn.extend(tokens)
         sequence.token_ids.extend(token.token_id for token in tokens)
@@ -144,7 +138,7 @@ def generate_alone(runner: NativeRunner, prompt: list[int], params: SamplingPara
 
 
 def logits_alone(runner: NativeRunner, token_ids: list[int]) -> list[bytes]:
-    batches = (ForwardBatch((Chunk(0, i, (token_id,), None),)) for i, token_id in enumerate(token_ids))
+    batches = (ForwardBatch((Chunk(0, i, (token_id,)),)) for i, token_id in enumerate(token_ids))
     return [runner.logits(batch, [0]).tobytes() for batch in batches]
 
 
@@ -170,9 +164,9 @@ def check_tokens(kind, shape: str, lengths: list[int], seed: int, num_new: int) 
     sequences = random_sequences(chance, shortened(kind, lengths), runner.vocab_size)
     schedule = Schedule(runner, chance, max_running=chance.choice([1, 2, 5, NUM_SLOTS - 1]))
     for step in schedule.steps(sequences, num_new):
-        tokens = iter(runner.execute(ForwardBatch(tuple(chunk for _, chunk in step))).tokens)
+        tokens = iter(drawn(execute(runner, *(chunk for _, chunk in step))))
         for sequence, chunk in step:
-            if chunk.draw is not None:
+            if chunk.draws:
                 sequence.drawn.append(next(tokens))
                 sequence.token_ids.append(sequence.drawn[-1].token_id)
         assert next(tokens, None) is None
@@ -222,7 +216,7 @@ def sequences_of_a_crowd(kind, shape: str) -> list[tuple[list[int], bytes]]:
 
 def enter_pasts(runner: NativeRunner, crowd: list[tuple[list[int], bytes]]) -> None:
     """All but the last token of each."""
-    pasts = (Chunk(slot, 0, tuple(token_ids[:-1]), None) for slot, (token_ids, _) in enumerate(crowd))
+    pasts = (Chunk(slot, 0, tuple(token_ids[:-1])) for slot, (token_ids, _) in enumerate(crowd))
     runner.logits(ForwardBatch(tuple(pasts)), [])
 
 
@@ -234,7 +228,7 @@ def test_any_number_of_rows_in_a_step_gives_each_the_bits_of_its_sequence_alone(
     for num_rows in (3, 20, 49, MAX_ROWS) if kind.is_slow else (*range(1, 35), 47, 48, 49, 59, 60, 61, 95, 96, 97, MAX_ROWS):
         first = (num_rows * num_threads) % (MAX_ROWS - num_rows + 1)  # not always the same neighbours
         slots = range(first, first + num_rows)
-        batch = ForwardBatch(tuple(Chunk(slot, len(crowd[slot][0]) - 1, (crowd[slot][0][-1],), None) for slot in slots))
+        batch = ForwardBatch(tuple(Chunk(slot, len(crowd[slot][0]) - 1, (crowd[slot][0][-1],)) for slot in slots))
         for slot, logits in zip(slots, runner.logits(batch, range(num_rows)), strict=True):
             assert logits.tobytes() == crowd[slot][1], f"row {slot - first} of {num_rows}"
 
@@ -245,7 +239,7 @@ def test_a_prompt_cut_at_any_place_gives_the_bits_of_one_token_at_a_time(kind, c
     token_ids = [chance.randrange(500) for _ in range(40 if kind.is_slow else 150)]
     rows: list[np.ndarray] = []
     for start in range(0, len(token_ids), cut):
-        chunk = Chunk(9, start, tuple(token_ids[start : start + cut]), None)
+        chunk = Chunk(9, start, tuple(token_ids[start : start + cut]))
         rows.extend(runner.logits(ForwardBatch((chunk,)), range(len(chunk.token_ids))))
     assert [row.tobytes() for row in rows] == whole_prompt(kind, tuple(token_ids))
 

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from model.batch import Chunk, Draw, ForwardBatch, SampledToken, SamplingParams
+from model.batch import Chunk, Draw, SampledToken, SamplingParams
 from model.checkpoint import open_checkpoint
 from model.native.runner import NativeRunner
 from tests.model.native.compiling import compile_all
 from tests.model.native.digests import Digest, digests_of, expected_digests
 from tests.model.native.kinds import COMMON
+from tests.model.native.running import bits, drawn, execute, logprobs, scored
 
 CHECKPOINT = Path(__file__).parents[2] / "data/tiny-gpt2"
 OF_CHECKPOINT = ("greedy", "sampled", "logprobs")
@@ -149,11 +150,11 @@ def generated(runner: NativeRunner, params: SamplingParams) -> Iterator[SampledT
         for slot, (ids, prompt) in enumerate(zip(sequences, PROMPTS, strict=True)):
             if len(ids) < len(prompt) + 24:
                 end = min(len(ids), cached[slot] + 17)
-                draw = Draw(params, end, prompt, tuple(ids[len(prompt) :])) if end == len(ids) else None
-                chunks.append(Chunk(slot, cached[slot], tuple(ids[cached[slot] : end]), draw))
+                draws = (Draw(end - cached[slot] - 1, params, len(prompt)),) if end == len(ids) else ()
+                chunks.append(Chunk(slot, cached[slot], tuple(ids[cached[slot] : end]), draws))
                 cached[slot] = end
-        drawing = [chunk.slot for chunk in chunks if chunk.draw is not None]
-        for slot, token in zip(drawing, runner.execute(ForwardBatch(tuple(chunks))).tokens, strict=True):
+        drawing = [chunk.slot for chunk in chunks if chunk.draws]
+        for slot, token in zip(drawing, drawn(execute(runner, *chunks)), strict=True):
             sequences[slot].append(token.token_id)
             yield token
 
@@ -161,9 +162,9 @@ def generated(runner: NativeRunner, params: SamplingParams) -> Iterator[SampledT
 def test_a_checkpoint_gives_the_digests(kind):
     checkpoint = open_checkpoint(CHECKPOINT)
     runner = kind.runner(checkpoint.config, checkpoint.weights, len(PROMPTS), 2)
-    tokens = ([(token.token_id, token.logprob.hex()) for token in generated(runner, p)] for p in (SamplingParams(), SAMPLED))
-    logprobs = runner.logprobs(ForwardBatch((Chunk(0, 0, PROMPTS[2], None),)), [*PROMPTS[2][1:], 0])
-    values = [*tokens, [logprob.hex() for logprob in logprobs.tolist()]]
+    tokens = (bits(list(generated(runner, p))) for p in (SamplingParams(), SAMPLED))
+    scores = execute(runner, scored(0, 0, PROMPTS[2], [*PROMPTS[2][1:], 0]))
+    values = [*tokens, logprobs(scores)]
     check(
         Digest(
             kind.kernels, f"checkpoint/{what} {kind.arithmetic}", hashlib.blake2b(repr(value).encode(), digest_size=8).hexdigest()

@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
+from model.batch import Chunk, Draw, ForwardBatch, SamplingParams, Scores, TokenMask
 from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.native.library import Precision
@@ -22,6 +22,7 @@ PARAMS = [
     SamplingParams(temperature=0.8, top_k=50, top_p=0.9, min_p=0.01, typical_p=0.95),
     SamplingParams(temperature=1.2, repetition_penalty=1.2, frequency_penalty=0.5, logit_bias=((7, 3.0),)),
 ]
+MASKS = [None, None, TokenMask.of((1, 5, 256), 257)]
 
 
 def model() -> GPT2:
@@ -40,8 +41,19 @@ def random_batch(chance: random.Random) -> ForwardBatch:
         start, length = chance.randint(0, 60), chance.choice([1, 1, 1, 1, 1, 2, 20])
         ids = tuple(chance.randrange(257) for _ in range(length))
         banned = (0,) if chance.random() < 0.3 else ()
-        draw = Draw(chance.choice(PARAMS), start + length, ids, ids[:3], banned) if chance.random() < 0.8 else None
-        chunks.append(Chunk(slot, start, ids, draw))
+        scores = Scores(0, ids, top_n=chance.choice([0, 5])) if chance.random() < 0.2 else None
+        draws = tuple(
+            Draw(
+                chance.randrange(length),
+                chance.choice(PARAMS),
+                start,
+                banned,
+                mask=chance.choice(MASKS),
+                top_n=chance.choice([0, 3]),
+            )
+            for _ in range(chance.choice([0, 1, 1, 1, 1, 4]))
+        )
+        chunks.append(Chunk(slot, start, ids, draws, scores))
     return ForwardBatch(tuple(chunks))
 
 
@@ -54,7 +66,7 @@ def test_a_thousand_steps_of_every_kind_take_no_more_memory_than_hundreds(kind):
         for _ in range(num_rounds):
             for i, batch in enumerate(batches):
                 runner = runners[i % 10 == 0]
-                runner.execute(batch)
+                runner.launch(batch).collect()
                 runner.copy_prefix(0, 1, 40)
         return resident_bytes()
 
@@ -67,7 +79,7 @@ def test_memory_goes_with_the_runner(available):
 
     def use() -> None:
         runner = NativeRunner(network.config, weights_of(network), 2, Precision.FLOAT32, 2)
-        runner.logits(ForwardBatch((Chunk(1, 0, (5,) * 200, None),)), range(200))
+        runner.logits(ForwardBatch((Chunk(1, 0, (5,) * 200),)), range(200))
 
     for _ in range(3):
         use()

@@ -26,9 +26,9 @@ def test_the_measurement_takes_each_token_once_as_a_prompt_and_then_one_by_one(t
             chunks.extend(batch.chunks)
             return self.runner.logits(batch, of_rows)
 
-        def logprobs(self, batch, next_ids):
+        def launch(self, batch):
             chunks.extend(batch.chunks)
-            return self.runner.logprobs(batch, next_ids)
+            return self.runner.launch(batch)
 
     checkpoint, token_ids = open_checkpoint(tiny_checkpoint), sample_ids(load_tokenizer(tiny_checkpoint), length)
     exact = reference_runner(checkpoint.config, checkpoint.weights, 1, "auto")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.batch import Chunk, Draw, ForwardBatch, SampledToken, SamplingParams, StepOutput
+from model.batch import NOT_FINITE, Chunk, ChunkOutput, Draw, ForwardBatch, SamplingParams, Scores, StepOutput
 from model.checkpoint import TRANSPOSED
 from model.config import GPT2Config
 from model.gpt2 import GPT2
@@ -21,6 +21,7 @@ from model.native.runner import NativeRunner
 from model.network_files import weights_of
 from model.weights import Weight
 from tests.model.native.kinds import network
+from tests.model.native.running import bits, drawing, drawn, execute, scored
 
 GREEDY = SamplingParams()
 # Widths, heads, vocabularies and contexts that neither 64 nor 16 divides, and some that they do.
@@ -54,11 +55,7 @@ def random_ids(seed: int, length: int, vocab_size: int = 500) -> tuple[int, ...]
 
 def logits_of(runner: NativeRunner, slot: int, token_ids: Sequence[int], start: int = 0) -> np.ndarray:
     """All rows' logits (T, V) of one chunk."""
-    return runner.logits(ForwardBatch((Chunk(slot, start, tuple(token_ids), None),)), range(len(token_ids)))
-
-
-def bits(tokens: Sequence[SampledToken]) -> list[tuple[int, str]]:
-    return [(token.token_id, token.logprob.hex()) for token in tokens]
+    return runner.logits(ForwardBatch((Chunk(slot, start, tuple(token_ids)),)), range(len(token_ids)))
 
 
 @functools.cache
@@ -91,8 +88,8 @@ def test_a_greedy_token_is_the_likeliest_with_the_log_probability_of_its_logits(
     runner = runner_of(kind, config)
     for seed, length in enumerate((1, 2, 17, 40)):
         token_ids = random_ids(seed, length, config.vocab_size)
-        (row,) = runner.logits(ForwardBatch((Chunk(0, 0, token_ids, None),)), [length - 1])
-        (token,) = runner.execute(ForwardBatch((Chunk(2, 0, token_ids, Draw(GREEDY, length)),))).tokens
+        (row,) = runner.logits(ForwardBatch((Chunk(0, 0, token_ids),)), [length - 1])
+        (token,) = drawn(execute(runner, drawing(2, 0, token_ids)))
         assert token.token_id == row.argmax()
         logprobs = torch.from_numpy(row).double().log_softmax(dim=-1)
         assert token.logprob == pytest.approx(logprobs[token.token_id].item(), abs=1e-5)
@@ -100,13 +97,12 @@ def test_a_greedy_token_is_the_likeliest_with_the_log_probability_of_its_logits(
 
 def test_a_sampled_tokens_log_probability_is_that_of_its_logits_too(kind):
     runner, token_ids = runner_of(kind), random_ids(2, 20)
-    (row,) = runner.logits(ForwardBatch((Chunk(0, 0, token_ids, None),)), [19])
+    (row,) = runner.logits(ForwardBatch((Chunk(0, 0, token_ids),)), [19])
     logprobs = torch.from_numpy(row).double().log_softmax(dim=-1)
     seen = set()
     for seed in range(20):
         params = SamplingParams(temperature=1.5, top_k=50, frequency_penalty=0.3, seed=seed)
-        draw = Draw(params, 20, prompt_ids=token_ids)
-        (token,) = runner.execute(ForwardBatch((Chunk(0, 0, token_ids, draw),))).tokens
+        (token,) = drawn(execute(runner, drawing(0, 0, token_ids, params, num_prompt=20)))
         assert token.logprob == pytest.approx(logprobs[token.token_id].item(), abs=1e-5)
         seen.add(token.token_id)
     assert len(seen) > 5
@@ -114,7 +110,7 @@ def test_a_sampled_tokens_log_probability_is_that_of_its_logits_too(kind):
 
 def test_rows_can_be_asked_for_in_any_order_and_twice(kind):
     runner, token_ids = runner_of(kind), random_ids(3, 40)
-    batch = ForwardBatch((Chunk(1, 0, token_ids[:33], None), Chunk(0, 0, token_ids[33:], None)))
+    batch = ForwardBatch((Chunk(1, 0, token_ids[:33]), Chunk(0, 0, token_ids[33:])))
     everything = runner.logits(batch, range(40))
     order = [39, 0, 7, 7, 32, 33, 5]
     assert np.array_equal(runner.logits(batch, order), everything[order])
@@ -124,11 +120,12 @@ def test_rows_can_be_asked_for_in_any_order_and_twice(kind):
 def test_tokens_come_in_the_order_of_their_chunks_and_a_step_may_draw_none(kind):
     runner = runner_of(kind, num_slots=4)
     prompts = [random_ids(seed, length) for seed, length in enumerate((3, 16, 1, 40))]
-    alone = [runner.execute(ForwardBatch((Chunk(0, 0, p, Draw(GREEDY, len(p))),))).tokens[0] for p in prompts]
+    alone = [drawn(execute(runner, drawing(0, 0, prompt)))[0] for prompt in prompts]
     for order in ([0, 1, 2, 3], [3, 1, 2, 0]):
-        chunks = tuple(Chunk(i, 0, prompts[i], None if i == 1 else Draw(GREEDY, len(prompts[i]))) for i in order)
-        assert bits(runner.execute(ForwardBatch(chunks)).tokens) == bits([alone[i] for i in order if i != 1])
-    assert runner.execute(ForwardBatch((Chunk(0, 0, prompts[0], None),))) == StepOutput(())
+        output = execute(runner, *(Chunk(i, 0, prompts[i]) if i == 1 else drawing(i, 0, prompts[i]) for i in order))
+        assert [len(out.tokens) for out in output.chunks] == [int(i != 1) for i in order]
+        assert bits(drawn(output)) == bits([alone[i] for i in order if i != 1])
+    assert execute(runner, Chunk(0, 0, prompts[0])) == StepOutput((ChunkOutput(),))
 
 
 @pytest.mark.parametrize("length", [1, 37, 63, 64, 65, 100, 128, 149])
@@ -174,12 +171,12 @@ def test_weights_may_come_as_checkpoints_hold_them(kind, dtype):
 
 def test_log_probabilities_are_those_of_the_logits(kind):
     runner, token_ids = runner_of(kind), random_ids(16, 70)
-    batch = ForwardBatch((Chunk(0, 0, token_ids[:40], None), Chunk(2, 0, token_ids[40:], None)))
+    batch = ForwardBatch((Chunk(0, 0, token_ids[:40]), Chunk(2, 0, token_ids[40:])))
     next_ids = random_ids(17, 70)
     expected = torch.from_numpy(runner.logits(batch, range(70))).double().log_softmax(dim=-1)[range(70), next_ids]
-    logprobs = runner.logprobs(batch, next_ids)
-    assert (logprobs.shape, logprobs.dtype) == ((70,), np.float64)
-    assert logprobs == pytest.approx(expected.numpy(), abs=1e-5)
+    output = execute(runner, scored(0, 0, token_ids[:40], next_ids[:40]), scored(2, 0, token_ids[40:], next_ids[40:]))
+    assert [len(out.scores) for out in output.chunks] == [40, 30]
+    assert [score.logprob for out in output.chunks for score in out.scores] == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 # Finite weights that no sum survives: +3e38 and -3e38 in turn are NaN in the first LayerNorm.
@@ -193,21 +190,20 @@ def test_a_sequence_that_computed_no_numbers_leaves_nothing_in_its_slot(kind, va
     runner = kind.runner(model.config, weights_of(model), 3, 2)
     fresh = kind.runner(model.config, weights_of(model), 3, 2)
     short, long = random_ids(9, 19), random_ids(10, 90)
-    expected = fresh.execute(ForwardBatch((Chunk(0, 0, short, Draw(GREEDY, 19)),)))
-    draws = (Chunk(1, 0, long, Draw(GREEDY, 90)), Chunk(2, 0, short, Draw(GREEDY, 19)))
-    for order in (draws, draws[::-1]):
-        tokens = runner.execute(ForwardBatch(order)).tokens
-        spoilt, other = tokens if order is draws else tokens[::-1]
-        assert bits([other]) == bits(expected.tokens)
-        assert math.isnan(spoilt.logprob) or value is not SPOILING
-        assert 0 <= spoilt.token_id < 500
+    expected = execute(fresh, drawing(0, 0, short)).chunks[0]
+    chunks = (drawing(1, 0, long), Chunk(0, 0, long), drawing(2, 0, short))
+    for order in (chunks, chunks[::-1]):
+        outputs = execute(runner, *order).chunks
+        *spoilt, other = outputs if order is chunks else outputs[::-1]
+        assert other == expected
+        assert spoilt == [ChunkOutput(error=NOT_FINITE)] * 2  # whether they draw or not
     for length in range(1, 20):
         once, again = (logits_of(r, 1, short[:length]) for r in (fresh, runner))
         assert np.array_equal(once, again)
         assert np.isfinite(again).all()
 
 
-def test_a_row_that_is_no_number_is_said_to_have_no_log_probability_however_it_is_drawn(kind):
+def test_a_chunk_that_computes_no_number_says_so_whatever_it_asks_for(kind):
     model = network_to_change()
     model.wpe.weight[5] = SPOILING
     runner = kind.runner(model.config, weights_of(model), 1, 1)
@@ -217,9 +213,12 @@ def test_a_row_that_is_no_number_is_said_to_have_no_log_probability_however_it_i
         SamplingParams(repetition_penalty=1.3),
         SamplingParams(1.0, top_k=5, top_p=0.9, min_p=0.1, typical_p=0.9),
     ):
-        (token,) = runner.execute(ForwardBatch((Chunk(0, 0, (1, 2, 3, 4, 5, 6), Draw(params, 6, prompt_ids=(1, 2))),))).tokens
-        assert math.isnan(token.logprob)
-        assert 0 <= token.token_id < 500
+        for row in (4, 5):  # that before it is a number
+            chunk = Chunk(0, 0, (1, 2, 3, 4, 5, 6), (Draw(4, GREEDY), Draw(row, params, num_prompt=2)))
+            assert execute(runner, chunk).chunks == (ChunkOutput(error=NOT_FINITE),)
+    for scores in (Scores(0, (1, 2), 3), Scores(3, (1, 2, 3)), Scores(5, (1,), 2)):
+        assert execute(runner, Chunk(0, 0, (1, 2, 3, 4, 5, 6), scores=scores)).chunks == (ChunkOutput(error=NOT_FINITE),)
+    assert execute(runner, Chunk(0, 0, (1, 2, 3, 4, 5))).chunks == (ChunkOutput(),)
 
 
 def test_positions_before_a_nan_keep_their_bits(kind):
@@ -267,7 +266,9 @@ def test_warming_up_changes_no_answer(kind):
 
 def test_a_runner_says_what_it_holds(kind):
     runner = runner_of(kind)
-    assert (runner.num_slots, runner.max_positions, runner.vocab_size, runner.exact_at_any_cut) == (3, 192, 500, True)
+    assert (runner.num_slots, runner.max_positions, runner.vocab_size) == (3, 192, 500)
+    assert runner.capabilities.exact_at_any_cut
+    assert runner.capabilities.num_steps == 1
 
 
 def test_a_step_of_nothing_gives_nothing(available):
@@ -282,6 +283,6 @@ from model.network_files import weights_of
 
 model = GPT2(GPT2Config(vocab_size=9, n_positions=9, n_embd=8, n_layer=1, n_head=1, eos_token_id=0))
 for precision in Precision:
-    assert NativeRunner(model.config, weights_of(model), 1, precision, 2).execute(ForwardBatch(())) == StepOutput(())
+    assert NativeRunner(model.config, weights_of(model), 1, precision, 2).launch(ForwardBatch(())).collect() == StepOutput(())
 """
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0

@@ -13,13 +13,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
+from model.batch import Chunk, Draw, ForwardBatch, SamplingParams, TokenMask
 from model.config import GPT2Config
-from model.native.library import Token, load_library
-from model.native.runner import NativeRunner, _Draws
+from model.native.runner import NativeRunner
 from model.network_files import weights_of
 from model.weights import Weight
 from tests.model.native.kinds import COMMON, KERNELS, Kind, missing, network
+from tests.model.native.running import execute, sample, scored, token_bits, top_bits
 
 SHAPES = {
     "tails": GPT2Config(vocab_size=131, n_positions=100, n_embd=75, n_layer=2, n_head=3, n_inner=110, eos_token_id=0),
@@ -58,7 +58,7 @@ def steps(runner: NativeRunner, num_tokens: int) -> NDArray[np.float32]:
     cuts = [0, num_tokens // 3, num_tokens * 3 // 4, *range(num_tokens * 3 // 4 + 1, num_tokens + 1)]
     rows = []
     for start, end in itertools.pairwise(cuts):
-        batch = ForwardBatch((Chunk(1, start, ids[start:end], None), Chunk(0, start // 2, ids[end - 1 : end], None)))
+        batch = ForwardBatch((Chunk(1, start, ids[start:end]), Chunk(0, start // 2, ids[end - 1 : end])))
         rows.append(runner.logits(batch, range(batch.num_tokens)))
     return np.concatenate(rows)
 
@@ -142,7 +142,7 @@ def test_a_row_that_overflows_leaves_the_others_as_they_are(available, arithmeti
     ids = random_ids(2, 7, TAILS.vocab_size)
     for kernels in available:
         spoilt, sound = (Kind(kernels, arithmetic).runner(TAILS, NETWORKS[name](TAILS)) for name in (weights, "random"))
-        rows = [runner.logits(ForwardBatch((Chunk(0, 0, (*ids, 1), None),)), range(8)) for runner in (spoilt, sound)]
+        rows = [runner.logits(ForwardBatch((Chunk(0, 0, (*ids, 1)),)), range(8)) for runner in (spoilt, sound)]
         assert bits(rows[0][:7]) == bits(rows[1][:7])
         assert bits(rows[0][7:]) != bits(rows[1][7:])
 
@@ -163,9 +163,9 @@ def test_every_remainder_of_the_widths_gives_the_bits_of_the_scalar_kernels(avai
         of_sets = {}
         for kernels in available:
             runner = Kind(kernels, arithmetic).runner(config, weights)
-            prompt = runner.logits(ForwardBatch((Chunk(0, 0, ids[:5], None),)), range(5))
-            token = runner.logprobs(ForwardBatch((Chunk(0, 5, ids[5:], None),)), [config.vocab_size - 1])
-            of_sets[kernels] = bits(prompt) + bits(token)
+            prompt = runner.logits(ForwardBatch((Chunk(0, 0, ids[:5]),)), range(5))
+            (out,) = execute(runner, scored(0, 5, ids[5:], [config.vocab_size - 1], top_n=3)).chunks
+            of_sets[kernels] = bits(prompt) + repr(out.scores).encode()
         assert len(set(of_sets.values())) == 1, f"{config}: {[k for k in of_sets if of_sets[k] != of_sets['scalar']]}"
 
 
@@ -176,7 +176,7 @@ ROWS = [*range(1, 21), 47, 48, 49, 50, 97]
 def scalar_rows(arithmetic: str, shape: str) -> NDArray[np.float32]:
     runner = Kind("scalar", arithmetic).runner(SHAPES[shape], NETWORKS["8_outliers"](SHAPES[shape]))
     ids = random_ids(3, max(ROWS), runner.vocab_size)
-    return runner.logits(ForwardBatch((Chunk(0, 0, ids, None),)), range(len(ids)))
+    return runner.logits(ForwardBatch((Chunk(0, 0, ids),)), range(len(ids)))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -187,7 +187,7 @@ def test_any_number_of_rows_gives_the_bits_of_the_scalar_kernels(kernels, arithm
     )
     ids = random_ids(3, max(ROWS), runner.vocab_size)
     for num_rows in ROWS:
-        logits = runner.logits(ForwardBatch((Chunk(0, 0, ids[:num_rows], None),)), range(num_rows))
+        logits = runner.logits(ForwardBatch((Chunk(0, 0, ids[:num_rows]),)), range(num_rows))
         assert bits(logits) == bits(expected[:num_rows]), f"{num_rows} rows"
 
 
@@ -220,11 +220,10 @@ WAYS = {
 }
 
 
-def draw(kernels: str, logits: torch.Tensor, params: SamplingParams) -> tuple[int, str]:
-    draws, row, token = _Draws([Draw(params, 5, (1, 2, 3), (4, 4, 5), (6,))], [0]), logits.numpy(), Token()
-    code = load_library().gpt2_sample(kernels.encode(), row.ctypes.data, len(row), draws.packed, draws.ids, draws.values, token)
-    assert code == 0
-    return token.token_id, token.logprob.hex()
+def draw(kernels: str, logits: torch.Tensor, params: SamplingParams) -> tuple[str | None, list[tuple[int, str]]]:
+    mask = TokenMask.of(tuple(i for i in range(len(logits)) if i % 7), len(logits))
+    out = sample(logits.numpy(), (1, 2, 3, 4, 4, 5), Draw(0, params, 3, (6,), mask=mask, top_n=4), kernels)
+    return out.error, [bits for (token,) in out.tokens for bits in (token_bits(token), *top_bits(token))]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,4 +1,4 @@
-"""The border between the event loop and the engine's thread: every accepted request ends once, and nothing is lost on the way."""
+"""What the service sees of the engine: every accepted request ends once, and nothing is lost on the way."""
 
 import asyncio
 import contextlib
@@ -6,16 +6,20 @@ import functools
 import itertools
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 
 import pytest
 
-from app.engine import async_engine as module
-from app.engine.async_engine import AsyncEngine, Mailbox
+from app.engine import client as module
+from app.engine import worker as worker_module
+from app.engine.client import EngineClient, Limits
 from app.engine.engine import Engine
+from app.engine.mailbox import Mailbox
 from app.engine.scheduler import Scheduler
-from app.engine.sequence import EngineRequest, FinishReason, TokenOutput
+from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokenOutput
+from app.engine.worker import Command, Publish, ThreadWorker, Worker
 from app.errors import GenerationFailed, NotReady, QueueFull
 from model.batch import ForwardBatch, SamplingParams, StepOutput
 
@@ -35,9 +39,25 @@ def runner(make_runner):
     return make_runner(num_slots=2, max_positions=ENDLESS + 100)
 
 
+class Engines:
+    """Starts engines in threads, and remembers them."""
+
+    def __init__(self, runner) -> None:
+        self.runner, self.engines = runner, []
+
+    def __call__(self, publish: Publish) -> ThreadWorker:
+        scheduler = Scheduler(self.runner.num_slots, 4, 16, self.runner.capabilities)
+        self.engines.append(Engine(self.runner, scheduler))
+        return ThreadWorker(self.engines[-1], publish)
+
+
+def client_of(start_worker, runner, max_waiting: int = 100, **options) -> EngineClient:
+    return EngineClient(start_worker, Limits(runner.max_positions, runner.vocab_size, runner.num_slots), max_waiting, **options)
+
+
 @contextlib.asynccontextmanager
-async def started(runner, max_waiting: int = 100, on_step=None):
-    engine = AsyncEngine(Engine(runner, Scheduler(runner.num_slots, 4, 16)), max_waiting, on_step)
+async def started(runner, max_waiting: int = 100, start_worker=None, **options):
+    engine = client_of(start_worker or Engines(runner), runner, max_waiting, **options)
     await engine.start()
     try:
         yield engine
@@ -46,13 +66,13 @@ async def started(runner, max_waiting: int = 100, on_step=None):
         await engine.stop()
 
 
-def request(max_new_tokens: int = 3, prompt_ids=(1, 2, 3)) -> EngineRequest:
-    return EngineRequest(-1, tuple(prompt_ids), SamplingParams(), max_new_tokens)
+def request(max_new_tokens: int = 3, prompt_ids=(1, 2, 3), seed: int = 0, **options) -> EngineRequest:
+    return EngineRequest(tuple(prompt_ids), SamplingParams(seed=seed), max_new_tokens, **options)
 
 
-async def read(mailbox: Mailbox) -> list[TokenOutput]:
+async def read(mailbox: Mailbox, num_samples: int = 1) -> list[TokenOutput]:
     outputs: list[TokenOutput] = []
-    while not outputs or outputs[-1].finish_reason is None:
+    while sum(output.finish_reason is not None for output in outputs) < num_samples:
         outputs += await mailbox.get()
     return outputs
 
@@ -105,14 +125,6 @@ async def test_with_no_queue_only_the_slots_are_filled(runner):
             engine.submit(request())
         with pytest.raises(QueueFull):
             engine.submit(request())
-
-
-@in_event_loop
-async def test_the_time_to_retry_after_stays_between_a_second_and_a_minute(runner):
-    async with started(runner, max_waiting=1) as engine:
-        for _ in range(3):
-            await read(engine.submit(request(1)))
-        assert 1 <= engine._retry_after(0) <= engine._retry_after(10**9) == 60
 
 
 @in_event_loop
@@ -173,7 +185,7 @@ async def test_each_step_is_reported_on_the_event_loop(runner):
 
 @in_event_loop
 async def test_an_idle_engine_keeps_saying_that_it_lives(runner, monkeypatch):
-    monkeypatch.setattr(module, "IDLE_SECONDS", 0.001)
+    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0.001)
     beats = asyncio.Semaphore(0)
     async with started(runner, on_step=lambda _: beats.release()):
         for _ in range(3):
@@ -181,12 +193,127 @@ async def test_an_idle_engine_keeps_saying_that_it_lives(runner, monkeypatch):
     assert runner.batches == []
 
 
+# Groups and scores.
+
+
+@in_event_loop
+async def test_a_requests_samples_and_scores_come_into_one_mailbox(runner):
+    async with started(runner) as engine:
+        outputs, num_ended = [], 0
+        mailbox = engine.submit(request(3, range(10), num_samples=4, scores=PromptScores()))
+        while num_ended < 4:
+            outputs += await mailbox.get()
+            num_ended = sum(isinstance(output, TokenOutput) and output.finish_reason is not None for output in outputs)
+        assert engine.num_unfinished == 0
+    assert sum(len(output.scores) for output in outputs if isinstance(output, ScoresOutput)) == 9
+    for i in range(4):
+        samples = [output.token_id for output in outputs if isinstance(output, TokenOutput) and output.sample == i]
+        async with started(runner) as engine:
+            assert [output.token_id for output in await read(engine.submit(request(3, range(10), seed=i)))] == samples
+
+
+@in_event_loop
+async def test_a_request_that_is_only_scored_ends_too(runner):
+    async with started(runner) as engine:
+        mailbox, outputs = engine.submit(request(0, range(10), scores=PromptScores())), []
+        while not outputs or not outputs[-1].is_last:
+            outputs += await mailbox.get()
+        assert engine.num_unfinished == 0
+
+
+@in_event_loop
+async def test_a_sample_whose_text_is_complete_is_ended_alone(runner):
+    async with started(runner) as engine:
+        mailbox = engine.submit(request(ENDLESS, num_samples=2))
+        await mailbox.get()
+        for _ in range(2):
+            engine.abort(mailbox, 0)
+        while {output.sample for output in await mailbox.get()} != {1}:
+            pass
+        assert engine.num_unfinished == 1
+        engine.abort(mailbox, 1)
+        assert engine.num_unfinished == 0
+
+
+@in_event_loop
+async def test_samples_count_as_much_as_requests_at_the_door(runner):
+    runner.hold()
+    async with started(runner, max_waiting=3) as engine:
+        engine.submit(request(num_samples=5))
+        with pytest.raises(QueueFull, match="3 samples wait already"):
+            engine.submit(request())
+
+
+@in_event_loop
+async def test_requests_that_belong_together_are_taken_in_all_or_none(runner):
+    runner.hold()
+    async with started(runner, max_waiting=1) as engine:
+        assert len(engine.submit_all([request() for _ in range(5)])) == 5
+        with pytest.raises(QueueFull):
+            engine.submit_all([request()] * 2)
+        assert engine.num_unfinished == 5
+
+
+@in_event_loop
+async def test_a_worker_that_has_not_ended_is_not_replaced(runner):
+    async with started(runner) as engine:
+        with pytest.raises(AssertionError, match="not replaced"):
+            await engine.start()
+
+
+@in_event_loop
+async def test_outputs_carry_the_time_at_which_they_were_computed_not_read(runner):
+    async with started(runner) as engine:
+        mailbox = engine.submit(request(3))
+        await asyncio.to_thread(time.sleep, 0.1)  # a reader that is busy elsewhere
+        outputs = await mailbox.get()
+        stamps = [output.published_at for output in outputs]
+        assert stamps == sorted(set(stamps))
+        assert stamps[-1] < time.monotonic()
+        assert len(stamps) == 3
+
+
+# In a test's own thread.
+
+
+class Inline:
+    """A worker that runs when it is told to."""
+
+    is_alive = True
+
+    def __init__(self, runner, publish: Publish) -> None:
+        self.worker = Worker(Engine(runner, Scheduler(runner.num_slots, 4, 16, runner.capabilities)), publish)
+        self.worker.warm_up()
+
+    def send(self, command: Command) -> None:
+        self.worker.commands.put(command)
+
+    def join(self, seconds: float) -> bool:
+        return not self.worker.turn(0)
+
+
+@in_event_loop
+async def test_a_worker_may_run_in_the_event_loops_own_thread(runner):
+    workers = []
+
+    def start_worker(publish: Publish) -> Inline:
+        workers.append(Inline(runner, publish))
+        return workers[-1]
+
+    async with started(runner, start_worker=start_worker) as engine:
+        mailbox = engine.submit(request(2))
+        for expected in (None, FinishReason.LENGTH):
+            assert workers[0].worker.turn(0)
+            (output,) = await mailbox.get()
+            assert output.finish_reason is expected
+
+
 # Being ready, and the end.
 
 
 @in_event_loop
 async def test_an_engine_takes_nothing_before_it_has_started(runner):
-    engine = AsyncEngine(Engine(runner, Scheduler(2, 4, 16)), 10)
+    engine = client_of(Engines(runner), runner)
     with pytest.raises(NotReady, match="has not started"):
         engine.submit(request())
     await engine.stop()
@@ -204,18 +331,70 @@ async def test_an_engine_that_gives_no_sign_of_life_is_not_ready(runner):
         runner.may_run.set()
 
 
+@in_event_loop
+async def test_those_who_wait_for_an_engine_that_hangs_are_told_and_it_is_taken_back_when_it_moves(runner, monkeypatch):
+    monkeypatch.setattr(module, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0.05)
+    runner.hold()
+    async with started(runner) as engine:
+        mailboxes = [engine.submit(request()) for _ in range(4)]
+        errors = []
+        for mailbox in mailboxes:
+            with pytest.raises(NotReady, match="no sign of life") as caught:
+                await read(mailbox)
+            errors.append(caught.value)
+        assert len({id(error) for error in errors}) == 4, "each reader has an error of its own"
+        with pytest.raises(NotReady, match="no sign of life"):
+            engine.submit(request())
+        assert engine.num_unfinished == 0
+        runner.may_run.set()
+        while True:
+            with contextlib.suppress(NotReady):
+                mailbox = engine.submit(request(2))
+                break
+            await asyncio.sleep(0.01)
+        assert len(await read(mailbox)) == 2
+
+
+@in_event_loop
+async def test_an_engine_that_hangs_does_not_keep_the_service_from_ending(runner, monkeypatch):
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.05)
+    runner.hold()
+    engine = client_of(Engines(runner), runner)
+    await engine.start()
+    mailbox = engine.submit(request())
+    await held(runner)
+    await engine.stop()
+    with pytest.raises(NotReady, match="shutting down"):
+        await read(mailbox)
+    runner.may_run.set()
+
+
+@in_event_loop
+async def test_a_dead_engine_is_replaced_in_place(runner, monkeypatch):
+    start_worker = Engines(runner)
+    async with started(runner, start_worker=start_worker) as engine:
+        monkeypatch.setattr(start_worker.engines[0].scheduler, "schedule", lambda now: 1 / 0)
+        with pytest.raises(NotReady, match="the engine has stopped"):
+            await read(engine.submit(request()))
+        await engine.start()
+        assert len(await read(engine.submit(request(4)))) == 4
+    assert len(start_worker.engines) == 2
+
+
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()], ids=["exception", "interrupt"])
 @in_event_loop
 async def test_when_the_engines_thread_breaks_all_requests_hear_of_it_and_none_is_taken(runner, monkeypatch, error):
     runner.hold()
-    async with started(runner) as engine:
+    start_worker = Engines(runner)
+    async with started(runner, start_worker=start_worker) as engine:
         mailboxes = [engine.submit(request(ENDLESS)) for _ in range(4)]
         await held(runner)
 
         def broken(now: float) -> None:
             raise error
 
-        monkeypatch.setattr(engine.engine.scheduler, "schedule", broken)
+        monkeypatch.setattr(start_worker.engines[0].scheduler, "schedule", broken)
         runner.may_run.set()
         for mailbox in mailboxes:
             with pytest.raises(NotReady, match="the engine has stopped"):
@@ -259,7 +438,7 @@ async def test_stopping_ends_the_thread_and_tells_those_who_still_wait(runner):
         mailboxes = [engine.submit(request(ENDLESS)) for _ in range(3)]
         await mailboxes[0].get()
         await engine.stop()
-        assert not engine._thread.is_alive()
+        assert not any(thread.name == "gpt2-engine" for thread in threading.enumerate())
         for mailbox in mailboxes:
             with pytest.raises(NotReady, match="shutting down"):
                 await read(mailbox)
@@ -267,20 +446,23 @@ async def test_stopping_ends_the_thread_and_tells_those_who_still_wait(runner):
             engine.submit(request())
 
 
-async def client(engine: AsyncEngine, chance: random.Random, counts: Counter) -> None:
+async def client(engine: EngineClient, chance: random.Random, counts: Counter) -> None:
     """Submit until accepted, then read to the end or leave early."""
-    asked = request(chance.randrange(1, 12), [chance.randrange(2) for _ in range(chance.randrange(1, 20))])
+    num_samples = chance.choice([1, 1, 3])
+    prompt_ids = [chance.randrange(2) for _ in range(chance.randrange(1, 20))]
+    asked = request(chance.randrange(1, 12), prompt_ids, num_samples=num_samples)
     mailbox = None
     while mailbox is None:
         mailbox = try_submit(engine, asked, counts)
         await asyncio.sleep(0 if mailbox else 0.001)
-    num_wanted, num_read = chance.choice([0, 1, 3, ENDLESS, ENDLESS]), 0
+    num_wanted, num_read, num_ended = chance.choice([0, 1, 3, ENDLESS, ENDLESS]), 0, 0
     try:
         while num_read < num_wanted:
             outputs = await mailbox.get()
             assert outputs
             num_read += len(outputs)
-            if outputs[-1].finish_reason is not None:
+            num_ended += sum(output.finish_reason is not None for output in outputs)
+            if num_ended == num_samples:
                 counts["completed"] += 1
                 return
         counts["aborted"] += 1
@@ -290,7 +472,7 @@ async def client(engine: AsyncEngine, chance: random.Random, counts: Counter) ->
         engine.abort(mailbox)
 
 
-def try_submit(engine: AsyncEngine, asked: EngineRequest, counts: Counter) -> Mailbox | None:
+def try_submit(engine: EngineClient, asked: EngineRequest, counts: Counter) -> Mailbox | None:
     try:
         mailbox = engine.submit(asked)
     except QueueFull:
@@ -313,7 +495,8 @@ async def test_of_200_clients_each_ends_exactly_once_whatever_happens(make_runne
 
     monkeypatch.setattr(runner, "execute", disturbed)
     counts: Counter = Counter()
-    async with started(runner, max_waiting=60) as engine:
+    start_worker = Engines(runner)
+    async with started(runner, max_waiting=60, start_worker=start_worker) as engine:
         await asyncio.gather(*(client(engine, random.Random(i), counts) for i in range(200)))
         assert engine.num_unfinished == 0
         monkeypatch.setattr(runner, "execute", execute)
@@ -321,8 +504,8 @@ async def test_of_200_clients_each_ends_exactly_once_whatever_happens(make_runne
         await read(engine.submit(request(2)))
     assert counts["submitted"] == 200 == counts["completed"] + counts["failed"] + counts["aborted"]
     assert min(counts[how] for how in ("completed", "failed", "aborted", "refused")) > 0
-    assert engine.engine.scheduler.slots.num_used == 0
-    assert not engine.engine.has_work
+    assert start_worker.engines[0].scheduler.slots.num_used == 0
+    assert not start_worker.engines[0].has_work
 
 
 def test_the_runner_is_warm_on_the_engines_own_thread_before_requests_are_taken_in(runner):

@@ -1,0 +1,52 @@
+"""/v1/score: how likely each of several candidates is after a prompt."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from app.api.body import documented, json_body
+from app.api.choices import Json
+from app.api.outputs import watched
+from app.api.responses import JSON
+from app.generation import TextGenerator, off_loop
+from app.schemas.openai import ScoreRequest
+from app.scoring import CandidateScore, Scoring, start_scoring
+from model.tokenizer import Tokenizer
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+
+@router.post("/score", openapi_extra=documented(ScoreRequest))
+async def score(request: Request, body: Annotated[ScoreRequest, Depends(json_body(ScoreRequest))]) -> Response:
+    """The log-probability of each candidate after the prompt: its sum, and that of each of the candidate's own tokens."""
+    generator: TextGenerator = request.app.state.generator
+    scoring = await start_scoring(generator, body.prompt, body.candidates)
+    async with watched(request, scoring):
+        scores = await scoring.scores()
+
+    def answer() -> Response:
+        data = [_data(generator.tokenizer, i, candidate) for i, candidate in enumerate(scores)]
+        return JSON({"object": "list", "model": request.app.state.info.model_id, "data": data, "usage": _usage(scoring)})
+
+    return await off_loop(8 * sum(map(len, scoring.candidate_ids)), answer)  # a token takes as long as 8 characters to encode
+
+
+def _data(tokenizer: Tokenizer, index: int, candidate: CandidateScore) -> Json:
+    decoder = tokenizer.decoder()
+    tokens = [
+        {"id": token_id, "text": decoder.decode(token_id), "logprob": logprob}
+        for token_id, logprob in zip(candidate.token_ids, candidate.logprobs, strict=True)
+    ]
+    return {"index": index, "logprob": sum(candidate.logprobs), "num_tokens": len(tokens), "tokens": tokens}
+
+
+def _usage(scoring: Scoring) -> Json:
+    """The prompt counts once, however many candidates share it."""
+    num_tokens = len(scoring.prompt_ids) + sum(map(len, scoring.candidate_ids))
+    return {
+        "prompt_tokens": num_tokens,
+        "completion_tokens": 0,
+        "total_tokens": num_tokens,
+        "prompt_tokens_details": {"cached_tokens": scoring.num_reused},
+    }

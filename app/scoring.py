@@ -1,0 +1,77 @@
+"""Candidates that may follow a prompt, and how likely each is: a request of the engine for each, all at once. Knows no HTTP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.engine.mailbox import Mailbox
+from app.engine.sequence import EngineRequest, PromptScores, ScoresOutput
+from app.errors import InvalidRequest, ServiceError
+from app.generation import TextGenerator, off_loop
+from model.batch import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateScore:
+    """A candidate's token ids and the log-probability of each after the prompt and those before it."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+@dataclass(slots=True, eq=False)
+class Scoring:
+    """Candidates under way, as `start_scoring` submitted them: `scores` once, `abort` in any case."""
+
+    generator: TextGenerator
+    prompt_ids: list[int]
+    candidate_ids: list[list[int]]
+    mailboxes: list[Mailbox]
+    num_reused: int = 0
+
+    async def scores(self) -> list[CandidateScore]:
+        """One a candidate, in their order; raises what made one of them fail."""
+        return [
+            CandidateScore(token_ids, await self._read(mailbox))
+            for token_ids, mailbox in zip(self.candidate_ids, self.mailboxes, strict=True)
+        ]
+
+    def abort(self, error: ServiceError | None = None) -> None:
+        """End what has not ended; with `error`, a reader that waits is woken by it."""
+        for mailbox in self.mailboxes:
+            self.generator.client.abort(mailbox)
+            if error is not None:
+                mailbox.fail(error)
+
+    async def _read(self, mailbox: Mailbox) -> list[float]:
+        logprobs: list[float] = []
+        while True:
+            for output in await mailbox.get(None):
+                assert isinstance(output, ScoresOutput), "nothing was to be drawn"
+                logprobs += [score.logprob for score in output.scores]
+                if output.is_last:
+                    if mailbox is self.mailboxes[0]:  # the others share its prefix, which is no earlier request's
+                        self.num_reused = min(output.num_reused, len(self.prompt_ids))
+                    return logprobs
+
+
+async def start_scoring(generator: TextGenerator, prompt: str, candidates: Sequence[str]) -> Scoring:
+    """Check and submit; raises InvalidRequest that names the field, QueueFull or NotReady. The caller aborts the result."""
+    generator.client.check_ready()
+    prompt_ids = await generator.encode_prompt(prompt, num_new=1)
+    room = generator.client.limits.max_positions - len(prompt_ids)
+    encode, most_bytes = generator.tokenizer.encode, room * generator.tokenizer.max_token_bytes
+    for i, candidate in enumerate(candidates):
+        if len(candidate.encode()) > most_bytes:  # too long however it is cut into tokens
+            raise _too_long(i, f"at least {room + 1}", room)
+    candidate_ids = await off_loop(sum(map(len, candidates)), lambda: [encode(candidate) for candidate in candidates])
+    for i, token_ids in enumerate(candidate_ids):
+        if len(token_ids) > room:
+            raise _too_long(i, str(len(token_ids)), room)
+    scores = PromptScores(first=len(prompt_ids))
+    requests = [EngineRequest((*prompt_ids, *token_ids), SamplingParams(), 0, scores=scores) for token_ids in candidate_ids]
+    return Scoring(generator, prompt_ids, candidate_ids, generator.client.submit_all(requests))
+
+
+def _too_long(index: int, num_tokens: str, room: int) -> InvalidRequest:
+    message = f"candidates.{index}: it has {num_tokens} tokens; after this prompt the context has room for {room}"
+    return InvalidRequest(message, param=f"candidates.{index}")
