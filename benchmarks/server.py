@@ -11,17 +11,19 @@ from benchmarks.machine import ROOT
 
 
 class ServerProcess:
-    """Runs the server for the length of a `with` block; `ready_seconds` counts from its start."""
+    """Runs a checkout's server for the length of a `with` block; `ready_seconds` counts from its start."""
 
-    def __init__(self, model: Path | None = None, **settings: object) -> None:
+    def __init__(self, model: Path | None = None, checkout: Path = ROOT, **settings: object) -> None:
+        self._checkout = checkout
         self._options = [f"--{name.replace('_', '-')}={value}" for name, value in ({"port": 0} | settings).items()]
         if model is not None:
             self._options.append(f"--model={model}")
 
     def __enter__(self) -> "ServerProcess":
         started = time.monotonic()
-        command = [str(Path(sys.executable).with_name("gpt2")), "serve", *self._options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        scripts = Path(sys.executable).parent if self._checkout == ROOT else self._checkout / ".venv" / "bin"
+        command = [str(scripts / "gpt2"), "serve", *self._options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=self._checkout)
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if match := re.search(r"ready at (http://[\d.:]+)", line):
