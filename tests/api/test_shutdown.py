@@ -74,7 +74,7 @@ def long_stream(client):
 # A step that never ends, as soon as somebody asks for 77 tokens; and a server that finds it out soon.
 HANGS = """
 import sys, time
-from app.engine import client
+from app.engine import client, worker
 from model.native.runner import NativeRunner
 
 launch = NativeRunner.launch
@@ -85,7 +85,7 @@ def hang(runner, batch):
     return launch(runner, batch)
 
 NativeRunner.launch = hang
-client.STALL_SECONDS, client.STOP_SECONDS = 1.0, 0.5
+client.STALL_SECONDS, client.STOP_SECONDS, worker.IDLE_SECONDS = 2.0, 0.5, 0.1
 from app.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -333,7 +333,7 @@ async def test_an_engine_that_gives_no_sign_of_life_is_not_ready(runner):
 
 @in_event_loop
 async def test_those_who_wait_for_an_engine_that_hangs_are_told_and_it_is_taken_back_when_it_moves(runner, monkeypatch):
-    monkeypatch.setattr(module, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(module, "STALL_SECONDS", 2.0)
     monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0.05)
     runner.hold()
     async with started(runner) as engine:
