@@ -170,11 +170,11 @@ def server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
 @pytest.fixture(scope="module", params=["native", "torch"])
 def server_of_each_kind(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Iterator[RunningServer]:
     """The same by each runner of a CPU, in float32 and with few slots."""
-    settings = Settings(model=str(tiny_checkpoint), port=0, device="cpu", dtype="float32", max_running=4, _env_file=None)
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "torch":
             patch.setattr("model.choice.NativeRunner", refuse_native)
-            patch.delenv("GPT2_KERNELS", raising=False)
+            patch.delenv("GPT2_KERNELS", raising=False)  # of a lesser CPU, before the settings are read
+        settings = Settings(model=str(tiny_checkpoint), port=0, device="cpu", dtype="float32", max_running=4, _env_file=None)
         with running_server(settings) as running:
             if running.service.info.backend != request.param:
                 pytest.skip("the native step is not built")
