@@ -91,12 +91,15 @@ class TextGenerator:
             scores=scores,
         )
 
+    def least_tokens(self, text: str) -> int:
+        """How many tokens a text has at least, however it is cut into them."""
+        return -(-len(text.encode()) // self.tokenizer.max_token_bytes)
+
     async def encode_prompt(self, prompt: str, num_new: int) -> list[int]:
         """The prompt's ids; raises InvalidRequest if there is none, or no room for `num_new` more tokens behind them."""
         limit = self.client.limits.max_positions - num_new
-        num_bytes = len(prompt.encode())
-        if num_bytes > limit * self.tokenizer.max_token_bytes:  # too long however it is cut into tokens
-            raise PromptTooLong(f"at least {-(-num_bytes // self.tokenizer.max_token_bytes)}", limit)
+        if (least := self.least_tokens(prompt)) > limit:
+            raise PromptTooLong(f"at least {least}", limit)
         prompt_ids = await off_loop(len(prompt), lambda: self.tokenizer.encode(prompt))
         if not prompt_ids:
             raise InvalidRequest("the prompt is empty; it must have at least one token", param="prompt")
@@ -131,7 +134,7 @@ class Generation:
 
     def __post_init__(self) -> None:
         request, tokenizer = self.request, self.generator.tokenizer
-        seeds = [(request.sampling.seed + i) % 2**64 for i in range(request.num_samples)]
+        seeds = [request.sampling.of_sample(i).seed for i in range(request.num_samples)]
         self.samples = [Sample(i, seed, tokenizer, request.stop) for i, seed in enumerate(seeds)]
         self._num_open = len(self.samples)
 

@@ -59,9 +59,9 @@ async def start_scoring(generator: TextGenerator, prompt: str, candidates: Seque
     generator.client.check_ready()
     prompt_ids = await generator.encode_prompt(prompt, num_new=1)
     room = generator.client.limits.max_positions - len(prompt_ids)
-    encode, most_bytes = generator.tokenizer.encode, room * generator.tokenizer.max_token_bytes
+    encode = generator.tokenizer.encode
     for i, candidate in enumerate(candidates):
-        if len(candidate.encode()) > most_bytes:  # too long however it is cut into tokens
+        if generator.least_tokens(candidate) > room:
             raise _too_long(i, f"at least {room + 1}", room)
     candidate_ids = await off_loop(sum(map(len, candidates)), lambda: [encode(candidate) for candidate in candidates])
     for i, token_ids in enumerate(candidate_ids):

@@ -5,7 +5,7 @@ them, the log-probabilities of given tokens, several steps in one call. What com
 every step makes many are named tuples: those cost a third of a frozen dataclass.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 
@@ -30,6 +30,10 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    def of_sample(self, index: int) -> "SamplingParams":
+        """Those of one of several samples: it draws with a seed of its own."""
+        return replace(self, seed=(self.seed + index) % 2**64)
 
     @property
     def penalises(self) -> bool:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from app.api.body import documented, json_body
 from app.api.choices import Choices, Json
 from app.api.outputs import all_tokens, framed, outputs
-from app.api.responses import JSON, generation_headers, timing_headers
+from app.api.responses import JSON, generation_headers, timing_headers, usage
 from app.errors import NotFound, openai_error
 from app.generation import Generation, TextGenerator, off_loop
 from app.info import ServiceInfo
@@ -110,13 +110,7 @@ def _head(request: Request) -> Json:
 
 
 def _usage(generation: Generation) -> Json:
-    num_prompt, num_generated = len(generation.prompt_ids), generation.num_generated
-    return {
-        "prompt_tokens": num_prompt,
-        "completion_tokens": num_generated,
-        "total_tokens": num_prompt + num_generated,
-        "prompt_tokens_details": {"cached_tokens": generation.num_reused},
-    }
+    return usage(len(generation.prompt_ids), generation.num_generated, generation.num_reused)
 
 
 def _model(info: ServiceInfo) -> dict[str, Any]:

@@ -18,6 +18,16 @@ class JSON(Response):
         return orjson.dumps(content)
 
 
+def usage(num_prompt: int, num_generated: int, num_reused: int) -> dict[str, Any]:
+    """The tokens of a request, as OpenAI's clients read them."""
+    return {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": num_generated,
+        "total_tokens": num_prompt + num_generated,
+        "prompt_tokens_details": {"cached_tokens": num_reused},
+    }
+
+
 def generation_headers(generation: Generation, first: Sample) -> dict[str, str]:
     """What is known before the first token, but for which sample is told first: the seed is that one's."""
     return {"x-seed": str(first.seed), "x-prompt-tokens": str(len(generation.prompt_ids))}

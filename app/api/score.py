@@ -8,7 +8,7 @@ from starlette.responses import Response
 from app.api.body import documented, json_body
 from app.api.choices import Json
 from app.api.outputs import watched
-from app.api.responses import JSON
+from app.api.responses import JSON, usage
 from app.generation import TextGenerator, off_loop
 from app.schemas.openai import ScoreRequest
 from app.scoring import CandidateScore, Scoring, start_scoring
@@ -44,9 +44,4 @@ def _data(tokenizer: Tokenizer, index: int, candidate: CandidateScore) -> Json:
 def _usage(scoring: Scoring) -> Json:
     """The prompt counts once, however many candidates share it."""
     num_tokens = len(scoring.prompt_ids) + sum(map(len, scoring.candidate_ids))
-    return {
-        "prompt_tokens": num_tokens,
-        "completion_tokens": 0,
-        "total_tokens": num_tokens,
-        "prompt_tokens_details": {"cached_tokens": scoring.num_reused},
-    }
+    return usage(num_tokens, 0, scoring.num_reused)

@@ -1,6 +1,6 @@
 """The state of one sample of a request inside the engine, and the values it exchanges with the outside. Token ids only."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -108,7 +108,7 @@ class Sequence:
     followers: list["Sequence"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.sampling = replace(self.request.sampling, seed=(self.request.sampling.seed + self.sample) % 2**64)
+        self.sampling = self.request.sampling.of_sample(self.sample)
         self.end_ids = tuple(sorted(self.request.eos_token_ids | self.request.stop_token_ids))
         self.token_ids = list(self.request.prompt_ids)
         self.num_prompt = len(self.token_ids)
@@ -166,10 +166,10 @@ class Sequence:
     def draw(self, row: int) -> Draw:
         request, num_generated = self.request, self.num_generated
         num_left, num_banned = request.max_new_tokens - num_generated, request.min_new_tokens - num_generated
-        if num_banned <= 0:
-            return Draw(row, self.sampling, self.num_prompt, (), self.end_ids, num_left, request.mask, request.top_n)
-        num_left = min(num_left, num_banned)
-        return Draw(row, self.sampling, self.num_prompt, self.end_ids, self.end_ids, num_left, request.mask, request.top_n)
+        banned_ids: tuple[int, ...] = ()
+        if num_banned > 0:
+            banned_ids, num_left = self.end_ids, min(num_left, num_banned)
+        return Draw(row, self.sampling, self.num_prompt, banned_ids, self.end_ids, num_left, request.mask, request.top_n)
 
     def append(self, token_id: int) -> FinishReason | None:
         """Take a drawn token; the result says whether, and why, it was the last."""

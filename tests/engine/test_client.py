@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
 
 import pytest
 
@@ -22,16 +20,9 @@ from app.engine.sequence import EngineRequest, FinishReason, PromptScores, Score
 from app.engine.worker import Command, Publish, ThreadWorker, Worker
 from app.errors import GenerationFailed, NotReady, QueueFull
 from model.batch import ForwardBatch, SamplingParams, StepOutput
+from tests.engine.event_loop import in_event_loop
 
 ENDLESS = 10_000
-
-
-def in_event_loop(test: Callable[..., Coroutine]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def run(**fixtures) -> None:
-        asyncio.run(asyncio.wait_for(test(**fixtures), 120))  # a hang shall not last for ever
-
-    return run
 
 
 @pytest.fixture

@@ -1,22 +1,13 @@
 """The outputs of one request, for one reader who may be slow: fewer wake-ups than outputs, and none lost."""
 
 import asyncio
-import functools
-from collections.abc import Callable, Coroutine
 
 import pytest
 
 from app.engine.mailbox import Mailbox
 from app.engine.sequence import TokenOutput
 from app.errors import GenerationFailed
-
-
-def in_event_loop(test: Callable[..., Coroutine]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def run(**fixtures) -> None:
-        asyncio.run(asyncio.wait_for(test(**fixtures), 120))  # a hang shall not last for ever
-
-    return run
+from tests.engine.event_loop import in_event_loop
 
 
 def token(i: int) -> TokenOutput:
