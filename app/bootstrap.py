@@ -67,6 +67,8 @@ def load(settings: Settings, report: Report) -> Loaded:
         directory = resolve_model(settings.model)
         report(f"loading {directory}")
         checkpoint = open_checkpoint(directory)
+        if checkpoint.left_aside:
+            report(f"left aside, as it writes no text: {', '.join(checkpoint.left_aside)}")
         if settings.device == "auto" and device == "cpu":
             report("no CUDA device found, computing on the CPU")
         # 50,000 tokens take as long as packing the weights, which leaves the interpreter to them.

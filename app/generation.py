@@ -93,7 +93,7 @@ class TextGenerator:
 
     def least_tokens(self, text: str) -> int:
         """How many tokens a text has at least, however it is cut into them."""
-        return -(-len(text.encode()) // self.tokenizer.max_token_bytes)
+        return self.tokenizer.least_tokens(text)
 
     async def encode_prompt(self, prompt: str, num_new: int) -> list[int]:
         """The prompt's ids; raises InvalidRequest if there is none, or no room for `num_new` more tokens behind them."""

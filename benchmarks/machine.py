@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from model.bpe import BPETokenizer
 from model.config import PRESETS
 from model.gpt2 import GPT2
 from model.network_files import save_checkpoint
@@ -84,7 +85,7 @@ def random_gpt2(directory: Path, preset: str = "gpt2") -> Path:
 
 
 def gpt2_tokenizer() -> Tokenizer:
-    return Tokenizer.from_files(VOCABULARY / "vocab.json", VOCABULARY / "merges.txt")
+    return BPETokenizer.from_files(VOCABULARY / "vocab.json", VOCABULARY / "merges.txt")
 
 
 def prompts_of(tokenizer: Tokenizer, num_tokens: int, num_prompts: int, seed: int = 0) -> list[str]:

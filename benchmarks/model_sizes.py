@@ -48,7 +48,7 @@ class Size:
 
     @property
     def config(self) -> GPT2Config:
-        return GPT2Config(vocab_size=self.vocab_size, eos_token_id=self.vocab_size - 1, **self.sizes)
+        return GPT2Config(vocab_size=self.vocab_size, eos_token_ids=(self.vocab_size - 1,), **self.sizes)
 
 
 SIZES = (Size(4096, 320, 7), Size(8192, 320, 7), Size(16384, 320, 7), Size(8192, 256, 8), Size(8192, 384, 6), Size(8192, 512, 6))

@@ -84,7 +84,7 @@ def main() -> None:
         n_embd=options.n_embd,
         n_layer=options.n_layer,
         n_head=options.n_head,
-        eos_token_id=options.vocab_size - 1,
+        eos_token_ids=(options.vocab_size - 1,),
     )
     if options.measure:
         print(_measure(CONTENDERS[options.measure], config, options.batch_size, options.steps))

@@ -5,7 +5,6 @@ CheckpointError that names it.
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from model.bpe import BPETokenizer
 from model.config import GPT2Config
+from model.config_file import config_fields, number, read_config, size
 from model.files import replace_file
 from model.hub import HubError, download
 from model.tokenizer import END_OF_TEXT, Tokenizer, TokenizerError
+from model.tokenizer_files import FILES, read_tokenizer
 from model.weights import CheckpointError, StoredTensor, Weight, read_json, stored_tensors
 
 __all__ = [
@@ -33,24 +35,8 @@ __all__ = [
 
 # OpenAI's code multiplied x W, so that checkpoints hold these (in, out); PyTorch's layers hold (out, in).
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-# Far beyond any GPT-2: a config that lies must not keep us busy.
-MAX_SIZES = {
-    "vocab_size": 1 << 24,
-    "n_positions": 1 << 20,
-    "n_embd": 1 << 16,
-    "n_layer": 512,
-    "n_head": 1 << 16,
-    "n_inner": 1 << 20,
-}
-# What makes another network out of the same weights, and the values with which it stays GPT-2; the first is the default.
-GPT2_ONLY: dict[str, tuple[object, ...]] = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "reorder_and_upcast_attn": (False,),
-    "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
-}
+# Of GPT2DoubleHeadsModel and those that classify, answer questions or value a text, behind or beside the network that writes.
+OTHER_HEADS = re.compile(r"(multiple_choice_head|score|classifier|qa_outputs|v_head)\.")
 
 
 def resolve_model(name: str) -> Path:
@@ -68,24 +54,18 @@ def resolve_model(name: str) -> Path:
 
 def load_config(directory: Path) -> GPT2Config:
     """Read `config.json`. Dropout rates are ignored: they act in training alone, where they are an option of the trainer."""
-    fields = _read_config(directory)
-    vocab_size = _size(directory, fields, "vocab_size")
-    eos_token_id = fields.get("eos_token_id")
-    if type(eos_token_id) is not int or not 0 <= eos_token_id < vocab_size:
-        eos_token_id = load_tokenizer(directory).eos_token_id
-    if eos_token_id is None:
-        raise CheckpointError(f"{directory} has no end token; set eos_token_id in config.json or add {END_OF_TEXT} to vocab.json")
+    fields = read_config(directory)
     try:
         return GPT2Config(
-            vocab_size=vocab_size,
-            n_positions=_size(directory, fields, "n_positions"),
-            n_embd=_size(directory, fields, "n_embd"),
-            n_layer=_size(directory, fields, "n_layer"),
-            n_head=_size(directory, fields, "n_head"),
-            n_inner=None if fields.get("n_inner") is None else _size(directory, fields, "n_inner"),
-            layer_norm_epsilon=_number(directory, fields, "layer_norm_epsilon", 1e-5),
-            initializer_range=_number(directory, fields, "initializer_range", 0.02),
-            eos_token_id=eos_token_id,
+            vocab_size=size(directory, fields, "vocab_size"),
+            n_positions=size(directory, fields, "n_positions"),
+            n_embd=size(directory, fields, "n_embd"),
+            n_layer=size(directory, fields, "n_layer"),
+            n_head=size(directory, fields, "n_head"),
+            n_inner=None if fields.get("n_inner") is None else size(directory, fields, "n_inner"),
+            layer_norm_epsilon=number(directory, fields, "layer_norm_epsilon", 1e-5),
+            initializer_range=number(directory, fields, "initializer_range", 0.02),
+            eos_token_ids=_end_ids(directory, fields),
         )
     except CheckpointError:
         raise
@@ -93,26 +73,40 @@ def load_config(directory: Path) -> GPT2Config:
         raise CheckpointError(f"{directory / 'config.json'}: {error}") from error
 
 
+def _end_ids(directory: Path, fields: dict[str, object]) -> tuple[int, ...]:
+    """All that end a text; where no file names one, the tokenizer's."""
+    if named := _named_end_ids(directory, fields):
+        return named
+    if (end := load_tokenizer(directory).eos_token_id) is None:
+        raise CheckpointError(f"{directory} has no end token; set eos_token_id in config.json or add {END_OF_TEXT} to vocab.json")
+    return (end,)
+
+
+def _named_end_ids(directory: Path, fields: dict[str, object]) -> tuple[int, ...]:
+    """Those of `config.json`, then of `generation_config.json`; ids that the model lacks are never drawn, and left out."""
+    generation = directory / "generation_config.json"
+    named = [fields.get("eos_token_id"), read_json(generation).get("eos_token_id") if generation.exists() else None]
+    ids = [token_id for value in named for token_id in (value if isinstance(value, list) else [value])]
+    if any(isinstance(value, list) and not all(type(i) is int for i in value) for value in named):
+        raise CheckpointError(f"{directory}: eos_token_id is {named!r}; it must be a token id or a list of them")
+    vocab_size = size(directory, fields, "vocab_size")
+    return tuple(dict.fromkeys(i for i in ids if type(i) is int and 0 <= i < vocab_size))
+
+
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """Read `vocab.json` and `merges.txt` or, where they are missing, `tokenizer.json`; the model may have more ids than tokens."""
-    fields = _read_config(directory)
-    vocab, merges, both = (directory / name for name in ("vocab.json", "merges.txt", "tokenizer.json"))
+    """The tokenizer of a checkpoint's directory; the model may have more ids than it has tokens."""
+    fields = read_config(directory)
     try:
-        if vocab.exists() and merges.exists():
-            tokenizer = Tokenizer.from_files(vocab, merges)
-        elif both.exists():
-            tokenizer = Tokenizer.from_tokenizer_json(both)
-        else:
-            raise CheckpointError(
-                f"{directory} has neither vocab.json with merges.txt nor tokenizer.json; add them from the source"
-            )
+        tokenizer = read_tokenizer(directory)
     except (TokenizerError, OSError) as error:
         raise CheckpointError(f"the vocabulary in {directory} cannot be read: {error}") from error
-    if tokenizer.vocab_size > _size(directory, fields, "vocab_size"):
+    if tokenizer.vocab_size > size(directory, fields, "vocab_size"):
         raise CheckpointError(
             f"{directory}: the vocabulary has ids up to {tokenizer.vocab_size - 1}, but vocab_size in config.json is "
             f"{fields['vocab_size']}; these are not the vocabulary's files that the model was trained with"
         )
+    if tokenizer.eos_token_id is None:  # not every kind of tokenizer names one
+        tokenizer.eos_token_id = next(iter(_named_end_ids(directory, fields)), None)
     return tokenizer
 
 
@@ -123,6 +117,7 @@ class Checkpoint:
     config: GPT2Config
     weights: dict[str, Weight]
     origins: dict[str, str]  # for messages: each weight's file and the name that it has there
+    left_aside: tuple[str, ...] = ()  # weights of heads that write no text
 
     def not_finite(self, name: str) -> CheckpointError:
         """The refusal of a weight in which a reader met something that is no number."""
@@ -133,12 +128,16 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """Check names, shapes and types by the files' headers, and map the weights; of their values nothing is read."""
     config = load_config(directory)
     stored = stored_tensors(directory)
+    left_aside = tuple(sorted(name for name in stored if OTHER_HEADS.match(name)))
+    stored = {name: tensor for name, tensor in stored.items() if name not in left_aside}
     head = stored.pop("lm_head.weight", None)
+    if head is not None:
+        stored.setdefault("wte.weight", head)  # of two that are one, some files have this one
     _check_layout(directory, stored, config.parameter_shapes)
     weights = {name: tensor.weight(name.endswith(TRANSPOSED)) for name, tensor in stored.items()}
     if head is not None and not _equal(head.weight(is_transposed=False), weights["wte.weight"]):
         raise CheckpointError(f"{head.file}: lm_head.weight differs from wte.weight; GPT-2's output head is its input embedding")
-    return Checkpoint(config, weights, {name: f"{tensor.file}: {tensor.key}" for name, tensor in stored.items()})
+    return Checkpoint(config, weights, {name: f"{tensor.file}: {tensor.key}" for name, tensor in stored.items()}, left_aside)
 
 
 ROWS_AT_ONCE = 256  # of two matrices that are compared: what is made of them stays in the cache
@@ -154,73 +153,29 @@ def _equal(one: Weight, other: Weight) -> bool:
 
 
 def save_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
-    """Write `vocab.json` and `merges.txt`, which tiktoken's users, `transformers` and this service read alike."""
+    """Write the files that the tokenizer was read from or, of one just learned, `vocab.json` and `merges.txt`."""
     directory.mkdir(parents=True, exist_ok=True)
-    _write_text(directory / "vocab.json", json.dumps(tokenizer.vocab, ensure_ascii=False))
-    _write_text(directory / "merges.txt", "".join(f"{line}\n" for line in ["#version: 0.2", *map(" ".join, tokenizer.merges)]))
-    # Transformers would take an older vocabulary from here and not from the files just written.
-    (directory / "tokenizer.json").unlink(missing_ok=True)
+    files = tokenizer.files or _vocabulary_files(tokenizer)
+    for name, contents in files.items():
+        _write(directory / name, contents)
+    for name in set(FILES) - set(files):  # An older vocabulary would be taken from there, not from the files just written.
+        (directory / name).unlink(missing_ok=True)
+
+
+def _vocabulary_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    assert isinstance(tokenizer, BPETokenizer), "only such a one is made from no files"
+    merges = "".join(f"{line}\n" for line in ["#version: 0.2", *map(" ".join, tokenizer.merges)])
+    return {"vocab.json": json.dumps(tokenizer.vocab, ensure_ascii=False).encode(), "merges.txt": merges.encode()}
 
 
 def save_config(directory: Path, config: GPT2Config, dtype: str) -> None:
     """Write `config.json` for weights of a type, as in "bfloat16"."""
     directory.mkdir(parents=True, exist_ok=True)
-    _write_text(directory / "config.json", json.dumps(_config_fields(config, dtype), indent=2) + "\n")
+    _write(directory / "config.json", (json.dumps(config_fields(config, dtype), indent=2) + "\n").encode())
 
 
-def _write_text(file: Path, text: str) -> None:
-    contents = text.encode("utf-8")
+def _write(file: Path, contents: bytes) -> None:
     replace_file(file, lambda temporary: temporary.write_bytes(contents))
-
-
-def _config_fields(config: GPT2Config, dtype: str) -> dict[str, object]:
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        **{name: values[0] for name, values in GPT2_ONLY.items()},
-        "vocab_size": config.vocab_size,
-        "n_positions": config.n_positions,
-        "n_ctx": config.n_positions,
-        "n_embd": config.n_embd,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_inner": config.n_inner,
-        "layer_norm_epsilon": config.layer_norm_epsilon,
-        "initializer_range": config.initializer_range,
-        "bos_token_id": config.eos_token_id,
-        "eos_token_id": config.eos_token_id,
-        "dtype": dtype,
-    }
-
-
-def _read_config(directory: Path) -> dict[str, object]:
-    """The fields of a `config.json` that describes a GPT-2 and nothing that GPT-2 lacks."""
-    file = directory / "config.json"
-    if not directory.is_dir():
-        raise CheckpointError(f"no such directory: {directory}")
-    if not file.exists():
-        raise CheckpointError(f"{directory} has no config.json; a checkpoint is a Hugging Face GPT-2 directory")
-    fields = read_json(file)
-    if fields.get("model_type") != "gpt2":
-        raise CheckpointError(f"{file}: model_type is {fields.get('model_type')!r}; only 'gpt2' can be served")
-    for name, served in GPT2_ONLY.items():
-        if (value := fields.get(name, served[0])) not in served:
-            raise CheckpointError(f"{file}: {name} is {value!r}; GPT-2 has {' or '.join(map(repr, served))} alone")
-    return fields
-
-
-def _size(directory: Path, fields: dict[str, object], name: str) -> int:
-    value = fields.get(name)
-    if type(value) is not int or not 1 <= value <= MAX_SIZES[name]:
-        raise CheckpointError(f"{directory / 'config.json'}: {name} is {value!r}; it must be a number from 1 to {MAX_SIZES[name]}")
-    return value
-
-
-def _number(directory: Path, fields: dict[str, object], name: str, default: float) -> float:
-    value = fields.get(name, default)
-    if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type, operator]
-        raise CheckpointError(f"{directory / 'config.json'}: {name} is {value!r}; it must be a number above 0")
-    return value  # type: ignore[return-value]
 
 
 def _check_layout(directory: Path, stored: dict[str, StoredTensor], shapes: dict[str, tuple[int, ...]]) -> None:

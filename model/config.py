@@ -16,7 +16,7 @@ class GPT2Config:
     n_inner: int | None = None
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
-    eos_token_id: int = 50256
+    eos_token_ids: tuple[int, ...] = (50256,)
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "inner_size"):
@@ -24,8 +24,16 @@ class GPT2Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} cannot be split over n_head {self.n_head} heads")
-        if not 0 <= self.eos_token_id < self.vocab_size:
-            raise ValueError(f"eos_token_id {self.eos_token_id} is outside the vocabulary of {self.vocab_size}")
+        if not self.eos_token_ids:
+            raise ValueError("there is no eos_token_id; there must be at least one")
+        for token_id in self.eos_token_ids:
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"eos_token_id {token_id} is outside the vocabulary of {self.vocab_size}")
+
+    @property
+    def eos_token_id(self) -> int:
+        """The first of them: what parts texts that are laid end to end."""
+        return self.eos_token_ids[0]
 
     @property
     def head_dim(self) -> int:

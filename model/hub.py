@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from model.tokenizer_files import FILES as TOKENIZER_FILES
+from model.weights import converting_command
+
 # A snapshot's other files, pickles and other frameworks' weights, are many times larger and never used.
-FILES = ["config.json", "model*.safetensors", "model.safetensors.index.json", "vocab.json", "merges.txt", "tokenizer.json"]
+FILES = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES]
 
 
 class HubError(Exception):
@@ -20,7 +23,7 @@ def download(name: str) -> Path:
             f"{name} is no directory here, and to look for it on the hub huggingface_hub is needed: pip install huggingface_hub"
         ) from error
     try:
-        return Path(snapshot_download(name, allow_patterns=FILES))
+        directory = Path(snapshot_download(name, allow_patterns=FILES))
     except GatedRepoError as error:
         raise HubError(f"the hub gives {name} to approved users alone; ask for access there and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
@@ -34,3 +37,9 @@ def download(name: str) -> Path:
         ) from error
     except Exception as error:  # Which other types there are depends on the HTTP client of the installed version.
         raise HubError(f"{name} could not be downloaded from the hub: {error}; try again or give a directory") from error
+    if not any(directory.glob("model*.safetensors")):
+        raise HubError(
+            f"the hub has no safetensors of {name}; its weights may be a pickle, which can run any code and is never opened here; "
+            f"if you trust it, convert it and serve the directory: {converting_command(name, name.rpartition('/')[2])}"
+        )
+    return directory

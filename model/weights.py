@@ -95,12 +95,19 @@ def _weight_files(directory: Path) -> list[Path]:
     if index.exists():
         return _shards(index)
     if any(directory.glob("pytorch_model*.bin")):
-        code = f"from transformers import GPT2LMHeadModel as M; d = {str(directory)!r}; M.from_pretrained(d).save_pretrained(d)"
         raise CheckpointError(
             f"{directory} holds its weights as a pickle, which can run any code and is never opened here; "
-            f"if you trust it, convert it: python -c {shlex.quote(code)}"
+            f"if you trust it, convert it: {converting_command(str(directory), str(directory))}"
         )
     raise CheckpointError(f"{directory} has neither model.safetensors nor model.safetensors.index.json")
+
+
+def converting_command(source: str, directory: str) -> str:
+    """What makes safetensors of a pickle: for who trusts it, in an environment of theirs."""
+    code = f"from transformers import GPT2LMHeadModel as M; M.from_pretrained({source!r}).save_pretrained({directory!r})"
+    if source != directory:
+        code += f"; from transformers import AutoTokenizer as T; T.from_pretrained({source!r}).save_pretrained({directory!r})"
+    return f"python -c {shlex.quote(code)}"
 
 
 def _shards(index: Path) -> list[Path]:

@@ -27,6 +27,7 @@ from app.main import create_app
 from app.server import Server
 from app.settings import Settings
 from model.batch import Runner
+from model.bpe import BPETokenizer
 from model.choice import Chosen, choose_runner
 from model.config import GPT2Config
 from model.gpt2 import GPT2
@@ -63,23 +64,25 @@ def needs_packed_bfloat16(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="session")
-def gpt2_tokenizer() -> Tokenizer:
+def gpt2_tokenizer() -> BPETokenizer:
     """The vocabulary of OpenAI's release, 50,257 tokens."""
-    return Tokenizer.from_files(DATA / "vocab.json", DATA / "merges.txt")
+    return BPETokenizer.from_files(DATA / "vocab.json", DATA / "merges.txt")
 
 
 @pytest.fixture(scope="session")
-def small_tokenizer(gpt2_tokenizer: Tokenizer) -> Tokenizer:
+def small_tokenizer(gpt2_tokenizer: BPETokenizer) -> BPETokenizer:
     """Its bytes and first 243 merges with the end token last: 500 tokens."""
     merges = gpt2_tokenizer.merges[:243]
     tokens = [token for token, i in sorted(gpt2_tokenizer.vocab.items(), key=lambda item: item[1]) if i < 256 + len(merges)]
-    return Tokenizer({token: i for i, token in enumerate([*tokens, "<|endoftext|>"])}, merges)
+    return BPETokenizer({token: i for i, token in enumerate([*tokens, "<|endoftext|>"])}, merges)
 
 
 @pytest.fixture(scope="session")
 def tiny_config(small_tokenizer: Tokenizer) -> GPT2Config:
     """A context long enough for several prefill chunks, and widths that no vector length divides."""
-    return GPT2Config(vocab_size=small_tokenizer.vocab_size, n_positions=1024, n_embd=100, n_layer=2, n_head=4, eos_token_id=499)
+    return GPT2Config(
+        vocab_size=small_tokenizer.vocab_size, n_positions=1024, n_embd=100, n_layer=2, n_head=4, eos_token_ids=(499,)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -48,13 +48,14 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
 
     from model.checkpoint import load_tokenizer, resolve_model
     from model.network_files import load_model
+    from model.tokenizer import PLAIN_TEXT
     from model.training.distributed import training_device
     from model.training.evaluation import evaluate
 
     device, bfloat16 = training_device(options.device), options.precision == "bfloat16"
     text = _read_text(options.paths, options.max_bytes)
     directory = resolve_model(options.model)
-    token_ids = load_tokenizer(directory).encode(text)
+    token_ids = load_tokenizer(directory).encode(text, PLAIN_TEXT)
     model = load_model(directory).to(device)
     with tqdm(total=len(token_ids), unit="token", desc="evaluating", leave=False) as bar:
         result = evaluate(model, token_ids, len(text.encode()), bfloat16, bar.update)

@@ -16,7 +16,7 @@ from model.batch import Chunk, ForwardBatch, Scores
 from model.config import GPT2Config
 from model.native.library import Precision
 from model.native.runner import NativeRunner
-from model.tokenizer import Tokenizer
+from model.tokenizer import PLAIN_TEXT, Tokenizer
 from model.weights import Weight
 
 # The beginning of Lewis Carroll's "Alice's Adventures in Wonderland" (1865), in the public domain.
@@ -38,7 +38,7 @@ def reference_runner(config: GPT2Config, weights: Mapping[str, Weight], num_thre
 
 def sample_ids(tokenizer: Tokenizer, num_tokens: int) -> tuple[int, ...]:
     """The beginning of the sample."""
-    return tuple(tokenizer.encode(SAMPLE.read_text(encoding="utf-8"))[:num_tokens])
+    return tuple(tokenizer.encode(SAMPLE.read_text(encoding="utf-8"), PLAIN_TEXT)[:num_tokens])
 
 
 class Measured(NamedTuple):

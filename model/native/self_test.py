@@ -17,7 +17,7 @@ from model.native.runner import NativeRunner
 from model.weights import Weight
 
 # Widths that neither 64 nor 16 divides, beside some that they do: vectors have a body and a tail.
-CONFIG = GPT2Config(vocab_size=300, n_positions=64, n_embd=72, n_layer=2, n_head=3, n_inner=200, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=300, n_positions=64, n_embd=72, n_layer=2, n_head=3, n_inner=200, eos_token_ids=(0,))
 # A prompt longer than the groups in which rows are multiplied, then tokens one by one.
 PROMPT, TOKENS = tuple(range(7, 47)), (211, 5, 299)
 

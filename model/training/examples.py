@@ -1,6 +1,7 @@
 """Prompts with their completions: from JSONL to padded batches in which the completion alone is learned.
 
 A prompt and its completion are tokenised apart, as when the model is served: it is given the prompt's tokens and continues them.
+Both are read as the service reads a prompt: added and special tokens in them are tokens, and a prompt begins as every text does.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from model.files import replace_file
-from model.tokenizer import Tokenizer
+from model.tokenizer import Reading, Tokenizer
 from model.training.corpus import is_jsonl, records
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
@@ -24,6 +25,7 @@ from model.training.recipe import Recipe
 from model.training.trainer import Batch
 
 FIELDS = ("prompt", "completion")
+CONTINUATION = Reading(add_special_tokens=False)
 VALIDATION_ROWS = 16
 # Examples are sorted by length within so many batches: the padding is small, and what makes up a batch is still largely chance.
 SORTED_BATCHES = 16
@@ -108,7 +110,7 @@ def read_examples(
             prompt, completion = (_text(file, number, record, name) for name in FIELDS)
             # An empty prompt is the beginning of a document, which follows an end token.
             prompt_ids = tokenizer.encode(prompt) or [eos_token_id]
-            example = [*prompt_ids, *tokenizer.encode(completion), eos_token_id]
+            example = [*prompt_ids, *tokenizer.encode(completion, CONTINUATION), eos_token_id]
             if len(example) - 1 > context:
                 too_long.append(f"{file}, line {number}")
                 continue

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from model.bpe import BPETokenizer
 from model.checkpoint import save_tokenizer
 from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.network_files import save_checkpoint
-from model.tokenizer import Tokenizer
 from model.training import defaults
 from model.training.batches import WindowSampler, validation_batches
 from model.training.corpus import count_bytes, text_files
@@ -126,7 +126,7 @@ def _prepare(options: PretrainOptions, directory: RunDirectory, report: Report) 
         tokenize(files, tokenizer, directory.tokens, options.validation_fraction, bar.update)
 
 
-def _vocabulary(options: PretrainOptions, files: Sequence[Path], num_bytes: int, out: Path, report: Report) -> Tokenizer:
+def _vocabulary(options: PretrainOptions, files: Sequence[Path], num_bytes: int, out: Path, report: Report) -> BPETokenizer:
     """The vocabulary that is named, or the one that `out` has, or a new one; afterwards `out` has it."""
     source = options.tokenizer or (out if has_vocabulary(out) else None)
     if source is None:
@@ -143,11 +143,11 @@ def _vocabulary(options: PretrainOptions, files: Sequence[Path], num_bytes: int,
     return tokenizer
 
 
-def _config(options: PretrainOptions, tokenizer: Tokenizer, shards: TokenShards, device: torch.device) -> GPT2Config:
+def _config(options: PretrainOptions, tokenizer: BPETokenizer, shards: TokenShards, device: torch.device) -> GPT2Config:
     sizes = defaults.default_sizes(shards.num_tokens, device, options.sizes)
     assert tokenizer.eos_token_id is not None
     try:
-        return GPT2Config(vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eos_token_id, **sizes)
+        return GPT2Config(vocab_size=tokenizer.vocab_size, eos_token_ids=(tokenizer.eos_token_id,), **sizes)
     except ValueError as error:
         raise TrainingError(str(error)) from error
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.tokenizer import Tokenizer
+from model.tokenizer import PLAIN_TEXT, Tokenizer
 from model.training.corpus import documents
 from model.training.errors import TrainingError
 
@@ -75,7 +75,7 @@ def _write(
     for file in files:
         pieces = []
         for text in documents(file):
-            pieces.append(np.array([tokenizer.eos_token_id, *tokenizer.encode(text)], dtype=dtype))
+            pieces.append(np.array([tokenizer.eos_token_id, *tokenizer.encode(text, PLAIN_TEXT)], dtype=dtype))
             num_bytes += (size := len(text.encode()))
             if on_progress is not None:
                 on_progress(size)
@@ -118,6 +118,7 @@ def _fingerprint(files: Sequence[Path], tokenizer: Tokenizer, validation_fractio
     """Changes with the files' names, sizes and dates, the vocabulary and the split."""
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     described = [FORMAT, stats, validation_fraction, tokenizer.vocab, tokenizer.merges]
+    described += [hashlib.sha256(contents).hexdigest() for _, contents in sorted(tokenizer.files.items())]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 

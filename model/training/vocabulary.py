@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from model.bpe import SPLIT_PATTERN, BPETokenizer
 from model.checkpoint import save_tokenizer
-from model.tokenizer import END_OF_TEXT, SPLIT_PATTERN, TokenizerError
-from model.tokenizer import Tokenizer as GPT2Tokenizer
+from model.tokenizer import END_OF_TEXT, TokenizerError
 from model.training.corpus import documents
 from model.training.defaults import default_vocab_size
 from model.training.errors import TrainingError
@@ -22,7 +22,7 @@ SAMPLE_BYTES = 20_000_000
 
 def learn_vocabulary(
     files: Sequence[Path], num_bytes: int, vocab_size: int | None, out: Path, report: Callable[[str], None]
-) -> GPT2Tokenizer:
+) -> BPETokenizer:
     """Learn a vocabulary from the files' `num_bytes` of text and write it to `out`; a size of None is chosen for the text."""
     for file in (*FILES, WHOLE):
         if (out / file).exists():
@@ -50,7 +50,7 @@ def check_size(vocab_size: int) -> None:
         raise TrainingError(f"a vocabulary of {vocab_size} is too small: the bytes and the end token alone are {MIN_SIZE}")
 
 
-def train_vocabulary(texts: Iterable[str], vocab_size: int) -> GPT2Tokenizer:
+def train_vocabulary(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     """Learn `vocab_size` tokens: 256 bytes, merges, and `<|endoftext|>` as the last. Fewer, if the text has no more to merge."""
     check_size(vocab_size)
     tokenizer = Tokenizer(models.BPE())
@@ -67,19 +67,19 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> GPT2Tokenizer:
     return _as_gpt2_tokenizer(tokenizer)
 
 
-def _as_gpt2_tokenizer(tokenizer: Tokenizer) -> GPT2Tokenizer:
+def _as_gpt2_tokenizer(tokenizer: Tokenizer) -> BPETokenizer:
     model = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
     vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
     vocab[END_OF_TEXT] = len(vocab)
-    return GPT2Tokenizer(vocab, merges)
+    return BPETokenizer(vocab, merges)
 
 
 def has_vocabulary(directory: Path) -> bool:
     return all((directory / file).exists() for file in FILES)
 
 
-def has_other_vocabulary(directory: Path, tokenizer: GPT2Tokenizer) -> bool:
+def has_other_vocabulary(directory: Path, tokenizer: BPETokenizer) -> bool:
     """Whether writing this vocabulary there would lose one, or a half of one."""
     if not has_vocabulary(directory):
         return any((directory / file).exists() for file in FILES)
@@ -87,10 +87,10 @@ def has_other_vocabulary(directory: Path, tokenizer: GPT2Tokenizer) -> bool:
     return there.vocab != tokenizer.vocab or there.merges != tokenizer.merges
 
 
-def load_vocabulary(directory: Path) -> GPT2Tokenizer:
+def load_vocabulary(directory: Path) -> BPETokenizer:
     """The vocabulary of a directory that need not hold a model."""
     try:
-        tokenizer = GPT2Tokenizer.from_files(*(directory / file for file in FILES))
+        tokenizer = BPETokenizer.from_files(*(directory / file for file in FILES))
     except FileNotFoundError as error:
         raise TrainingError(f"{directory} has no {Path(error.filename).name}; make a vocabulary by gpt2 train tokenizer") from error
     except TokenizerError as error:

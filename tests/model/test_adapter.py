@@ -20,7 +20,7 @@ LORA = LoRA(rank=4, alpha=6.0, targets=("attn.c_attn", "mlp.c_proj"))
 
 def network(seed=0, **sizes):
     config = GPT2Config(
-        **{"vocab_size": 500, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2, "eos_token_id": 499} | sizes
+        **{"vocab_size": 500, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2, "eos_token_ids": (499,)} | sizes
     )
     return GPT2(config).init_weights(torch.Generator().manual_seed(seed))
 

@@ -99,8 +99,9 @@ def test_tokenizer_json_serves_where_the_two_files_are_missing(tiny_checkpoint: 
 
 def test_an_older_tokenizer_json_does_not_outlive_a_save(checkpoint: Path) -> None:
     """Transformers would go on reading it, beside a vocabulary that is no longer the same."""
+    tokenizer = load_tokenizer(checkpoint)
     (checkpoint / "tokenizer.json").write_text("{}")
-    save_checkpoint(checkpoint, load_model(checkpoint), load_tokenizer(checkpoint), torch.float32)
+    save_checkpoint(checkpoint, load_model(checkpoint), tokenizer, torch.float32)
     assert sorted(file.name for file in checkpoint.iterdir()) == ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
 
 

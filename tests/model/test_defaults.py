@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 @given(num_tokens=st.integers(50, 3000) | st.integers(3000, 10**9), cuda=st.booleans())
 def test_the_sizes_fit_the_text(num_tokens, cuda):
     sizes = default_sizes(num_tokens, torch.device("cuda" if cuda else "cpu"), {})
-    config = GPT2Config(vocab_size=512, eos_token_id=0, **sizes)
+    config = GPT2Config(vocab_size=512, eos_token_ids=(0,), **sizes)
     context, num_train = config.n_positions, num_tokens - num_tokens // 10
     assert 16 <= context <= 512
     assert num_train >= 2 * context + 1  # the least that is refused to nobody
@@ -91,7 +91,7 @@ def test_validation_takes_a_small_part_of_a_run():
 
 
 def test_the_speed_is_that_of_all_processes_together(monkeypatch):
-    config = GPT2Config(vocab_size=40, n_positions=16, n_embd=8, n_layer=1, n_head=1, eos_token_id=0)
+    config = GPT2Config(vocab_size=40, n_positions=16, n_embd=8, n_layer=1, n_head=1, eos_token_ids=(0,))
     sampler = WindowSampler([np.zeros(1000, dtype=np.uint16)], 16, seed=0)
     recipe = Recipe(max_steps=1, batch_size=12, accumulation=3)
     seconds = iter(range(1000))
@@ -122,7 +122,7 @@ class Machine:
         monkeypatch.setattr(defaults, "measured_speed", measured)
 
     def recipe(self, minutes=None, **given):
-        config = GPT2Config(vocab_size=40, n_positions=16, n_embd=8, n_layer=1, n_head=1, eos_token_id=0)
+        config = GPT2Config(vocab_size=40, n_positions=16, n_embd=8, n_layer=1, n_head=1, eos_token_ids=(0,))
         ids = np.zeros(100_000, dtype=np.uint16)
         return choose_recipe(given, minutes, config, TokenShards([ids], [ids], 1), CPU, Processes(), lambda line: None)
 

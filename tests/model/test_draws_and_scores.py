@@ -27,7 +27,7 @@ from model.runner import MAX_HEAD_ROWS, TorchRunner
 from tests.model.execute import execute
 
 V, CHUNK, NUM_SLOTS = 501, 16, 8
-CONFIG = GPT2Config(vocab_size=V, n_positions=100, n_embd=75, n_layer=2, n_head=3, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=V, n_positions=100, n_embd=75, n_layer=2, n_head=3, eos_token_ids=(0,))
 BROKEN = 90  # the position at which nothing computed is a number
 PARAMS = [
     SamplingParams(),

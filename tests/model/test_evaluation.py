@@ -30,7 +30,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build_model(context: int = CONTEXT) -> GPT2:
     """Random weights, large enough that the tokens' probabilities differ clearly and depend on all that was before."""
-    config = GPT2Config(VOCAB_SIZE, n_positions=context, n_embd=32, n_layer=2, n_head=4, eos_token_id=VOCAB_SIZE - 1)
+    config = GPT2Config(VOCAB_SIZE, n_positions=context, n_embd=32, n_layer=2, n_head=4, eos_token_ids=(VOCAB_SIZE - 1,))
     model = GPT2(config).init_weights(torch.Generator().manual_seed(0))
     for parameter in model.parameters():
         parameter.data.mul_(4 if parameter.ndim == 2 else 1)
@@ -123,7 +123,7 @@ def test_transformers_alone_comes_to_the_same_bits_per_byte(
 ) -> None:
     text = " ".join(f"{number} windows of the sea, and the naïve reader" for number in range(60))
     ids = [VOCAB_SIZE - 1, *small_tokenizer.encode(text)]
-    config = GPT2Config(VOCAB_SIZE, n_positions=64, n_embd=32, n_layer=2, n_head=4, eos_token_id=VOCAB_SIZE - 1)
+    config = GPT2Config(VOCAB_SIZE, n_positions=64, n_embd=32, n_layer=2, n_head=4, eos_token_ids=(VOCAB_SIZE - 1,))
     save_checkpoint(tmp_path, GPT2(config).init_weights(torch.Generator().manual_seed(1)), small_tokenizer, torch.float32)
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
     nats, scored = 0.0, 1

@@ -61,7 +61,7 @@ def test_the_completion_and_the_end_token_after_it_are_learned_and_nothing_else(
 def test_the_loss_of_a_padded_batch_is_that_of_its_completions_alone_one_by_one(read, small_tokenizer, tmp_path):
     pairs = [("The sea is", " blue."), ("Say it", " again and again and again"), ("", "Alone.")]
     examples = read(write_examples(tmp_path / "a.jsonl", pairs))
-    model = GPT2(GPT2Config(500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_id=EOS))
+    model = GPT2(GPT2Config(500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(EOS,)))
     model.init_weights(torch.Generator().manual_seed(0)).eval()
     expected = 0.0
     for prompt, completion in pairs:

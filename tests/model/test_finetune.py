@@ -23,7 +23,7 @@ from model.training.lora import LoRA
 from model.training.progress import read_log
 from model.training.run import ProgressLine
 
-CONFIG = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_id=499)
+CONFIG = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(499,))
 CPU, ALONE = torch.device("cpu"), Processes()
 SHORT = {"max_steps": 12, "validate_every": 4, "batch_size": 4, "learning_rate": 1e-2, "dropout": 0.1, "bfloat16": False}
 

@@ -13,7 +13,7 @@ from model.training import fused
 from model.training.fused import IGNORED, FusedAttention, FusedGELU, linear_cross_entropy
 from model.training.objective import NextTokenLoss, can_compile
 
-TINY = GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=1, n_head=2, eos_token_id=0)
+TINY = GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=1, n_head=2, eos_token_ids=(0,))
 # Against float64; relative to the largest value where that is above 1.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 

@@ -19,11 +19,13 @@ from tests.model.execute import execute
 
 # No width is a multiple of a vector's length, no two configurations share a head count, a vocabulary or a context.
 CONFIGS = {
-    "five-heads": GPT2Config(vocab_size=97, n_positions=33, n_embd=35, n_layer=3, n_head=5, eos_token_id=0),
-    "one-head-narrow-mlp": GPT2Config(vocab_size=501, n_positions=65, n_embd=50, n_layer=2, n_head=1, n_inner=30, eos_token_id=0),
-    "heads-of-one": GPT2Config(vocab_size=131, n_positions=40, n_embd=9, n_layer=1, n_head=9, n_inner=101, eos_token_id=0),
+    "five-heads": GPT2Config(vocab_size=97, n_positions=33, n_embd=35, n_layer=3, n_head=5, eos_token_ids=(0,)),
+    "one-head-narrow-mlp": GPT2Config(
+        vocab_size=501, n_positions=65, n_embd=50, n_layer=2, n_head=1, n_inner=30, eos_token_ids=(0,)
+    ),
+    "heads-of-one": GPT2Config(vocab_size=131, n_positions=40, n_embd=9, n_layer=1, n_head=9, n_inner=101, eos_token_ids=(0,)),
     "other-epsilon": GPT2Config(
-        vocab_size=1009, n_positions=129, n_embd=84, n_layer=4, n_head=7, layer_norm_epsilon=1e-2, eos_token_id=0
+        vocab_size=1009, n_positions=129, n_embd=84, n_layer=4, n_head=7, layer_norm_epsilon=1e-2, eos_token_ids=(0,)
     ),
 }
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -186,7 +188,7 @@ def test_presets_have_the_published_numbers_of_parameters(name: str, num_paramet
 
 @pytest.mark.parametrize("n_inner", [None, 37])
 def test_a_config_knows_the_networks_parameters_in_their_order(n_inner: int | None) -> None:
-    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=24, n_layer=3, n_head=2, n_inner=n_inner, eos_token_id=0)
+    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=24, n_layer=3, n_head=2, n_inner=n_inner, eos_token_ids=(0,))
     network = [(name, tuple(parameter.shape)) for name, parameter in GPT2(config).named_parameters()]
     assert list(config.parameter_shapes.items()) == network
 
@@ -207,7 +209,7 @@ def test_a_copy_for_inference_shares_the_weights_that_are_as_wanted_and_leaves_t
 
 def test_weights_start_as_gpt2s_do() -> None:
     """N(0, 0.02²); projections back into the residual stream smaller by sqrt(2 * layers); biases 0, LayerNorms the identity."""
-    config = GPT2Config(vocab_size=503, n_positions=64, n_embd=128, n_layer=8, n_head=4, eos_token_id=0)
+    config = GPT2Config(vocab_size=503, n_positions=64, n_embd=128, n_layer=8, n_head=4, eos_token_ids=(0,))
     for name, parameter in GPT2(config).init_weights(torch.Generator().manual_seed(3)).named_parameters():
         if name.endswith("bias"):
             assert (parameter == 0).all(), name

@@ -9,7 +9,7 @@ from model.network_files import load_model, save_checkpoint
 from model.training.errors import TrainingError
 from model.training.lora import TARGETS, LoRA, add_lora, lora_layers, merge
 
-CONFIG = GPT2Config(vocab_size=500, n_positions=32, n_embd=32, n_layer=2, n_head=2, eos_token_id=499)
+CONFIG = GPT2Config(vocab_size=500, n_positions=32, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(499,))
 TOKENS = torch.arange(40).view(2, 20)
 
 

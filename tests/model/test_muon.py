@@ -10,7 +10,7 @@ from model.training.muon import Muon, orthogonalize
 from model.training.optimizer import Optimizers
 from model.training.recipe import Recipe
 
-CONFIG = GPT2Config(vocab_size=40, n_positions=8, n_embd=16, n_layer=2, n_head=2, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=40, n_positions=8, n_embd=16, n_layer=2, n_head=2, eos_token_ids=(0,))
 
 
 PRECISIONS = (torch.float32, torch.bfloat16)

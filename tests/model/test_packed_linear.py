@@ -12,7 +12,7 @@ from model.gpt2 import GPT2, CausalAttention
 from model.packed_linear import PackedLinear, packed, packs_bfloat16
 from model.training.lora import LoRA, LoRALinear, add_lora
 
-CONFIG = GPT2Config(vocab_size=97, n_positions=33, n_embd=35, n_layer=3, n_head=5, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=97, n_positions=33, n_embd=35, n_layer=3, n_head=5, eos_token_ids=(0,))
 TOKENS = torch.arange(20)[None]
 
 

@@ -19,7 +19,7 @@ from model.training.recipe import Recipe
 from model.training.run_directory import RunDirectory
 from model.training.trainer import Progress, Step, Validation
 
-CONFIG = GPT2Config(vocab_size=40, n_positions=8, n_embd=16, n_layer=1, n_head=2, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=40, n_positions=8, n_embd=16, n_layer=1, n_head=2, eos_token_ids=(0,))
 
 
 def model_and_optimizers(seed):

@@ -21,11 +21,11 @@ NUM_NEW = 5
 # Widths that vectors divide and do not divide; a vocabulary of which torch reduces a single row on several threads; a width for
 # which oneDNN has other kernels for many rows in bfloat16.
 SHAPES = {
-    "width_100": GPT2Config(vocab_size=500, n_positions=96, n_embd=100, n_layer=2, n_head=4, eos_token_id=0),
-    "width_64": GPT2Config(vocab_size=500, n_positions=96, n_embd=64, n_layer=2, n_head=4, eos_token_id=0),
-    "width_75_heads_of_25": GPT2Config(vocab_size=501, n_positions=100, n_embd=75, n_layer=2, n_head=3, eos_token_id=0),
-    "large_vocabulary": GPT2Config(vocab_size=40_001, n_positions=64, n_embd=32, n_layer=1, n_head=2, eos_token_id=0),
-    "width_768": GPT2Config(vocab_size=501, n_positions=64, n_embd=768, n_layer=2, n_head=12, eos_token_id=0),
+    "width_100": GPT2Config(vocab_size=500, n_positions=96, n_embd=100, n_layer=2, n_head=4, eos_token_ids=(0,)),
+    "width_64": GPT2Config(vocab_size=500, n_positions=96, n_embd=64, n_layer=2, n_head=4, eos_token_ids=(0,)),
+    "width_75_heads_of_25": GPT2Config(vocab_size=501, n_positions=100, n_embd=75, n_layer=2, n_head=3, eos_token_ids=(0,)),
+    "large_vocabulary": GPT2Config(vocab_size=40_001, n_positions=64, n_embd=32, n_layer=1, n_head=2, eos_token_ids=(0,)),
+    "width_768": GPT2Config(vocab_size=501, n_positions=64, n_embd=768, n_layer=2, n_head=12, eos_token_ids=(0,)),
 }
 
 

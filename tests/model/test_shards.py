@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.tokenizer import Tokenizer
+from model.bpe import BPETokenizer
 from model.training import shards
 from model.training.errors import TrainingError
 from model.training.shards import map_shards, tokenize
@@ -114,7 +114,7 @@ def test_a_shard_that_was_cut_off_is_noticed(tmp_path, corpus, byte_tokenizer):
 @pytest.mark.parametrize(("last_id", "size"), [((1 << 16) - 1, 2), (1 << 16, 4)])
 def test_ids_take_16_bits_where_they_fit(tmp_path, corpus, byte_tokenizer, last_id, size):
     vocab = {token: i for token, i in byte_tokenizer.vocab.items() if token != "<|endoftext|>"} | {"<|endoftext|>": last_id}
-    made = tokenize(corpus, Tokenizer(vocab, []), tmp_path / "tokens", None)
+    made = tokenize(corpus, BPETokenizer(vocab, []), tmp_path / "tokens", None)
     assert made.train[0].dtype.itemsize == size
     assert made.train[0][0] == last_id
 

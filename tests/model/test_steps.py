@@ -27,7 +27,7 @@ from model.steps import run_steps
 from tests.model.execute import execute
 
 V = 500
-CONFIG = GPT2Config(vocab_size=V, n_positions=64, n_embd=64, n_layer=2, n_head=4, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=V, n_positions=64, n_embd=64, n_layer=2, n_head=4, eos_token_ids=(0,))
 BROKEN = 12  # the position at which nothing computed is a number
 SAMPLED = SamplingParams(temperature=1.2, top_p=0.9, repetition_penalty=1.2, seed=4)
 LONG = Draw(2, SAMPLED, num_prompt=3, max_new=20, top_n=2)

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2TokenizerFast
 
-from model.tokenizer import Tokenizer, TokenizerError, byte_alphabet
+from model.bpe import BPETokenizer, byte_alphabet
+from model.tokenizer import Reading, Tokenizer, TokenizerError
+from model.tokenizer_files import read_tokenizer
 
 DATA = Path(__file__).parents[1] / "data"
 # The pattern of GPT-2's release as it stands there, which ours must split like.
@@ -54,7 +56,7 @@ def released(gpt2_tokenizer: Tokenizer) -> tiktoken.Encoding:
 def end_first(small_tokenizer: Tokenizer) -> Tokenizer:
     """The small vocabulary with its end token first and the others in reverse: no id is a merge's rank."""
     ordinary = [token for token in small_tokenizer.vocab if token != "<|endoftext|>"]
-    return Tokenizer({token: i for i, token in enumerate(["<|endoftext|>", *reversed(ordinary)])}, small_tokenizer.merges)
+    return BPETokenizer({token: i for i, token in enumerate(["<|endoftext|>", *reversed(ordinary)])}, small_tokenizer.merges)
 
 
 @pytest.mark.parametrize("text", TRICKY)
@@ -89,11 +91,18 @@ def test_known_ids_of_the_released_vocabulary(gpt2_tokenizer: Tokenizer) -> None
     assert gpt2_tokenizer.vocab_size == 50257
 
 
-def test_the_end_token_in_a_text_is_plain_text(gpt2_tokenizer: Tokenizer) -> None:
-    """A user must not be able to end, or to begin, a document by writing its name."""
-    ids = gpt2_tokenizer.encode("a<|endoftext|>b")
+def test_the_end_token_in_a_text_is_plain_text_where_tokens_are_not_to_be_read(gpt2_tokenizer: Tokenizer) -> None:
+    """A stranger must not be able to end, or to begin, a document by writing its name."""
+    ids = gpt2_tokenizer.encode("a<|endoftext|>b", Reading(parse_special=False))
     assert gpt2_tokenizer.eos_token_id not in ids
     assert gpt2_tokenizer.decode(ids) == "a<|endoftext|>b"
+
+
+def test_the_end_token_in_a_text_is_the_end_token(gpt2_tokenizer: Tokenizer, theirs: GPT2TokenizerFast) -> None:
+    ids = gpt2_tokenizer.encode("a<|endoftext|>b")
+    assert ids == theirs.encode("a<|endoftext|>b") == [64, 50256, 65]
+    assert gpt2_tokenizer.decode(ids) == "ab"
+    assert gpt2_tokenizer.decode(ids, skip_special_tokens=False) == "a<|endoftext|>b"
 
 
 def test_special_and_unknown_ids_have_no_text(gpt2_tokenizer: Tokenizer) -> None:
@@ -235,7 +244,7 @@ def test_a_malformed_vocabulary_is_refused(tmp_path: Path, vocab: object, merges
     (tmp_path / "vocab.json").write_bytes(vocab if isinstance(vocab, bytes) else json.dumps(vocab).encode())
     (tmp_path / "merges.txt").write_bytes(merges)
     with pytest.raises(TokenizerError) as refusal:
-        Tokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
+        BPETokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
     assert message in str(refusal.value)
 
 
@@ -243,29 +252,41 @@ def bpe(**model: object) -> dict[str, object]:
     return {"model": {"type": "BPE", "vocab": BYTES, "merges": []} | model}
 
 
+def added(**fields: object) -> dict[str, object]:
+    return {"added_tokens": [{"content": "x y", "id": 256} | fields]}
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (b"\xff", "not a tokenizer of"),
-        (b"[" * 100_000, "not a tokenizer of"),
-        ([], "not a tokenizer of"),
-        (3, "not a tokenizer of"),
-        ({}, "not a tokenizer of"),
-        (bpe(type="Unigram"), "holds a Unigram model"),
-        (bpe(vocab=[]), "not a tokenizer of"),
+        (b"\xff", "tokenizer.json is not JSON"),
+        (b"[" * 100_000, "tokenizer.json is not JSON"),
+        ([], "tokenizer.json must hold one JSON object"),
+        (3, "tokenizer.json must hold one JSON object"),
+        ({}, "no model with a vocabulary"),
+        ({"model": []}, "no model with a vocabulary"),
+        (bpe(type="Unigram"), "holds a Unigram model; served are BPE and WordPiece"),
+        (bpe(vocab=[]), "must have one object that maps tokens to ids"),
         (bpe(vocab={token: str(i) for token, i in BYTES.items()}), "must have one object that maps tokens to ids"),
+        (bpe(merges=3), "its merges are no list"),
         (bpe(merges=[3]), "a merge is two tokens"),
         (bpe(merges=[["a", "b", "c"]]), "a merge is two tokens"),
         (bpe(merges=[["a", 1]]), "a merge is two tokens"),
-        (bpe() | {"added_tokens": ["x"]}, "not a tokenizer of"),
-        (bpe() | {"added_tokens": [{"content": "x", "id": 0}]}, "gives several tokens the same id"),
+        (bpe() | {"added_tokens": ["x"]}, "the added tokens of"),
+        (bpe() | {"added_tokens": 3}, "the added tokens of"),
+        (bpe() | added(content=""), "a token is written as"),
+        (bpe() | added(id="7"), "'7' is no token id"),
+        (bpe() | added(id=0), "'x y' the id 0, but behind a vocabulary of 256 tokens transformers reads it as 256"),
+        (bpe() | {"normalizer": []}, "normalizer is []; it must be an object with a type"),
+        (bpe() | {"normalizer": {"type": "Nonesuch"}}, "the `tokenizers` library cannot use it"),
+        (bpe() | {"decoder": {"type": "Metaspace"}}, "its decoder is 'Metaspace' for a model of the type BPE"),
     ],
 )
 def test_a_malformed_tokenizer_json_is_refused(tmp_path: Path, contents: object, message: str) -> None:
     file = tmp_path / "tokenizer.json"
     file.write_bytes(contents if isinstance(contents, bytes) else json.dumps(contents).encode())
     with pytest.raises(TokenizerError) as refusal:
-        Tokenizer.from_tokenizer_json(file)
+        read_tokenizer(tmp_path)
     assert message in str(refusal.value)
 
 
@@ -273,13 +294,13 @@ def test_a_malformed_tokenizer_json_is_refused(tmp_path: Path, contents: object,
 def test_merges_are_read_with_any_line_ends_and_without_their_version(tmp_path: Path, merges: str) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps(BYTES | {"ab": 256, "abc": 257}), encoding="utf-8")
     (tmp_path / "merges.txt").write_bytes(merges.encode())
-    assert Tokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt").encode("abcab") == [257, 256]
+    assert BPETokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt").encode("abcab") == [257, 256]
 
 
 @pytest.mark.parametrize("merges", [["a b", "ab c"], [["a", "b"], ["ab", "c"]]])
 def test_tokenizer_json_may_write_merges_in_either_way(tmp_path: Path, merges: object) -> None:
-    end = {"added_tokens": [{"content": "<|endoftext|>", "id": 300}]}
+    end = {"added_tokens": [{"content": "<|endoftext|>", "id": 258}]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(bpe(vocab=BYTES | {"ab": 256, "abc": 257}, merges=merges) | end))
-    tokenizer = Tokenizer.from_tokenizer_json(tmp_path / "tokenizer.json")
+    tokenizer = read_tokenizer(tmp_path)
     assert tokenizer.encode("abcab") == [257, 256]
-    assert tokenizer.eos_token_id == 300
+    assert tokenizer.eos_token_id == 258

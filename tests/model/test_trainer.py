@@ -26,7 +26,7 @@ from model.training.run_directory import RunDirectory
 from model.training.shards import TokenShards
 from model.training.trainer import Trainer
 
-CONFIG = GPT2Config(vocab_size=257, n_positions=16, n_embd=16, n_layer=2, n_head=2, eos_token_id=256)
+CONFIG = GPT2Config(vocab_size=257, n_positions=16, n_embd=16, n_layer=2, n_head=2, eos_token_ids=(256,))
 RECIPE = Recipe(max_steps=12, batch_size=8, optimizer="adamw", learning_rate=1e-2, validate_every=5, validation_windows=8)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2TokenizerFast
 
+from model.bpe import BPETokenizer
 from model.checkpoint import save_tokenizer
 from model.tokenizer import Tokenizer
 from model.training.errors import TrainingError
@@ -164,6 +165,6 @@ def test_a_directory_without_a_usable_vocabulary_is_refused(tmp_path: Path, byte
 
 def test_a_vocabulary_that_cannot_mark_documents_is_refused(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
     ordinary = {token: i for token, i in byte_tokenizer.vocab.items() if i != byte_tokenizer.eos_token_id}
-    save_tokenizer(tmp_path, Tokenizer(ordinary, byte_tokenizer.merges))
+    save_tokenizer(tmp_path, BPETokenizer(ordinary, byte_tokenizer.merges))
     with pytest.raises(TrainingError, match=r"has no end token <\|endoftext\|>"):
         load_vocabulary(tmp_path)

@@ -67,7 +67,7 @@ KINDS = {
 @functools.cache
 def missing(kind: Kind) -> str | None:
     """Why this CPU cannot compute so."""
-    config = GPT2Config(vocab_size=2, n_positions=1, n_embd=2, n_layer=1, n_head=1, eos_token_id=0)
+    config = GPT2Config(vocab_size=2, n_positions=1, n_embd=2, n_layer=1, n_head=1, eos_token_ids=(0,))
     try:
         kind.runner(config, weights_of(GPT2(config)))
     except NativeUnavailable as error:

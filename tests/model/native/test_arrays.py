@@ -16,7 +16,7 @@ from model.native.runner import NativeRunner
 from model.network_files import weights_of
 from tests.model.native.running import scored
 
-CONFIG = GPT2Config(vocab_size=500, n_positions=100, n_embd=64, n_layer=1, n_head=1, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=500, n_positions=100, n_embd=64, n_layer=1, n_head=1, eos_token_ids=(0,))
 
 pytestmark = pytest.mark.usefixtures("available")
 

@@ -25,10 +25,10 @@ from tests.model.native.running import bits, drawn, execute
 NUM_SLOTS = 40
 MAX_ROWS = 100
 SHAPES = {
-    "tails_everywhere": GPT2Config(vocab_size=500, n_positions=200, n_embd=100, n_layer=2, n_head=4, eos_token_id=0),
-    "heads_of_64": GPT2Config(vocab_size=257, n_positions=200, n_embd=128, n_layer=1, n_head=2, n_inner=200, eos_token_id=0),
+    "tails_everywhere": GPT2Config(vocab_size=500, n_positions=200, n_embd=100, n_layer=2, n_head=4, eos_token_ids=(0,)),
+    "heads_of_64": GPT2Config(vocab_size=257, n_positions=200, n_embd=128, n_layer=1, n_head=2, n_inner=200, eos_token_ids=(0,)),
     # Its last product goes over 1,728 inputs: three panels in int8, five in bfloat16, nine in float32.
-    "deep": GPT2Config(vocab_size=257, n_positions=200, n_embd=64, n_layer=1, n_head=1, n_inner=1700, eos_token_id=0),
+    "deep": GPT2Config(vocab_size=257, n_positions=200, n_embd=64, n_layer=1, n_head=1, n_inner=1700, eos_token_ids=(0,)),
 }
 LENGTHS = [1, 2, 3, 4, 5, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 66, 97, 129, 150]
 CUTS = [1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 17, 20, 31, 33, 64, 65, 100, 150]

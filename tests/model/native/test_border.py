@@ -12,7 +12,7 @@ from model.native.runner import NativeRunner
 from model.network_files import weights_of
 from tests.model.native.running import drawing, drawn, execute, scored
 
-CONFIG = GPT2Config(vocab_size=500, n_positions=100, n_embd=64, n_layer=1, n_head=1, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=500, n_positions=100, n_embd=64, n_layer=1, n_head=1, eos_token_ids=(0,))
 NUM_SLOTS = 3
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=1.0, top_k=5)
 EVERYTHING = SamplingParams(temperature=1.0, top_k=50, repetition_penalty=2.0, frequency_penalty=0.5)

@@ -25,7 +25,7 @@ from model.philox import uniform
 from tests.model.native.kinds import Kind, network
 from tests.model.native.running import bits, drawing, drawn, execute, sample, top_bits
 
-CONFIG = GPT2Config(vocab_size=300, n_positions=160, n_embd=48, n_layer=2, n_head=3, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=300, n_positions=160, n_embd=48, n_layer=2, n_head=3, eos_token_ids=(0,))
 GREEDY = SamplingParams()
 WAYS = [
     GREEDY,

@@ -61,7 +61,7 @@ def symbols_of(file: Path, *options: str) -> str:
 
 
 def runner(kernels: str) -> NativeRunner:
-    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2, eos_token_id=0)
+    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2, eos_token_ids=(0,))
     return NativeRunner(config, weights_of(GPT2(config)), 1, Precision.FLOAT32, 1, kernels)
 
 

@@ -14,7 +14,7 @@ from model.native.library import Precision
 from model.native.runner import NativeRunner
 from model.network_files import weights_of
 
-CONFIG = GPT2Config(vocab_size=257, n_positions=1024, n_embd=64, n_layer=1, n_head=1, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=257, n_positions=1024, n_embd=64, n_layer=1, n_head=1, eos_token_ids=(0,))
 NUM_SLOTS = 24
 PARAMS = [
     SamplingParams(),

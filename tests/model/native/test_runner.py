@@ -26,13 +26,13 @@ from tests.model.native.running import bits, drawing, drawn, execute, scored
 GREEDY = SamplingParams()
 # Widths, heads, vocabularies and contexts that neither 64 nor 16 divides, and some that they do.
 SHAPES = {
-    "width_100_heads_of_25": GPT2Config(vocab_size=500, n_positions=192, n_embd=100, n_layer=2, n_head=4, eos_token_id=0),
-    "width_384": GPT2Config(vocab_size=1000, n_positions=40, n_embd=384, n_layer=2, n_head=6, eos_token_id=0),
-    "width_64_one_head": GPT2Config(vocab_size=257, n_positions=1024, n_embd=64, n_layer=1, n_head=1, eos_token_id=0),
+    "width_100_heads_of_25": GPT2Config(vocab_size=500, n_positions=192, n_embd=100, n_layer=2, n_head=4, eos_token_ids=(0,)),
+    "width_384": GPT2Config(vocab_size=1000, n_positions=40, n_embd=384, n_layer=2, n_head=6, eos_token_ids=(0,)),
+    "width_64_one_head": GPT2Config(vocab_size=257, n_positions=1024, n_embd=64, n_layer=1, n_head=1, eos_token_ids=(0,)),
     "inner_200": GPT2Config(
-        vocab_size=257, n_positions=100, n_embd=96, n_layer=3, n_head=3, n_inner=200, layer_norm_epsilon=1e-3, eos_token_id=0
+        vocab_size=257, n_positions=100, n_embd=96, n_layer=3, n_head=3, n_inner=200, layer_norm_epsilon=1e-3, eos_token_ids=(0,)
     ),
-    "smallest": GPT2Config(vocab_size=2, n_positions=3, n_embd=2, n_layer=1, n_head=2, n_inner=1, eos_token_id=0),
+    "smallest": GPT2Config(vocab_size=2, n_positions=3, n_embd=2, n_layer=1, n_head=2, n_inner=1, eos_token_ids=(0,)),
 }
 WIDTH_100 = SHAPES["width_100_heads_of_25"]
 # Errors of logits in their standard deviations: root mean square and largest. Measured over these shapes: bfloat16 0.010 and 0.056,
@@ -281,7 +281,7 @@ from model.native.library import Precision
 from model.native.runner import NativeRunner
 from model.network_files import weights_of
 
-model = GPT2(GPT2Config(vocab_size=9, n_positions=9, n_embd=8, n_layer=1, n_head=1, eos_token_id=0))
+model = GPT2(GPT2Config(vocab_size=9, n_positions=9, n_embd=8, n_layer=1, n_head=1, eos_token_ids=(0,)))
 for precision in Precision:
     assert NativeRunner(model.config, weights_of(model), 1, precision, 2).launch(ForwardBatch(())).collect() == StepOutput(())
 """

@@ -22,9 +22,9 @@ from tests.model.native.kinds import COMMON, KERNELS, Kind, missing, network
 from tests.model.native.running import execute, sample, scored, token_bits, top_bits
 
 SHAPES = {
-    "tails": GPT2Config(vocab_size=131, n_positions=100, n_embd=75, n_layer=2, n_head=3, n_inner=110, eos_token_id=0),
+    "tails": GPT2Config(vocab_size=131, n_positions=100, n_embd=75, n_layer=2, n_head=3, n_inner=110, eos_token_ids=(0,)),
     # 450 inputs of the last product are three panels in float32.
-    "heads_of_64": GPT2Config(vocab_size=128, n_positions=100, n_embd=128, n_layer=1, n_head=2, n_inner=450, eos_token_id=0),
+    "heads_of_64": GPT2Config(vocab_size=128, n_positions=100, n_embd=128, n_layer=1, n_head=2, n_inner=450, eos_token_ids=(0,)),
 }
 TAILS = SHAPES["tails"]
 OTHERS = [kernels for kernels in KERNELS if kernels != "scalar"]
@@ -152,7 +152,7 @@ def test_a_row_that_overflows_leaves_the_others_as_they_are(available, arithmeti
 
 def shape_with_remainder(i: int) -> GPT2Config:
     """A head's size, the widths and the vocabulary: each takes on every remainder of 64 as i goes from 1 to 64."""
-    return GPT2Config(vocab_size=66 + 5 * i, n_positions=70, n_embd=3 * i, n_layer=1, n_head=3, n_inner=7 * i, eos_token_id=0)
+    return GPT2Config(vocab_size=66 + 5 * i, n_positions=70, n_embd=3 * i, n_layer=1, n_head=3, n_inner=7 * i, eos_token_ids=(0,))
 
 
 @pytest.mark.parametrize("first", range(1, 65, 8))

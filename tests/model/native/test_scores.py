@@ -14,7 +14,7 @@ from tests.model.native.kinds import Kind, network
 from tests.model.native.running import drawing, drawn, execute, logprobs, scored
 from tests.model.native.test_memory import resident_bytes
 
-CONFIG = GPT2Config(vocab_size=300, n_positions=160, n_embd=48, n_layer=2, n_head=3, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=300, n_positions=160, n_embd=48, n_layer=2, n_head=3, eos_token_ids=(0,))
 SAMPLED = SamplingParams(temperature=1.5, top_k=200, repetition_penalty=1.3, seed=9)
 
 
@@ -82,7 +82,7 @@ def test_answers_come_to_the_chunks_that_asked(kind):
 
 def test_a_long_prompt_scored_with_alternatives_keeps_few_rows_of_logits_at_a_time(available):
     """All 1,000 rows of GPT-2's vocabulary would be 201 MB."""
-    config = GPT2Config(vocab_size=50_257, n_positions=1024, n_embd=16, n_layer=1, n_head=1, eos_token_id=0)
+    config = GPT2Config(vocab_size=50_257, n_positions=1024, n_embd=16, n_layer=1, n_head=1, eos_token_ids=(0,))
     runner = NativeRunner(config, weights_of(network.__wrapped__(config)), 1, Precision.FLOAT32, 1)
     runner.warm_up()
     before = resident_bytes()

@@ -20,7 +20,7 @@ from tests.model.native.kinds import Kind, network
 from tests.model.native.running import bits, drawing, drawn, execute
 
 ROOT = Path(__file__).parents[3]
-CONFIG = GPT2Config(vocab_size=500, n_positions=80, n_embd=100, n_layer=2, n_head=4, eos_token_id=0)
+CONFIG = GPT2Config(vocab_size=500, n_positions=80, n_embd=100, n_layer=2, n_head=4, eos_token_ids=(0,))
 SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.9, repetition_penalty=1.2)
 FLOAT32 = Kind("scalar", "float32")
 NUM_CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 2
@@ -67,7 +67,7 @@ def test_more_threads_than_cores_give_the_bits_of_one(kind, num_threads):
 
 
 def test_more_threads_than_there_is_work_give_the_bits_of_one(available):
-    config = GPT2Config(vocab_size=2, n_positions=3, n_embd=2, n_layer=1, n_head=1, n_inner=1, eos_token_id=0)
+    config = GPT2Config(vocab_size=2, n_positions=3, n_embd=2, n_layer=1, n_head=1, n_inner=1, eos_token_ids=(0,))
     batch = ForwardBatch((Chunk(0, 0, (1, 0, 1)),))
     of_threads = {FLOAT32.runner(config, weights_of(network(config)), 1, n).logits(batch, range(3)).tobytes() for n in (1, 2, 30)}
     assert len(of_threads) == 1
