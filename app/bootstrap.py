@@ -11,13 +11,14 @@ from app.engine.scheduler import Scheduler
 from app.engine.worker import Publish, ThreadWorker
 from app.errors import StartupError
 from app.generation import TextGenerator
-from app.info import ServiceInfo
+from app.info import ServiceInfo, fingerprint_of
 from app.metrics import Metrics
 from app.settings import DEFAULT_MODEL, Settings
 from model.batch import Runner
 from model.checkpoint import CheckpointError, load_tokenizer, open_checkpoint, resolve_model
 from model.choice import ChoiceError, Chosen, Report, Wanted, choose_device, choose_runner
 from model.config import GPT2Config
+from model.fingerprint import weights_digest
 from model.tokenizer import Tokenizer
 
 
@@ -28,6 +29,7 @@ class Loaded:
     directory: Path
     config: GPT2Config
     tokenizer: Tokenizer
+    weights_digest: str
     device: str
     chosen: Chosen
 
@@ -57,7 +59,7 @@ def build_service(settings: Settings, report: Report) -> Service:
 
     limits = Limits(runner.max_positions, runner.vocab_size, settings.max_running)
     client = EngineClient(start_worker, limits, settings.max_waiting, observe)
-    return Service(TextGenerator(client, loaded.tokenizer, config.eos_token_id, metrics), info, metrics)
+    return Service(TextGenerator(client, loaded.tokenizer, config.eos_token_ids, metrics), info, metrics)
 
 
 def load(settings: Settings, report: Report) -> Loaded:
@@ -72,10 +74,11 @@ def load(settings: Settings, report: Report) -> Loaded:
         if settings.device == "auto" and device == "cpu":
             report("no CUDA device found, computing on the CPU")
         # 50,000 tokens take as long as packing the weights, which leaves the interpreter to them.
-        with ThreadPoolExecutor(1) as beside:
+        with ThreadPoolExecutor(2) as beside:
+            digesting = beside.submit(weights_digest, checkpoint.weights)
             loading = beside.submit(load_tokenizer, directory)
             chosen = choose_runner(checkpoint, loading.result, _wanted(settings, device), report)
-            return Loaded(directory, checkpoint.config, loading.result(), device, chosen)
+            return Loaded(directory, checkpoint.config, loading.result(), digesting.result(), device, chosen)
     except (CheckpointError, ChoiceError) as error:
         raise StartupError(str(error)) from error
     except MemoryError as error:
@@ -114,4 +117,5 @@ def _info(settings: Settings, loaded: Loaded) -> ServiceInfo:
         max_batch_tokens=settings.max_batch_tokens,
         prefill_chunk=settings.prefill_chunk,
         created=int(time.time()),
+        fingerprint=fingerprint_of(loaded.weights_digest, chosen.dtype, chosen.arithmetic),
     )

@@ -6,8 +6,10 @@ ServiceError                     500 generation
 |  |- BodyTooLarge               413
 |- NotFound                      404 not_found
 |- QueueFull                     429 overloaded, Retry-After
+|- WaitTooLong                   429 overloaded, Retry-After
 |- NotReady                      503 not_ready, Retry-After
 |- ClientLeft                    499, seen by nobody but the metrics
+|- DeadlinePassed               504 timeout
 |- GenerationFailed              500 generation
 StartupError                     exit code 78 (EX_CONFIG of sysexits.h)
 CommandError                     exit code 2: training or measuring cannot be done as asked
@@ -37,8 +39,9 @@ class InvalidRequest(ServiceError):
 
 
 class PromptTooLong(InvalidRequest):
-    def __init__(self, num_tokens: str, limit: int) -> None:
-        super().__init__(f"the prompt has {num_tokens} tokens; the model takes at most {limit}", param="prompt")
+    def __init__(self, num_tokens: str, limit: int, index: int | None = None) -> None:
+        name = "the prompt" if index is None else f"prompt.{index}"
+        super().__init__(f"{name} has {num_tokens} tokens; the model takes at most {limit}", param="prompt")
 
 
 class BodyTooLarge(InvalidRequest):
@@ -60,6 +63,19 @@ class QueueFull(ServiceError):
         self.retry_after = retry_after
 
 
+class WaitTooLong(ServiceError):
+    """In the queue alone the request's time would pass."""
+
+    status, code = 429, "overloaded"
+
+    def __init__(self, wait_seconds: float, timeout_seconds: float, retry_after: int) -> None:
+        super().__init__(
+            f"about {wait_seconds:.1f} s would pass before this request starts, its timeout_seconds is {timeout_seconds:g}; "
+            f"try again in {retry_after} s"
+        )
+        self.retry_after = retry_after
+
+
 class NotReady(ServiceError):
     """Starting, draining, or the engine has stopped."""
 
@@ -74,6 +90,15 @@ class ClientLeft(ServiceError):
     """The client closed its connection; nobody reads the answer, and 499 is nginx's name for that."""
 
     status, code = 499, "client_left"
+
+
+class DeadlinePassed(ServiceError):
+    """The time that the request gave itself, in queue and engine together, was not enough."""
+
+    status, code = 504, "timeout"
+
+    def __init__(self, timeout_seconds: float) -> None:
+        super().__init__(f"timeout_seconds: {timeout_seconds:g} s have passed before the answer was complete")
 
 
 class GenerationFailed(ServiceError):
@@ -93,7 +118,7 @@ def native_error(error: ServiceError) -> dict[str, str]:
 
 def openai_error(error: ServiceError) -> dict[str, dict[str, str | None]]:
     """The body of an error as OpenAI has it."""
-    kind = "invalid_request_error" if error.status < 429 else "server_error"
+    kind = "invalid_request_error" if error.status < 429 else "rate_limit_error" if error.status == 429 else "server_error"
     param = error.param if isinstance(error, InvalidRequest) else None
     return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}
 

@@ -2,18 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from app.engine.client import EngineClient
 from app.engine.mailbox import Mailbox
 from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokenOutput
-from app.errors import InvalidRequest, PromptTooLong, ServiceError
+from app.errors import DeadlinePassed, InvalidRequest, PromptTooLong, ServiceError
 from app.metrics import Metrics
-from app.sample import PromptToken, Sample, TextToken
-from model.batch import SamplingParams, Top
-from model.tokenizer import Tokenizer
+from app.prompt import Prompt, ReadPrompt, read_prompts
+from app.sample import Sample, TextToken
+from app.stop_strings import StopStrings
+from model.batch import SamplingParams
+from model.tokenizer import DEFAULT_READING, Reading, Tokenizer
 
 INLINE_SIZE = 8192  # characters or token ids, which take under 2 ms
 
@@ -27,13 +29,14 @@ async def off_loop(size: int, work: Callable[[], Result]) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What a client asks for. A sample ends before the first stop string in it, and after `max_new_tokens` at the latest.
+    """What a client asks for: `num_samples` of each prompt, which are read by `reading`, the last `truncate` tokens of each.
 
-    `top_n` of the likeliest tokens are told beside each generated one, and `prompt_top_n` beside each of the prompt's, which are
-    scored unless that is None. With `max_new_tokens` 0 nothing is generated.
+    A sample ends before the first stop string in what it has after `stop_after` tokens (behind it with `include_stop`), and after
+    `max_new_tokens` at the latest; with 0 nothing is generated. `top_n` of the likeliest tokens are told beside each generated one,
+    and `prompt_top_n` beside each of the prompts', which are scored unless that is None. All of it takes `timeout_seconds` at most.
     """
 
-    prompt: str
+    prompts: tuple[Prompt, ...]
     sampling: SamplingParams
     max_new_tokens: int
     min_new_tokens: int = 0
@@ -43,6 +46,12 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
+    truncate: int | None = None
+    timeout_seconds: float | None = None
+    reading: Reading = DEFAULT_READING
+    skip_special_tokens: bool = True
+    include_stop: bool = False
+    stop_after: int = 0
 
 
 @dataclass(slots=True)
@@ -62,85 +71,119 @@ class Timings:
 class TextGenerator:
     """Starts generations on an engine."""
 
-    def __init__(self, client: EngineClient, tokenizer: Tokenizer, eos_token_id: int, metrics: Metrics) -> None:
-        self.client, self.tokenizer, self.eos_token_id, self.metrics = client, tokenizer, eos_token_id, metrics
+    def __init__(self, client: EngineClient, tokenizer: Tokenizer, eos_token_ids: Sequence[int], metrics: Metrics) -> None:
+        self.client, self.tokenizer, self.eos_token_ids, self.metrics = client, tokenizer, tuple(eos_token_ids), metrics
 
     async def start(self, request: GenerationRequest) -> "Generation":
-        """Check and submit a request; raises InvalidRequest, QueueFull or NotReady. The caller aborts the result in a `finally`."""
+        """Check and submit a request; raises InvalidRequest, QueueFull, WaitTooLong or NotReady.
+
+        The caller aborts the result in a `finally`.
+        """
         arrived = time.monotonic()
         self.client.check_ready()
         self._check_ids(request)
-        prompt_ids = await self.encode_prompt(request.prompt, num_new=min(request.max_new_tokens, 1))
-        max_new_tokens = min(request.max_new_tokens, self.client.limits.max_positions - len(prompt_ids))
-        mailbox = self.client.submit(self._engine_request(request, prompt_ids, max_new_tokens))
-        return Generation(self, mailbox, request, prompt_ids, max_new_tokens, Timings(arrived))
+        num_new = min(request.max_new_tokens, 1)
+        prompts = await self.read_prompts(request.prompts, num_new, request.reading, request.truncate)
+        for prompt in prompts:
+            prompt.max_new_tokens = min(request.max_new_tokens, self.client.limits.max_positions - len(prompt.ids))
+        requests = [self._engine_request(request, prompt) for prompt in prompts]
+        mailbox = self.client.submit(*requests, patience=request.timeout_seconds)
+        return Generation(self, mailbox, request, prompts, Timings(arrived))
 
-    def _engine_request(self, request: GenerationRequest, prompt_ids: list[int], max_new_tokens: int) -> EngineRequest:
+    def _engine_request(self, request: GenerationRequest, prompt: ReadPrompt) -> EngineRequest:
         scores = None if request.prompt_top_n is None else PromptScores(top_n=request.prompt_top_n)
-        if scores is None and max_new_tokens == 0:
-            scores = PromptScores(first=len(prompt_ids))  # of none: the request passes through the engine all the same
+        if scores is None and prompt.max_new_tokens == 0:
+            scores = PromptScores(first=len(prompt.ids))  # of none: the request passes through the engine all the same
         return EngineRequest(
-            prompt_ids=tuple(prompt_ids),
+            prompt_ids=tuple(prompt.ids),
             sampling=request.sampling,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=prompt.max_new_tokens,
             min_new_tokens=request.min_new_tokens,
-            num_samples=request.num_samples if max_new_tokens else 1,
-            eos_token_ids=frozenset() if request.ignore_eos else frozenset({self.eos_token_id}),
+            num_samples=request.num_samples if prompt.max_new_tokens else 1,
+            eos_token_ids=frozenset() if request.ignore_eos else frozenset(self.eos_token_ids),
             stop_token_ids=request.stop_token_ids,
             top_n=request.top_n,
             scores=scores,
         )
 
-    def least_tokens(self, text: str) -> int:
-        """How many tokens a text has at least, however it is cut into them."""
-        return self.tokenizer.least_tokens(text)
-
-    async def encode_prompt(self, prompt: str, num_new: int) -> list[int]:
-        """The prompt's ids; raises InvalidRequest if there is none, or no room for `num_new` more tokens behind them."""
+    async def read_prompts(
+        self, prompts: Sequence[Prompt], num_new: int, reading: Reading, truncate: int | None = None
+    ) -> list[ReadPrompt]:
+        """The prompts' ids; raises InvalidRequest if one leaves no room for `num_new` more tokens behind it."""
         limit = self.client.limits.max_positions - num_new
-        if (least := self.least_tokens(prompt)) > limit:
-            raise PromptTooLong(f"at least {least}", limit)
-        prompt_ids = await off_loop(len(prompt), lambda: self.tokenizer.encode(prompt))
-        if not prompt_ids:
-            raise InvalidRequest("the prompt is empty; it must have at least one token", param="prompt")
-        if len(prompt_ids) > limit:
-            raise PromptTooLong(str(len(prompt_ids)), limit)
-        return prompt_ids
+        if truncate is None:
+            for i, prompt in enumerate(prompts):
+                least = self.tokenizer.least_tokens(prompt) if isinstance(prompt, str) else len(prompt)
+                if least > limit:
+                    raise PromptTooLong(f"at least {least}", limit, i if len(prompts) > 1 else None)
+        read = await off_loop(
+            sum(map(len, prompts)),
+            lambda: read_prompts(self.tokenizer, prompts, reading, truncate, self.eos_token_ids[0]),
+        )
+        for i, each in enumerate(read):
+            if len(each.ids) > limit:
+                raise PromptTooLong(str(len(each.ids)), limit, i if len(prompts) > 1 else None)
+        return read
 
     def _check_ids(self, request: GenerationRequest) -> None:
         """Token ids are checked against this model's vocabulary, which a schema cannot know."""
         vocab_size = self.client.limits.vocab_size
-        named = {"logit_bias": [i for i, _ in request.sampling.logit_bias], "stop_token_ids": request.stop_token_ids}
-        for name, ids in named.items():
-            for token_id in ids:
-                if token_id >= vocab_size:
-                    raise InvalidRequest(f"{name}: token id {token_id} is outside the vocabulary of {vocab_size}", param=name)
+        named = [("logit_bias", [i for i, _ in request.sampling.logit_bias]), ("stop_token_ids", request.stop_token_ids)]
+        named += [("prompt", prompt) for prompt in request.prompts if not isinstance(prompt, str)]
+        for name, ids in named:
+            if (unknown := next((i for i in ids if i >= vocab_size), None)) is not None:
+                raise InvalidRequest(f"{name}: token id {unknown} is outside the vocabulary of {vocab_size}", param=name)
 
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """One request under way: `next` until it is finished, `abort` in any case."""
+    """One call under way: `next` until it is finished, `abort` in any case.
+
+    `samples` are those of the first prompt, then those of the second, and so on.
+    """
 
     generator: TextGenerator
     mailbox: Mailbox
     request: GenerationRequest
-    prompt_ids: list[int]
-    max_new_tokens: int
+    prompts: list[ReadPrompt]
     timings: Timings
-    num_reused: int = 0
     samples: list[Sample] = field(init=False)
-    _prompt_scores: list[tuple[float | None, Top]] = field(init=False, default_factory=list)
     _num_open: int = field(init=False)
+    _deadline: asyncio.TimerHandle | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        request, tokenizer = self.request, self.generator.tokenizer
-        seeds = [request.sampling.of_sample(i).seed for i in range(request.num_samples)]
-        self.samples = [Sample(i, seed, tokenizer, request.stop) for i, seed in enumerate(seeds)]
+        num_samples = self.request.num_samples
+        self.samples = [
+            self._sample(i * num_samples + j, j, prompt) for i, prompt in enumerate(self.prompts) for j in range(num_samples)
+        ]
         self._num_open = len(self.samples)
+        if (seconds := self.request.timeout_seconds) is not None:
+            left = self.timings.arrived + seconds - time.monotonic()
+            self._deadline = asyncio.get_running_loop().call_later(left, lambda: self.abort(DeadlinePassed(seconds)))
+
+    def _sample(self, index: int, number: int, prompt: ReadPrompt) -> Sample:
+        request, tokenizer = self.request, self.generator.tokenizer
+        return Sample(
+            index,
+            request.sampling.of_sample(number).seed,
+            tokenizer,
+            tokenizer.decoder(prompt.ids[-1], request.skip_special_tokens),
+            StopStrings(request.stop, request.include_stop),
+            request.stop_after,
+            request.include_stop,
+        )
 
     @property
     def is_finished(self) -> bool:
         return self._num_open == 0
+
+    @property
+    def num_prompt(self) -> int:
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+    @property
+    def num_reused(self) -> int:
+        return sum(prompt.num_reused for prompt in self.prompts)
 
     @property
     def num_generated(self) -> int:
@@ -149,21 +192,17 @@ class Generation:
     @property
     def writing_size(self) -> int:
         """For `off_loop`: writing one of an answer's log-probabilities takes as long as some token ids."""
-        request = self.request
-        return 8 * (self.num_generated * (1 + request.top_n) + len(self._prompt_scores) * (1 + (request.prompt_top_n or 0)))
+        request, num_scores = self.request, sum(len(prompt.scores) for prompt in self.prompts)
+        return 8 * (self.num_generated * (1 + request.top_n) + num_scores * (1 + (request.prompt_top_n or 0)))
 
-    def ranked_samples(self) -> list[Sample]:
-        """The likeliest first, by the mean log-probability a token; among equals the lower index."""
-        return sorted(self.samples, key=lambda sample: -sample.mean_logprob)
+    def samples_of(self, prompt: int, ranked: bool = False) -> list[Sample]:
+        """A prompt's samples; ranked the likeliest first, by the mean log-probability a token, and among equals the lower index."""
+        num_samples = self.request.num_samples
+        samples = self.samples[prompt * num_samples : (prompt + 1) * num_samples]
+        return sorted(samples, key=lambda sample: -sample.mean_logprob) if ranked else samples
 
-    def prompt_tokens(self) -> list[PromptToken]:
-        """The prompt's tokens, the first of which has no log-probability; complete before the first token is generated."""
-        decoder, tokens = self.generator.tokenizer.decoder(), []
-        unscored: list[tuple[float | None, Top]] = [(None, ())] * (len(self.prompt_ids) - len(self._prompt_scores))
-        for token_id, (logprob, top) in zip(self.prompt_ids, unscored + self._prompt_scores, strict=True):
-            text = decoder.decode(token_id)
-            tokens.append(PromptToken(token_id, text, decoder.offset, logprob, top))
-        return tokens
+    def prompt_of(self, sample: int) -> ReadPrompt:
+        return self.prompts[sample // self.request.num_samples]
 
     async def next(self, patience: float | None = None) -> list[TextToken]:
         """The tokens that have come since, none if `patience` seconds pass in silence or if it ends without a token.
@@ -178,46 +217,59 @@ class Generation:
             for output in outputs:
                 if isinstance(output, ScoresOutput):
                     self._take_scores(output)
-                elif self.samples[output.sample].finish_reason is None:  # or it was drawn past a stop string, and is nobody's
-                    tokens.append(self._take_token(output))
+                elif (token := self._take_token(output)) is not None:
+                    tokens.append(token)
         return tokens
 
     def abort(self, error: ServiceError | None = None) -> None:
         """End it if it has not ended; with `error`, a reader that waits is woken by it."""
         self.generator.client.abort(self.mailbox)
+        if self._deadline is not None:
+            self._deadline.cancel()
         if error is not None:
             self.mailbox.fail(error)
 
     def _take_scores(self, output: ScoresOutput) -> None:
+        number = output.request_id - self.mailbox.request_ids.start
         self._observe_output(output)
-        self._prompt_scores += [(score.logprob, score.top) for score in output.scores]
+        prompt = self.prompts[number]
+        prompt.num_reused = output.num_reused
+        prompt.scores += [(score.logprob, score.top) for score in output.scores]
         if output.is_last:
-            for sample in self.samples:
+            for sample in self.samples_of(number):
                 sample.finish_reason = FinishReason.LENGTH
-            self._num_open = 0
-            self.generator.metrics.request.observe(self.timings.total_seconds)
+                self._end_one()
 
-    def _take_token(self, output: TokenOutput) -> TextToken:
-        sample = self.samples[output.sample]
+    def _take_token(self, output: TokenOutput) -> TextToken | None:
+        number = output.request_id - self.mailbox.request_ids.start
+        sample = self.samples[number * self.request.num_samples + output.sample]
+        if sample.finish_reason is not None:
+            return None  # it was drawn past a stop string, and is nobody's
         self._observe_output(output)
         metrics = self.generator.metrics
         if sample.last_published is None:
+            self.prompts[number].num_reused = output.num_reused
             metrics.first_token.observe(output.published_at - self.timings.arrived)
         else:
             metrics.inter_token.observe(output.published_at - sample.last_published)
         token = sample.take(output)
         if token.finish_reason is not None:
             if output.finish_reason is None:  # a stop string, which the engine knows nothing of
-                self.generator.client.abort(self.mailbox, sample.index)
-            self._num_open -= 1
-            if self.is_finished:
-                metrics.request.observe(self.timings.total_seconds)
+                self.generator.client.end_sample(output.request_id, output.sample)
+            self._end_one()
         return token
+
+    def _end_one(self) -> None:
+        self._num_open -= 1
+        if self.is_finished:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self.generator.metrics.request.observe(self.timings.total_seconds)
 
     def _observe_output(self, output: TokenOutput | ScoresOutput) -> None:
         """Times are those of the engine, so that a reader who is late does not distort them."""
         timings = self.timings
         if timings.last_output is None:
-            timings.queue_seconds, self.num_reused = output.queue_seconds, output.num_reused
+            timings.queue_seconds = output.queue_seconds
             self.generator.metrics.queue.observe(output.queue_seconds)
         timings.last_output = output.published_at

@@ -1,5 +1,6 @@
 """What is served, for /info, /v1/models and the metrics."""
 
+import hashlib
 from dataclasses import dataclass
 
 from app.version import VERSION
@@ -7,7 +8,10 @@ from app.version import VERSION
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """Sizes in tokens and requests; `created` in seconds of the epoch; `arithmetic` is what fixes the bits of the answers."""
+    """Sizes in tokens and requests; `created` in seconds of the epoch; `arithmetic` is what fixes the bits of the answers.
+
+    With one `fingerprint` the same request has the same answer, to the byte.
+    """
 
     model_id: str
     dtype: str
@@ -26,4 +30,10 @@ class ServiceInfo:
     max_batch_tokens: int
     prefill_chunk: int
     created: int
+    fingerprint: str
     version: str = VERSION
+
+
+def fingerprint_of(*parts: str) -> str:
+    """Of what fixes the bytes of an answer, with this version, as OpenAI writes its system_fingerprint."""
+    return f"fp_{hashlib.blake2b(repr((*parts, VERSION)).encode(), digest_size=8).hexdigest()}"

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -14,9 +15,16 @@ from app.errors import InvalidRequest, ServiceError, native_error, openai_error
 from app.generation import TextGenerator
 from app.info import ServiceInfo
 from app.metrics import Metrics
-from app.middleware import RequestMiddleware
+from app.middleware import FaultMiddleware, RequestMiddleware
 from app.settings import Settings
 from app.version import VERSION
+
+MODULES = (generate, completions, score, operations)
+# What a page of another origin may read of an answer, besides its body and type.
+EXPOSED_HEADERS = (
+    "retry-after", "x-generated-tokens", "x-inference-time", "x-prompt-tokens", "x-queue-time", "x-request-id", "x-seed",
+    "x-time-per-token", "x-total-time",
+)  # fmt: skip
 
 
 def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, metrics: Metrics) -> FastAPI:
@@ -30,20 +38,21 @@ def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, 
         finally:
             await generator.client.stop()
 
-    app = FastAPI(title="GPT-2", version=VERSION, lifespan=lifespan, description="Generates text with GPT-2.")
+    description = "Generates text with GPT-2."
+    app = FastAPI(title="GPT-2", version=VERSION, lifespan=lifespan, description=description, docs_url=None, redoc_url=None)
     app.state.settings, app.state.generator, app.state.info, app.state.metrics = settings, generator, info, metrics
-    for module in (generate, completions, score, operations):
+    for module in MODULES:
         app.include_router(module.router)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected_error)
+    app.add_middleware(FaultMiddleware, answer=_unexpected_error)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["content-type", "x-request-id"],
-            expose_headers=["x-request-id", "x-seed", "x-prompt-tokens", "x-generated-tokens", "retry-after"],
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],  # whatever a preflight asks for: clients send authorization and many of their own
+            expose_headers=EXPOSED_HEADERS,
         )
     app.add_middleware(RequestMiddleware, metrics=metrics)
     return app
@@ -64,12 +73,17 @@ async def _http_error(request: Request, error: Exception) -> Response:
     cause = ServiceError(f"{request.method} {request.scope['path'][:100]}: {error.detail.lower()}")
     cause.status, cause.code = error.status_code, "not_found" if error.status_code == 404 else "validation"
     response = await _service_error(request, cause)
-    response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["allow"] = ", ".join(_methods(request.scope["path"]))
     return response
+
+
+def _methods(path: str) -> list[str]:
+    """All methods of a path; Starlette's own answer tells those of one of its routes."""
+    routes = [route for module in MODULES for route in module.router.routes if isinstance(route, APIRoute)]
+    methods = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:  # the server logs it with its traceback
-    request_id: str = request.state.request_id
-    response = await _service_error(request, ServiceError(f"something broke here; the log has it under {request_id}"))
-    response.headers["x-request-id"] = request_id  # Starlette answers these outside of all middleware
-    return response
+    return await _service_error(request, ServiceError(f"something broke here; the log has it under {request.state.request_id}"))

@@ -1,7 +1,6 @@
 """The text of one sample of a request, token by token: bytes become characters, stop strings are cut off. Knows no engine."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.engine.sequence import FinishReason, TokenOutput
@@ -28,35 +27,25 @@ class TextToken(NamedTuple):
     finish_reason: FinishReason | None
 
 
-class PromptToken(NamedTuple):
-    """A token of the prompt, the text that it completes and where that begins; `logprob` is None where it was not computed."""
-
-    id: int
-    text: str
-    offset: int
-    logprob: float | None
-    top: Top
-
-
 @dataclass(slots=True, eq=False)
 class Sample:
-    """One of the texts that a prompt is continued with: `take` its tokens until `finish_reason` is set."""
+    """One of the texts that a prompt is continued with: `take` its tokens until `finish_reason` is set.
+
+    Stop strings count in the text that comes after `stop_after` tokens. With `keeps_end` the text of a token that ends it stays.
+    """
 
     index: int
     seed: int
     tokenizer: Tokenizer
-    stop: Sequence[str]
+    decoder: IncrementalDecoder
+    stops: StopStrings
+    stop_after: int = 0
+    keeps_end: bool = False
     text: str = ""
     num_generated: int = 0
     sum_logprob: float = 0.0
     last_published: float | None = None
     finish_reason: FinishReason | None = None
-    _stops: StopStrings = field(init=False)
-    _decoder: IncrementalDecoder = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._stops = StopStrings(self.stop)
-        self._decoder = self.tokenizer.decoder()
 
     @property
     def mean_logprob(self) -> float:
@@ -64,19 +53,19 @@ class Sample:
         return self.sum_logprob / max(self.num_generated, 1)
 
     def take(self, output: TokenOutput) -> TextToken:
-        ended = output.finish_reason
+        ended, decoder = output.finish_reason, self.decoder
         ended_by_id = ended is FinishReason.EOS or ended is FinishReason.STOP  # whose text is nobody's
-        piece = self._decoder.flush() if ended_by_id else self._decoder.decode(output.token_id)
-        offset = self._decoder.offset
-        text, stopped = self._stops.feed(piece)
+        piece = decoder.flush() if ended_by_id and not self.keeps_end else decoder.decode(output.token_id)
+        offset = decoder.offset
+        self.num_generated += 1
+        text, stopped = self.stops.feed(piece) if self.num_generated > self.stop_after else (piece, False)
         if stopped:
             self.finish_reason = FinishReason.STOP
         elif ended is not None:
-            tail, stopped = self._stops.feed(self._decoder.flush())
-            text += tail if stopped else tail + self._stops.flush()
+            tail, stopped = self.stops.feed(decoder.flush())
+            text += tail if stopped else tail + self.stops.flush()
             self.finish_reason = FinishReason.STOP if stopped else ended
         self.text += text
-        self.num_generated += 1
         self.sum_logprob += output.logprob
         self.last_published = output.published_at
         is_special = self.tokenizer.is_special(output.token_id)

@@ -8,6 +8,7 @@ from app.engine.sequence import EngineRequest, PromptScores, ScoresOutput
 from app.errors import InvalidRequest, ServiceError
 from app.generation import TextGenerator, off_loop
 from model.batch import SamplingParams
+from model.tokenizer import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,51 +26,49 @@ class Scoring:
     generator: TextGenerator
     prompt_ids: list[int]
     candidate_ids: list[list[int]]
-    mailboxes: list[Mailbox]
+    mailbox: Mailbox
     num_reused: int = 0
 
     async def scores(self) -> list[CandidateScore]:
         """One a candidate, in their order; raises what made one of them fail."""
-        return [
-            CandidateScore(token_ids, await self._read(mailbox))
-            for token_ids, mailbox in zip(self.candidate_ids, self.mailboxes, strict=True)
-        ]
+        first = self.mailbox.request_ids.start
+        logprobs: list[list[float]] = [[] for _ in self.candidate_ids]
+        num_open = len(logprobs)
+        while num_open:
+            for output in await self.mailbox.get(None):
+                assert isinstance(output, ScoresOutput), "nothing was to be drawn"
+                logprobs[output.request_id - first] += [score.logprob for score in output.scores]
+                num_open -= output.is_last
+                if output.request_id == first:  # the others share its prefix, which is no earlier request's
+                    self.num_reused = min(output.num_reused, len(self.prompt_ids))
+        return [CandidateScore(*candidate) for candidate in zip(self.candidate_ids, logprobs, strict=True)]
 
     def abort(self, error: ServiceError | None = None) -> None:
         """End what has not ended; with `error`, a reader that waits is woken by it."""
-        for mailbox in self.mailboxes:
-            self.generator.client.abort(mailbox)
-            if error is not None:
-                mailbox.fail(error)
-
-    async def _read(self, mailbox: Mailbox) -> list[float]:
-        logprobs: list[float] = []
-        while True:
-            for output in await mailbox.get(None):
-                assert isinstance(output, ScoresOutput), "nothing was to be drawn"
-                logprobs += [score.logprob for score in output.scores]
-                if output.is_last:
-                    if mailbox is self.mailboxes[0]:  # the others share its prefix, which is no earlier request's
-                        self.num_reused = min(output.num_reused, len(self.prompt_ids))
-                    return logprobs
+        self.generator.client.abort(self.mailbox)
+        if error is not None:
+            self.mailbox.fail(error)
 
 
 async def start_scoring(generator: TextGenerator, prompt: str, candidates: Sequence[str]) -> Scoring:
     """Check and submit; raises InvalidRequest that names the field, QueueFull or NotReady. The caller aborts the result."""
     generator.client.check_ready()
-    prompt_ids = await generator.encode_prompt(prompt, num_new=1)
+    (read,) = await generator.read_prompts((prompt,), num_new=1, reading=Reading())
+    prompt_ids, tokenizer = read.ids, generator.tokenizer
     room = generator.client.limits.max_positions - len(prompt_ids)
-    encode = generator.tokenizer.encode
     for i, candidate in enumerate(candidates):
-        if generator.least_tokens(candidate) > room:
+        if tokenizer.least_tokens(candidate) > room:
             raise _too_long(i, f"at least {room + 1}", room)
-    candidate_ids = await off_loop(sum(map(len, candidates)), lambda: [encode(candidate) for candidate in candidates])
+    going_on = Reading(add_special_tokens=False)  # a candidate begins nothing
+    candidate_ids = await off_loop(
+        sum(map(len, candidates)), lambda: [tokenizer.encode(candidate, going_on) for candidate in candidates]
+    )
     for i, token_ids in enumerate(candidate_ids):
         if len(token_ids) > room:
             raise _too_long(i, str(len(token_ids)), room)
     scores = PromptScores(first=len(prompt_ids))
     requests = [EngineRequest((*prompt_ids, *token_ids), SamplingParams(), 0, scores=scores) for token_ids in candidate_ids]
-    return Scoring(generator, prompt_ids, candidate_ids, generator.client.submit_all(requests))
+    return Scoring(generator, prompt_ids, candidate_ids, generator.client.submit(*requests))
 
 
 def _too_long(index: int, num_tokens: str, room: int) -> InvalidRequest:

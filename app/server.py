@@ -11,6 +11,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.engine.client import EngineClient
+from app.protocol import HttpProtocol
+from app.settings import Settings
 
 CLOSE_SECONDS = 5
 log = logging.getLogger("gpt2.server")
@@ -19,22 +21,23 @@ log = logging.getLogger("gpt2.server")
 class Server(uvicorn.Server):
     """Drains at the first SIGTERM or SIGINT, cuts off what still runs at the second; `on_ready` is told the address."""
 
-    def __init__(self, app: FastAPI, host: str, port: int, drain_seconds: float, on_ready: Callable[[str], None]) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, on_ready: Callable[[str], None]) -> None:
         config = uvicorn.Config(
             app,
-            host=host,
-            port=port,
+            host=settings.host,
+            port=settings.port,
             loop="uvloop",
-            http="httptools",
+            http=HttpProtocol,
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=settings.keep_alive_seconds,
             # After the drain: for those that sent half a request or stopped reading their answer.
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
         super().__init__(config)
-        self._app, self._drain_seconds, self._on_ready = app, drain_seconds, on_ready
+        self._app, self._drain_seconds, self._on_ready = app, settings.drain_seconds, on_ready
         self._drains: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

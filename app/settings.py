@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-PAGE = Path(__file__).parent / "web" / "index.html"
+WEB = Path(__file__).parent / "web"
 DEFAULT_MODEL = Path(__file__).parent.parent / "model" / "default"
 
 
@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body that is read.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins, parted by commas, whose web pages may call the service; * for all."
+    )
+    keep_alive_seconds: int = Field(
+        75, ge=1, le=86_400, description="How long a connection may be idle; common load balancers keep theirs for 60."
     )
     drain_seconds: float = Field(30.0, ge=0, allow_inf_nan=False, description="How long running requests may finish after SIGTERM.")
     log_format: Literal["auto", "console", "json"] = Field(

@@ -24,11 +24,13 @@ class EventStream(Response):
     runs no `finally`, and its source would be left as it is.
     """
 
+    media_type = "text/event-stream"
+
     def __init__(
         self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[object, None], headers: Mapping[str, str]
     ) -> None:
         fixed = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
-        super().__init__(headers={**fixed, **headers}, media_type="text/event-stream")
+        super().__init__(headers={**fixed, **headers})
         del self.headers["content-length"]
         self._events, self._source = events, source
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Releases text as it comes, holding back what may be the beginning of a stop string.
+    """Releases text as it comes, holding back what may be the beginning of a stop string; `keep` leaves the one found in the text.
 
     Of several stop strings the one that is complete first counts (the longest, if two end together), so that the cut does not
     depend on how the text was divided into pieces.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
+    def __init__(self, stops: Sequence[str], keep: bool = False) -> None:
+        self._stops, self._keep = stops, keep
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
@@ -22,10 +22,11 @@ class StopStrings:
         matches = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         if matches:
             self._held = ""
-            return text[: min(matches)[1]], True
-        keep = max(_overlap(text, stop) for stop in self._stops)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep], False
+            end, start = min(matches)
+            return text[: end if self._keep else start], True
+        num_held = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - num_held :]
+        return text[: len(text) - num_held], False
 
     def flush(self) -> str:
         """What was held back, once no more text can follow."""

@@ -137,9 +137,7 @@ def running_server(settings: Settings, runner: Callable[[Runner], Runner] = lamb
         service = build_service(settings, report=lambda line: None)
     app = create_app(settings, service.generator, service.info, service.metrics)
     ready, addresses = threading.Event(), []
-    server = Server(
-        app, settings.host, settings.port, settings.drain_seconds, lambda address: (addresses.append(address), ready.set())
-    )
+    server = Server(app, settings, lambda address: (addresses.append(address), ready.set()))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -7,7 +7,7 @@ import pytest
 from app.engine.client import Limits
 from app.engine.mailbox import Mailbox
 from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokenOutput
-from app.errors import ClientLeft, PromptTooLong
+from app.errors import ClientLeft, DeadlinePassed, PromptTooLong
 from app.generation import Generation, GenerationRequest, TextGenerator
 from app.metrics import Metrics
 from app.scoring import start_scoring
@@ -20,23 +20,23 @@ class ClientByHand:
     limits = Limits(max_positions=64, vocab_size=500, num_slots=4)
 
     def __init__(self) -> None:
-        self.mailboxes: list[Mailbox] = []
+        self.mailbox = Mailbox(range(0))
         self.requests: list[EngineRequest] = []
         self.aborted: list[tuple[int, int | None]] = []
 
     def check_ready(self) -> None:
         pass
 
-    def submit(self, request: EngineRequest) -> Mailbox:
-        self.requests.append(request)
-        self.mailboxes.append(Mailbox(len(self.mailboxes)))
-        return self.mailboxes[-1]
+    def submit(self, *requests: EngineRequest, patience: float | None = None) -> Mailbox:
+        self.requests += requests
+        self.mailbox = Mailbox(range(len(requests)))
+        return self.mailbox
 
-    def submit_all(self, requests: list[EngineRequest]) -> list[Mailbox]:
-        return [self.submit(request) for request in requests]
+    def abort(self, mailbox: Mailbox) -> None:
+        self.aborted += [(request_id, None) for request_id in mailbox.request_ids]
 
-    def abort(self, mailbox: Mailbox, sample: int | None = None) -> None:
-        self.aborted.append((mailbox.request_id, sample))
+    def end_sample(self, request_id: int, sample: int) -> None:
+        self.aborted.append((request_id, sample))
 
 
 class Bench:
@@ -44,19 +44,19 @@ class Bench:
 
     def __init__(self, tokenizer) -> None:
         self.client, self.metrics = ClientByHand(), Metrics()
-        self.generator = TextGenerator(self.client, tokenizer, 499, self.metrics)  # type: ignore[arg-type]  # plays the client
+        self.generator = TextGenerator(self.client, tokenizer, (499,), self.metrics)  # type: ignore[arg-type]  # plays the client
 
     async def start(self, **wanted: object) -> Generation:
-        fields = {"prompt": "#$", "sampling": SamplingParams(seed=2**64 - 1), "max_new_tokens": 8} | wanted
+        fields = {"prompts": ("#$",), "sampling": SamplingParams(seed=2**64 - 1), "max_new_tokens": 8} | wanted
         return await self.generator.start(GenerationRequest(**fields))
 
-    def draw(self, text: str, sample: int = 0, at: float = 0.0, ended: FinishReason | None = None) -> None:
+    def draw(self, text: str, sample: int = 0, at: float = 0.0, ended: FinishReason | None = None, request: int = 0) -> None:
         (token_id,) = self.generator.tokenizer.encode(text)
-        self.client.mailboxes[0].put(TokenOutput(0, sample, token_id, -1.0, (), ended, at, 0.25, 3))
+        self.client.mailbox.put(TokenOutput(request, sample, token_id, -1.0, (), ended, at, 0.25, 3))
 
-    def score(self, *logprobs: float, is_last: bool = False, mailbox: int = 0) -> None:
+    def score(self, *logprobs: float, is_last: bool = False, request: int = 0) -> None:
         scores = tuple(ScoredToken(logprob) for logprob in logprobs)
-        self.client.mailboxes[mailbox].put(ScoresOutput(mailbox, scores, is_last, 1.0, 0.25, 3))
+        self.client.mailbox.put(ScoresOutput(request, scores, is_last, 1.0, 0.25, 3))
 
     def observed(self, name: str, kind: str = "sum") -> float:
         return self.metrics.registry.get_sample_value(f"gpt2_{name}_{kind}") or 0.0
@@ -130,7 +130,7 @@ def test_scores_alone_are_no_silence(bench):
     """A streamed answer's headers go out with the first silence or token; until then a failure has its own status."""
 
     async def run():
-        generation = await bench.start(prompt="#$%", prompt_top_n=0)
+        generation = await bench.start(prompts=("#$%",), prompt_top_n=0)
         waiting = asyncio.create_task(generation.next(60))
         bench.score(-0.5)
         await asyncio.sleep(0.01)
@@ -139,7 +139,11 @@ def test_scores_alone_are_no_silence(bench):
         assert not waiting.done()
         bench.draw("d")
         assert [token.text for token in await waiting] == ["d"]
-        assert [(token.text, token.logprob) for token in generation.prompt_tokens()] == [("#", None), ("$", -0.5), ("%", -0.25)]
+        assert [(token.text, token.logprob) for token in generation.prompts[0].tokens(bench.generator.tokenizer)] == [
+            ("#", None),
+            ("$", -0.5),
+            ("%", -0.25),
+        ]
 
     asyncio.run(run())
 
@@ -156,14 +160,17 @@ def test_silence_is_an_empty_list(bench):
 @pytest.mark.parametrize(("asked", "scores"), [(None, PromptScores(first=3)), (2, PromptScores(first=1, top_n=2))])
 def test_a_request_for_no_tokens_ends_with_its_scores(bench, asked, scores):
     async def run():
-        generation = await bench.start(prompt="#$%", max_new_tokens=0, prompt_top_n=asked, num_samples=3)
+        generation = await bench.start(prompts=("#$%",), max_new_tokens=0, prompt_top_n=asked, num_samples=3)
         (request,) = bench.client.requests
         assert (request.max_new_tokens, request.num_samples, request.scores) == (0, 1, scores)
         bench.score(*([-1.0] * (3 - scores.first)), is_last=True)
         assert await generation.next() == []
         assert generation.is_finished
         assert {sample.finish_reason for sample in generation.samples} == {FinishReason.LENGTH}
-        assert [token.logprob for token in generation.prompt_tokens()] == [None, *([None, None] if asked is None else [-1.0, -1.0])]
+        assert [token.logprob for token in generation.prompts[0].tokens(bench.generator.tokenizer)] == [
+            None,
+            *([None, None] if asked is None else [-1.0, -1.0]),
+        ]
 
     asyncio.run(run())
 
@@ -172,10 +179,10 @@ def test_a_prompt_leaves_room_for_a_token_if_one_is_wanted(bench):
     async def run():
         prompt = "\x00" * 64
         with pytest.raises(PromptTooLong, match="at most 63"):
-            await bench.start(prompt=prompt)
-        assert len((await bench.start(prompt=prompt, max_new_tokens=0)).prompt_ids) == 64
+            await bench.start(prompts=(prompt,))
+        assert len((await bench.start(prompts=(prompt,), max_new_tokens=0)).prompts[0].ids) == 64
         with pytest.raises(PromptTooLong, match="at most 64"):
-            await bench.start(prompt=prompt + "\x00", max_new_tokens=0)
+            await bench.start(prompts=(prompt + "\x00",), max_new_tokens=0)
 
     asyncio.run(run())
 
@@ -185,7 +192,7 @@ def test_samples_are_ranked_by_their_mean_log_probability_and_then_by_index(benc
         generation = await bench.start(num_samples=4)
         for sample, (total, num) in zip(generation.samples, [(-6.0, 2), (-5.0, 5), (-3.0, 1), (-1.0, 1)], strict=True):
             sample.sum_logprob, sample.num_generated = total, num
-        assert [sample.index for sample in generation.ranked_samples()] == [1, 3, 0, 2]
+        assert [sample.index for sample in generation.samples_of(0, ranked=True)] == [1, 3, 0, 2]
 
     asyncio.run(run())
 
@@ -210,11 +217,48 @@ def test_candidates_are_read_in_order_however_their_scores_come(bench):
             (tuple(bench.generator.tokenizer.encode(candidate)), PromptScores(first=2)) for candidate in ("%&", "e")
         ]
         waiting = asyncio.create_task(scoring.scores())
-        bench.score(-3.0, is_last=True, mailbox=1)
+        bench.score(-3.0, is_last=True, request=1)
         bench.score(-1.0)
         await asyncio.sleep(0.01)
         bench.score(-2.0, is_last=True)
         assert [score.logprobs for score in await waiting] == [[-1.0, -2.0], [-3.0]]
         assert scoring.num_reused == 2, "not more than the prompt has"
+
+    asyncio.run(run())
+
+
+def test_the_prompts_of_a_call_have_their_own_scores_and_samples(bench):
+    async def run():
+        generation = await bench.start(prompts=("#$", "%"), num_samples=2, prompt_top_n=0)
+        bench.score(-1.5)
+        bench.draw("a", sample=1, request=1)
+        bench.draw("b", sample=0, request=0)
+        tokens = await generation.next()
+        assert [(token.sample, token.text) for token in tokens] == [(3, "a"), (0, "b")]
+        assert [len(prompt.scores) for prompt in generation.prompts] == [1, 0]
+        assert [sample.seed for sample in generation.samples] == [2**64 - 1, 0] * 2
+        assert [sample.text for sample in generation.samples_of(1)] == ["", "a"]
+
+    asyncio.run(run())
+
+
+def test_what_is_finished_has_no_deadline(bench):
+    async def run():
+        generation = await bench.start(timeout_seconds=0.01)
+        bench.draw("a", ended=FinishReason.LENGTH)
+        assert [token.text for token in await generation.next()] == ["a"]
+        await asyncio.sleep(0.03)
+        assert generation.is_finished
+        assert bench.client.aborted == [], "nothing was left to abort"
+
+    asyncio.run(run())
+
+
+def test_a_deadline_wakes_who_waits(bench):
+    async def run():
+        generation = await bench.start(timeout_seconds=0.01)
+        with pytest.raises(DeadlinePassed, match=r"timeout_seconds: the 0\.01 s"):
+            await generation.next()
+        assert bench.client.aborted == [(0, None)]
 
     asyncio.run(run())

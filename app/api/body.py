@@ -7,11 +7,12 @@ from typing import Any, Never, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from app.api.faults import invalid, shown
 from app.errors import BodyTooLarge, ClientLeft, InvalidRequest
 
 Body = TypeVar("Body", bound=BaseModel)
-SHOWN_CHARS = 60  # of a wrong value in an error's message
 MAX_DIGITS = 40  # of an integer; the largest field takes 20
+MAX_KEYS = 4096  # of an object; the largest takes 1024, and a fault for each of 100,000 would take a second to tell
 
 
 def json_body(schema: type[Body]) -> Callable[[Request], Awaitable[Body]]:
@@ -20,11 +21,11 @@ def json_body(schema: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     async def parse(request: Request) -> Body:
         body = parse_json(await read_body(request, request.app.state.settings.max_body_bytes))
         if not isinstance(body, dict):
-            raise InvalidRequest(f"the body must be a JSON object, not {_shown(body)}")
+            raise InvalidRequest(f"the body must be a JSON object, not {shown(body)}")
         try:
             return schema.model_validate(body)
         except ValidationError as error:
-            raise _invalid(error) from None
+            raise invalid(error, body, schema) from None
 
     return parse
 
@@ -83,11 +84,13 @@ def parse_json(body: bytes) -> Any:  # any JSON value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS:
+        raise InvalidRequest(f"an object has {len(pairs)} keys; the most that is read is {MAX_KEYS}")
     items = dict(pairs)
     if len(items) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise InvalidRequest(f"the key {_shown(twice)} stands twice in one object")
+        raise InvalidRequest(f"the key {shown(twice)} stands twice in one object")
     return items
 
 
@@ -98,47 +101,11 @@ def _refuse_constant(name: str) -> Never:
 def _finite(digits: str) -> float:
     value = float(digits)
     if value in (float("inf"), float("-inf")):
-        raise InvalidRequest(f"the number {_shown(digits)} is too large")
+        raise InvalidRequest(f"the number {shown(digits)} is too large")
     return value
 
 
 def _bounded(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise InvalidRequest(f"the number {_shown(digits)} has {len(digits)} digits; the most that is read is {MAX_DIGITS}")
+        raise InvalidRequest(f"the number {shown(digits)} has {len(digits)} digits; the most that is read is {MAX_DIGITS}")
     return int(digits)
-
-
-def _invalid(error: ValidationError) -> InvalidRequest:
-    """Field, value and limit of each fault, on one line; the first one's field is the error's param."""
-    faults = error.errors(include_url=False)
-    lines = []
-    for fault in faults[:5]:
-        field = _field(fault["loc"])
-        reason = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{field}: there is no such field")
-        elif fault["type"] == "missing" or not field:
-            lines.append(f"{field}: {reason}" if field else reason)
-        else:
-            lines.append(f"{field}: {_shown(fault['input'])} is refused: {reason[0].lower()}{reason[1:]}")
-    more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-    return InvalidRequest("; ".join(lines) + more, param=_field(faults[0]["loc"]) or lines[0].partition(":")[0])
-
-
-def _field(location: tuple[int | str, ...]) -> str:
-    """A fault's place as `parameters.stop.0`, without the types that pydantic had tried there, and fit to be printed."""
-    return _printable(".".join(str(part) for part in location if not str(part).startswith(("function-", "constrained-", "list["))))
-
-
-def _shown(value: object) -> str:
-    """A value as JSON, cut short and free of what cannot be printed."""
-    try:
-        text = json.dumps(value)
-    except (ValueError, TypeError, RecursionError):
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
-
-
-def _printable(text: str) -> str:
-    text = text[:SHOWN_CHARS]
-    return text if text.isprintable() else json.dumps(text)[1:-1]

@@ -1,12 +1,12 @@
 """A completion's choices, whole or in chunks, with log-probabilities as the clients of OpenAI and of vLLM read them."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from app.engine.sequence import FinishReason
 from app.generation import Generation
-from app.sample import PromptToken, Sample, TextToken
+from app.prompt import PromptToken, ReadPrompt
+from app.sample import Sample, TextToken
 from app.schemas.openai import CompletionRequest
 from model.tokenizer import Tokenizer
 
@@ -15,11 +15,11 @@ REASONS = {None: None, FinishReason.LENGTH: "length", FinishReason.EOS: "stop", 
 
 
 class Choices:
-    """How the choices of one request are written. The prompt's part is made once, when its scores are there."""
+    """How the choices of one request are written. Each prompt's part is made once, when its scores are there."""
 
     def __init__(self, body: CompletionRequest, generation: Generation) -> None:
         self._body, self._generation, self._tokenizer = body, generation, generation.generator.tokenizer
-        self._echoed: str = body.prompt if body.echo else ""  # type: ignore[assignment]  # the schema saw that it is a string
+        self._openings: dict[int, Json] = {}
 
     @property
     def have_opening(self) -> bool:
@@ -27,35 +27,45 @@ class Choices:
         return bool(self._body.echo) or self._body.prompt_logprobs is not None
 
     def whole(self, index: int, sample: Sample, tokens: list[TextToken]) -> Json:
-        choice = self._opening | {
+        opening = self._opening(sample.index)
+        choice = opening | {
             "index": index,
-            "text": self._echoed + sample.text,
+            "text": opening["text"] + sample.text,
             "finish_reason": REASONS[sample.finish_reason],
         }
         if self._body.logprobs is not None:
-            own, before = self._logprobs(tokens, len(self._echoed)), self._opening["logprobs"] or {}
+            own, before = self._logprobs(tokens, len(opening["text"])), opening["logprobs"] or {}
             choice["logprobs"] = {name: before.get(name, []) + values for name, values in own.items()}
         return choice
 
     def opening(self, sample: Sample) -> Json:
         """The first chunk of a choice: the prompt's part, which is all of a choice without tokens."""
         reason = None if sample.num_generated else REASONS[sample.finish_reason]
-        return self._opening | {"index": sample.index, "finish_reason": reason}
+        return self._opening(sample.index) | {"index": sample.index, "finish_reason": reason}
 
     def chunk(self, token: TextToken) -> Json:
-        logprobs = None if self._body.logprobs is None else self._logprobs([token], len(self._echoed))
+        logprobs = None
+        if self._body.logprobs is not None:
+            logprobs = self._logprobs([token], len(self._opening(token.sample)["text"]) if self._body.echo else 0)
         return {"index": token.sample, "text": token.text, "logprobs": logprobs, "finish_reason": REASONS[token.finish_reason]}
 
-    @cached_property
-    def _opening(self) -> Json:
+    def _opening(self, sample: int) -> Json:
+        """What stands before a sample's own: the same for all of a prompt."""
+        number = sample // self._generation.request.num_samples
+        if number not in self._openings:
+            self._openings[number] = self._written_prompt(self._generation.prompts[number])
+        return self._openings[number]
+
+    def _written_prompt(self, prompt: ReadPrompt) -> Json:
         body = self._body
-        choice: Json = {"index": 0, "text": self._echoed, "logprobs": None, "finish_reason": None}
+        text = prompt.text(self._tokenizer) if body.echo else ""
+        choice: Json = {"index": 0, "text": text, "logprobs": None, "finish_reason": None}
         if self.have_opening:
-            prompt = self._generation.prompt_tokens()
+            tokens = prompt.tokens(self._tokenizer)
             if body.echo and body.logprobs is not None:
-                choice["logprobs"] = self._logprobs(prompt, 0)
+                choice["logprobs"] = self._logprobs(tokens, 0)
             if body.prompt_logprobs is not None:
-                choice["prompt_logprobs"] = [prompt_logprobs(self._tokenizer, token, body.prompt_logprobs) for token in prompt]
+                choice["prompt_logprobs"] = [prompt_logprobs(self._tokenizer, token, body.prompt_logprobs) for token in tokens]
         return choice
 
     def _logprobs(self, tokens: Sequence[TextToken | PromptToken], shift: int) -> Json:

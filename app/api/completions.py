@@ -1,5 +1,6 @@
 """OpenAI's dialect: /v1/completions and /v1/models."""
 
+import itertools
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
@@ -11,34 +12,47 @@ from starlette.responses import Response
 
 from app.api.body import documented, json_body
 from app.api.choices import Choices, Json
+from app.api.documentation import GENERATION_STATUSES, answer, openai_errors
 from app.api.outputs import all_tokens, framed, outputs
 from app.api.responses import JSON, generation_headers, timing_headers, usage
 from app.errors import NotFound, openai_error
 from app.generation import Generation, TextGenerator, off_loop
 from app.info import ServiceInfo
 from app.sample import TextToken
+from app.schemas.answers import CompletionAnswer, Model, Models
 from app.schemas.openai import CompletionRequest
 from app.sse import DONE, EventStream, event
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
+CHUNK = (
+    'data: {"id":"cmpl-1","object":"text_completion","created":1,"model":"gpt2",'
+    '"choices":[{"index":0,"text":" the","logprobs":null,"finish_reason":null}]}\n\n'
+)
+ANSWERS = answer(CompletionAnswer, "The choices, or with `stream` chunks of them, then `[DONE]`.", CHUNK) | openai_errors(
+    400, *GENERATION_STATUSES
+)
+# By hand: for a parameter that FastAPI sees it documents a 422 that never comes.
+MODEL_ID = {"parameters": [{"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}]}
 Body = Annotated[CompletionRequest, Depends(json_body(CompletionRequest))]
 
 
-@router.post("/completions", openapi_extra=documented(CompletionRequest))
+@router.post("/completions", openapi_extra=documented(CompletionRequest), responses=ANSWERS)
 async def completions(request: Request, body: Body) -> Response:
     """Continue a prompt as OpenAI's completions do; `"stream": true` streams chunks, then `[DONE]`."""
     return await (_stream if body.stream else _answer)(request, body)
 
 
-@router.get("/models")
+@router.get("/models", responses=answer(Models, "A list of one."))
 async def models(request: Request) -> Response:
     """The one model that is served."""
     return JSON({"object": "list", "data": [_model(request.app.state.info)]})
 
 
-@router.get("/models/{model_id:path}")
-async def model(request: Request, model_id: str) -> Response:
+@router.get("/models/{model_id:path}", openapi_extra=MODEL_ID, responses=answer(Model, "The model.") | openai_errors(404))
+async def model(request: Request) -> Response:
+    """The same by its name."""
     info: ServiceInfo = request.app.state.info
+    model_id: str = request.path_params["model_id"]
     if model_id != info.model_id:
         raise NotFound(f"there is no model {model_id!r:.80}; this server has {info.model_id!r}")
     return JSON(_model(info))
@@ -48,11 +62,12 @@ async def _answer(request: Request, body: CompletionRequest) -> Response:
     generator: TextGenerator = request.app.state.generator
     generation = await generator.start(body.generation())
     tokens = await all_tokens(request, generation)
-    samples = generation.ranked_samples() if body.is_ranked else generation.samples
+    of_each_prompt = [generation.samples_of(i, body.is_ranked)[: body.num_wanted] for i in range(len(generation.prompts))]
+    samples = list(itertools.chain.from_iterable(of_each_prompt))
     written = Choices(body, generation)
 
     def answer() -> Response:
-        choices = [written.whole(i, sample, tokens[sample.index]) for i, sample in enumerate(samples[: body.num_wanted])]
+        choices = [written.whole(i, sample, tokens[sample.index]) for i, sample in enumerate(samples)]
         headers = generation_headers(generation, samples[0]) | timing_headers(generation)
         return JSON(_head(request) | {"choices": choices, "usage": _usage(generation)}, headers=headers)
 
@@ -86,13 +101,13 @@ async def _chunks(
         return framed_choice(choices.opening(generation.samples[token.sample])) + chunk if opens else chunk
 
     if choices.have_opening:  # its prompt may have thousands of log-probabilities
-        await off_loop(generation.writing_size, lambda: choices.opening(generation.samples[0]))
+        await off_loop(generation.writing_size, lambda: [choices.opening(sample) for sample in generation.samples])
     async for chunk in framed(request, generation, first, batches, frame, lambda error: event(openai_error(error))):
         yield chunk
     if generation.is_finished:
-        if not generation.max_new_tokens:
+        if not generation.request.max_new_tokens:
             yield b"".join([framed_choice(choices.opening(sample)) for sample in generation.samples])
-        if body.stream_options and body.stream_options.include_usage:
+        if body.tells_usage:
             yield event(head | {"choices": [], "usage": _usage(generation)})
     yield DONE
 
@@ -110,8 +125,10 @@ def _head(request: Request) -> Json:
 
 
 def _usage(generation: Generation) -> Json:
-    return usage(len(generation.prompt_ids), generation.num_generated, generation.num_reused)
+    return usage(generation.num_prompt, generation.num_generated, generation.num_reused)
 
 
 def _model(info: ServiceInfo) -> dict[str, Any]:
-    return {"id": info.model_id, "object": "model", "created": info.created, "owned_by": "gpt2-service"}
+    """As OpenAI has it, with vLLM's max_model_len, by which clients cut their prompts."""
+    fixed = {"object": "model", "owned_by": "gpt2-service"}
+    return {"id": info.model_id, "created": info.created, "max_model_len": info.max_total_tokens} | fixed

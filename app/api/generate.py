@@ -8,11 +8,13 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.body import documented, json_body
+from app.api.documentation import GENERATION_STATUSES, answer, event_stream, native_errors
 from app.api.outputs import all_tokens, framed, outputs
 from app.api.responses import JSON, generation_headers, timing_headers
 from app.errors import ServiceError, native_error
 from app.generation import Generation, TextGenerator, off_loop
 from app.sample import Sample, TextToken
+from app.schemas.answers import GenerateAnswer
 from app.schemas.native import GenerateRequest
 from app.sse import EventStream, event
 from model.batch import Top
@@ -20,21 +22,11 @@ from model.tokenizer import Tokenizer
 
 router = APIRouter(tags=["native"])
 Body = Annotated[GenerateRequest, Depends(json_body(GenerateRequest))]
-ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The text, or a stream of events, one a token, of which the last carries the text.",
-        "content": {
-            "application/json": {"example": {"generated_text": " said nothing."}},
-            "text/event-stream": {
-                "example": 'data: {"index":1,"token":{"id":262,"text":" the","logprob":-1.2,"special":false},'
-                '"generated_text":null,"details":null}'
-            },
-        },
-    },
-    422: {"description": "Something in the request is wrong; the message names the field, its value and the limit."},
-    429: {"description": "The queue is full; Retry-After says when to come back."},
-    503: {"description": "Not ready, or shutting down."},
-}
+EVENT = 'data: {"index":1,"token":{"id":262,"text":" the","logprob":-1.2,"special":false},"generated_text":null,"details":null}\n\n'
+TOLD = "The text, or with `stream` events, one a token, of which the last carries the text."
+ANSWERS = answer(GenerateAnswer, TOLD, EVENT) | native_errors(422, *GENERATION_STATUSES)
+STREAM = ANSWERS | event_stream("Events, one a token, of which the last carries the text.", EVENT)
+LIST = ANSWERS | answer(list[GenerateAnswer], TOLD, EVENT)
 
 
 @router.post("/generate", openapi_extra=documented(GenerateRequest), responses=ANSWERS)
@@ -43,13 +35,13 @@ async def generate(request: Request, body: Body) -> Response:
     return await (_stream if body.stream else _answer)(request, body)
 
 
-@router.post("/generate_stream", openapi_extra=documented(GenerateRequest), responses=ANSWERS)
+@router.post("/generate_stream", openapi_extra=documented(GenerateRequest), response_class=Response, responses=STREAM)
 async def generate_stream(request: Request, body: Body) -> Response:
     """The same, always streamed."""
     return await _stream(request, body)
 
 
-@router.post("/", openapi_extra=documented(GenerateRequest), responses=ANSWERS)
+@router.post("/", openapi_extra=documented(GenerateRequest), responses=LIST)
 async def compat(request: Request, body: Body) -> Response:
     """What huggingface_hub's InferenceClient calls: like /generate, but the answer is a list of one."""
     return await _stream(request, body) if body.stream else await _answer(request, body, as_list=True)
@@ -59,7 +51,7 @@ async def _answer(request: Request, body: GenerateRequest, as_list: bool = False
     generator: TextGenerator = request.app.state.generator
     generation = await generator.start(body.generation())
     tokens = await all_tokens(request, generation)
-    samples = generation.ranked_samples() if body.options.is_ranked else generation.samples
+    samples = generation.samples_of(0, ranked=body.options.is_ranked)
     headers = generation_headers(generation, samples[0]) | timing_headers(generation)
 
     def answer() -> Response:
@@ -72,13 +64,13 @@ async def _answer(request: Request, body: GenerateRequest, as_list: bool = False
 def _written(body: GenerateRequest, generation: Generation, samples: list[Sample], tokens: list[list[TextToken]]) -> dict[str, Any]:
     """A whole answer of samples in this order; `tokens` are each sample's, by its index."""
     options = body.options
-    answer: dict[str, Any] = {"generated_text": _full_text(body, samples[0])}
+    answer: dict[str, Any] = {"generated_text": _full_text(body, generation, samples[0])}
     if options.tells_details:
         prefill = _prefill(generation) if options.decoder_input_details else []
         told = [(s, _all_details(generation, s, tokens[s.index], prefill)) for s in samples[: options.num_returned]]
         answer["details"] = told[0][1]
         if len(told) > 1:
-            others = [{"generated_text": _full_text(body, sample), **details} for sample, details in told[1:]]
+            others = [{"generated_text": _full_text(body, generation, sample), **details} for sample, details in told[1:]]
             answer["details"]["best_of_sequences"] = others
     return answer
 
@@ -106,7 +98,7 @@ def _framer(body: GenerateRequest, generation: Generation) -> Callable[[TextToke
             data["sample"] = token.sample
         if token.finish_reason is not None:
             sample = generation.samples[token.sample]
-            data["generated_text"], data["details"] = _full_text(body, sample), _details(generation, sample)
+            data["generated_text"], data["details"] = _full_text(body, generation, sample), _details(generation, sample)
             if body.options.decoder_input_details:
                 data["details"]["prefill"] = prefill()
         return event(data)
@@ -130,22 +122,25 @@ def _top_tokens(tokenizer: Tokenizer, top: Top) -> list[dict[str, Any]]:
 
 
 def _prefill(generation: Generation) -> list[dict[str, Any]]:
-    return [{"id": token.id, "text": token.text, "logprob": token.logprob} for token in generation.prompt_tokens()]
+    tokens = generation.prompts[0].tokens(generation.generator.tokenizer)
+    return [{"id": token.id, "text": token.text, "logprob": token.logprob} for token in tokens]
 
 
-def _full_text(body: GenerateRequest, sample: Sample) -> str:
-    return body.text + sample.text if body.options.return_full_text else sample.text
+def _full_text(body: GenerateRequest, generation: Generation, sample: Sample) -> str:
+    if not body.options.return_full_text:
+        return sample.text
+    return generation.prompts[0].text(generation.generator.tokenizer) + sample.text
 
 
 def _details(generation: Generation, sample: Sample) -> dict[str, Any]:
     details: dict[str, Any] = {
         "finish_reason": sample.finish_reason,
         "generated_tokens": sample.num_generated,
-        "input_length": len(generation.prompt_ids),
+        "input_length": generation.num_prompt,
         "seed": sample.seed,
     }
-    if generation.request.max_new_tokens > generation.max_new_tokens:
-        details["max_new_tokens"] = generation.max_new_tokens  # the context has no room for more
+    if generation.request.max_new_tokens > (room := generation.prompts[0].max_new_tokens):
+        details["max_new_tokens"] = room  # the context has no room for more
     return details
 
 

@@ -8,68 +8,101 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from app.api.body import documented, json_body
+from app.api.documentation import answer, native_errors, text
 from app.api.responses import JSON
 from app.errors import InvalidRequest
 from app.generation import TextGenerator, off_loop
+from app.info import ServiceInfo
+from app.schemas.answers import DetokenizeAnswer, SpannedToken
 from app.schemas.native import DetokenizeRequest, TokenizeRequest
-from app.settings import PAGE
+from app.settings import WEB
 
 router = APIRouter()
+OK = text("So it is.", "text/plain", "ok")
+EXPOSITION = text("All series, in Prometheus' text format.", CONTENT_TYPE_LATEST, "gpt2_slots 32.0\n")
 
 
-@router.get("/health/live", tags=["health"])
+@router.get("/health/live", tags=["health"], response_class=Response, responses=OK)
 async def live() -> Response:
     """The event loop turns."""
     return PlainTextResponse("ok")
 
 
-@router.get("/health", tags=["health"])
-@router.get("/health/ready", tags=["health"])
+@router.get("/health", tags=["health"], response_class=Response, responses=OK | native_errors(503))
+@router.get("/health/ready", tags=["health"], response_class=Response, responses=OK | native_errors(503))
 async def ready(request: Request) -> Response:
     """Requests are taken in: the model is loaded, the engine gives signs of life, and no shutdown is under way."""
     request.app.state.generator.client.check_ready()
     return PlainTextResponse("ok")
 
 
-@router.get("/health/startup", tags=["health"])
+@router.get("/health/startup", tags=["health"], response_class=Response, responses=OK)
 async def startup() -> Response:
     """The self-test's token was right; a server whose self-test fails does not come up at all."""
     return PlainTextResponse("ok")
 
 
-@router.get("/metrics", tags=["operations"])
+@router.get("/metrics", tags=["operations"], response_class=Response, responses=EXPOSITION)
 async def metrics(request: Request) -> Response:
     return Response(request.app.state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/info", tags=["operations"])
+@router.get("/info", tags=["operations"], responses=answer(ServiceInfo, "Sizes in tokens and requests."))
 async def info(request: Request) -> Response:
     """The model, its sizes and the service's limits."""
     return JSON(asdict(request.app.state.info))
 
 
-@router.post("/tokenize", tags=["tokenizer"], openapi_extra=documented(TokenizeRequest))
+@router.post(
+    "/tokenize",
+    tags=["tokenizer"],
+    openapi_extra=documented(TokenizeRequest),
+    responses=answer(list[SpannedToken], "The tokens, with offsets in characters.") | native_errors(413, 422, 500),
+)
 async def tokenize(request: Request, body: Annotated[TokenizeRequest, Depends(json_body(TokenizeRequest))]) -> Response:
     """The tokens of a text, with offsets in characters."""
     generator: TextGenerator = request.app.state.generator
-    return await off_loop(
-        len(body.inputs),
-        lambda: JSON(
-            [{"id": s.id, "text": s.text, "start": s.start, "stop": s.stop} for s in generator.tokenizer.spans(body.inputs)]
-        ),
-    )
+
+    def answer() -> Response:
+        spans = generator.tokenizer.spans(body.inputs, body.reading)[-(body.truncate or 0) :]  # -0: all
+        return JSON([{"id": s.id, "text": s.text, "start": s.start, "stop": s.stop} for s in spans])
+
+    return await off_loop(len(body.inputs), answer)
 
 
-@router.post("/detokenize", tags=["tokenizer"], openapi_extra=documented(DetokenizeRequest))
+@router.post(
+    "/detokenize",
+    tags=["tokenizer"],
+    openapi_extra=documented(DetokenizeRequest),
+    responses=answer(DetokenizeAnswer, "The text.") | native_errors(413, 422, 500),
+)
 async def detokenize(request: Request, body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))]) -> Response:
     """The text of token ids."""
     generator: TextGenerator = request.app.state.generator
     vocab_size = generator.client.limits.vocab_size
     if unknown := next((i for i in body.ids if i >= vocab_size), None):
         raise InvalidRequest(f"ids: token id {unknown} is outside the vocabulary of {vocab_size}", param="ids")
-    return await off_loop(len(body.ids), lambda: JSON({"text": generator.tokenizer.decode(body.ids)}))
+    skips = body.skip_special_tokens is True
+    return await off_loop(len(body.ids), lambda: JSON({"text": generator.tokenizer.decode(body.ids, skips)}))
 
 
-@router.get("/", include_in_schema=False)
+@router.get("/", tags=["operations"], response_class=Response, responses=text("The page.", "text/html", "<!doctype html>"))
 async def page() -> Response:
-    return FileResponse(PAGE)
+    """A page to try it on."""
+    return FileResponse(WEB / "index.html")
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """Swagger UI on /openapi.json; FastAPI's own page would fetch its scripts from elsewhere."""
+    return FileResponse(WEB / "docs.html")
+
+
+@router.get("/docs/swagger-ui.css", include_in_schema=False)
+async def docs_style() -> Response:
+    return FileResponse(WEB / "swagger" / "swagger-ui.css")
+
+
+@router.get("/docs/swagger-ui-bundle.js", include_in_schema=False)
+async def docs_script() -> Response:
+    return FileResponse(WEB / "swagger" / "swagger-ui-bundle.js", media_type="text/javascript")

@@ -30,7 +30,7 @@ def usage(num_prompt: int, num_generated: int, num_reused: int) -> dict[str, Any
 
 def generation_headers(generation: Generation, first: Sample) -> dict[str, str]:
     """What is known before the first token, but for which sample is told first: the seed is that one's."""
-    return {"x-seed": str(first.seed), "x-prompt-tokens": str(len(generation.prompt_ids))}
+    return {"x-seed": str(first.seed), "x-prompt-tokens": str(generation.num_prompt)}
 
 
 def timing_headers(generation: Generation) -> dict[str, str]:

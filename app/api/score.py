@@ -7,9 +7,11 @@ from starlette.responses import Response
 
 from app.api.body import documented, json_body
 from app.api.choices import Json
+from app.api.documentation import answer, openai_errors
 from app.api.outputs import watched
 from app.api.responses import JSON, usage
 from app.generation import TextGenerator, off_loop
+from app.schemas.answers import ScoreAnswer
 from app.schemas.openai import ScoreRequest
 from app.scoring import CandidateScore, Scoring, start_scoring
 from model.tokenizer import Tokenizer
@@ -17,7 +19,11 @@ from model.tokenizer import Tokenizer
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
-@router.post("/score", openapi_extra=documented(ScoreRequest))
+@router.post(
+    "/score",
+    openapi_extra=documented(ScoreRequest),
+    responses=answer(ScoreAnswer, "The scores, in the order of the candidates.") | openai_errors(400, 413, 429, 500, 503),
+)
 async def score(request: Request, body: Annotated[ScoreRequest, Depends(json_body(ScoreRequest))]) -> Response:
     """The log-probability of each candidate after the prompt: its sum, and that of each of the candidate's own tokens."""
     generator: TextGenerator = request.app.state.generator

@@ -57,7 +57,7 @@ async def _stream_to_terminal(settings: Settings, request: Any) -> None:  # Gene
     await service.generator.client.start()
     generation = await service.generator.start(request.generation())
     try:
-        print(request.text, end="", flush=True)
+        print(request.given, end="", flush=True)
         while not generation.is_finished:
             print("".join(token.text for token in await generation.next()), end="", flush=True)
         print()

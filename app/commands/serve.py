@@ -60,7 +60,7 @@ def _build(settings: Settings, report: Callable[[str], None], on_ready: Callable
         from app.server import Server
 
         app = create_app(settings, service.generator, service.info, service.metrics)
-        return Server(app, settings.host, settings.port, settings.drain_seconds, on_ready)
+        return Server(app, settings, on_ready)
 
 
 @contextlib.contextmanager

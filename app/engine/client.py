@@ -6,10 +6,9 @@ worker's queue, its messages come back by one callback a step.
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,7 +57,7 @@ class EngineClient:
         self.limits, self._start_worker, self._on_step = limits, start_worker, on_step
         self._door = Door(limits.num_slots, max_waiting)
         self._inside: dict[int, _Inside] = {}
-        self._ids = itertools.count()
+        self._next_id = 0
         self._empty = asyncio.Event()
         self._empty.set()
         self._worker: RunningWorker | None = None
@@ -119,33 +118,33 @@ class EngineClient:
         if self._is_stalled:
             raise self._stalled()
 
-    def submit(self, request: EngineRequest) -> Mailbox:
-        """Take a request in; raises NotReady or QueueFull. Who submits also aborts, in a `finally`."""
-        return self.submit_all([request])[0]
+    def submit(self, *requests: EngineRequest, patience: float | None = None) -> Mailbox:
+        """Take in requests that belong together, all of them or none. Who submits also aborts, in a `finally`.
 
-    def submit_all(self, requests: Sequence[EngineRequest]) -> list[Mailbox]:
-        """Take in several that belong together, all of them or none; raises NotReady or QueueFull."""
+        Raises NotReady, QueueFull, or WaitTooLong where they would wait for longer than `patience` seconds.
+        """
         self.check_ready()
-        self._door.enter(sum(request.num_samples for request in requests))
-        return [self._submit(request) for request in requests]
-
-    def _submit(self, request: EngineRequest) -> Mailbox:
-        mailbox = Mailbox(next(self._ids))
-        self._inside[mailbox.request_id] = _Inside(mailbox, set(range(request.num_samples)))
+        self._door.enter(sum(request.num_samples for request in requests), patience)
+        mailbox = Mailbox(range(self._next_id, self._next_id + len(requests)))
+        self._next_id = mailbox.request_ids.stop
         self._empty.clear()
-        self._send(Submit(mailbox.request_id, request, time.monotonic()))
+        for request_id, request in zip(mailbox.request_ids, requests, strict=True):
+            self._inside[request_id] = _Inside(mailbox, set(range(request.num_samples)))
+            self._send(Submit(request_id, request, time.monotonic()))
         return mailbox
 
-    def abort(self, mailbox: Mailbox, sample: int | None = None) -> None:
-        """Give a request up, or end one sample whose text is complete; its slot is free by the next step.
+    def abort(self, mailbox: Mailbox) -> None:
+        """Give up what has not ended of its requests; their slots are free by the next step."""
+        for request_id in mailbox.request_ids:
+            if (inside := self._inside.get(request_id)) is not None:
+                self._leave(request_id, inside.samples, is_completed=False)
+                self._send(Abort(request_id))
 
-        Nothing happens to what has ended.
-        """
-        request_id = mailbox.request_id
-        if (inside := self._inside.get(request_id)) is None or (sample is not None and sample not in inside.samples):
-            return
-        self._leave(request_id, inside.samples if sample is None else {sample}, is_completed=sample is not None)
-        self._send(Abort(request_id, sample))
+    def end_sample(self, request_id: int, sample: int) -> None:
+        """End a sample whose text is complete, if it has not ended by itself; its slot is free by the next step."""
+        if (inside := self._inside.get(request_id)) is not None and sample in inside.samples:
+            self._leave(request_id, {sample}, is_completed=True)
+            self._send(Abort(request_id, sample))
 
     def _send(self, command: Submit | Abort) -> None:
         assert self._worker is not None

@@ -1,4 +1,4 @@
-"""The outputs of one request, for one reader. Lives on the event loop."""
+"""The outputs of the requests that belong together, for their one reader. Lives on the event loop."""
 
 import asyncio
 
@@ -7,10 +7,10 @@ from app.errors import ServiceError
 
 
 class Mailbox:
-    """A slow reader finds several outputs at once; none is ever lost or merged."""
+    """A slow reader finds several outputs at once; none is ever lost or merged. `request_ids` are in the order of submission."""
 
-    def __init__(self, request_id: int) -> None:
-        self.request_id = request_id
+    def __init__(self, request_ids: range) -> None:
+        self.request_ids = request_ids
         self._outputs: list[TokenOutput | ScoresOutput] = []
         self._error: ServiceError | None = None
         self._reader: asyncio.Future[None] | None = None

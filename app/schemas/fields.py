@@ -1,12 +1,14 @@
 """The fields that both dialects have, with their limits and descriptions, and what their bodies are made of."""
 
 import secrets
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
 from app.errors import InvalidRequest
+from app.prompt import Prompt
 from model.batch import SamplingParams
+from model.tokenizer import Reading
 
 MAX_SAMPLES = 16
 # JavaScript reads integers exactly up to 2^53 alone: a seed that we draw must come back from any client as it was, the last
@@ -30,16 +32,90 @@ def _not_empty(text: str) -> str:
     return text
 
 
+def _each_id_once(bias: dict[str, float]) -> dict[str, float]:
+    keys: dict[int, str] = {}
+    for key in bias:
+        if (other := keys.setdefault(int(key), key)) is not key:
+            raise ValueError(f'its keys "{other}" and "{key}" name one token id')
+    return bias
+
+
 Text = Annotated[str, AfterValidator(_no_surrogates)]
-SomeText = Annotated[str, AfterValidator(_no_surrogates), AfterValidator(_not_empty)]
-StopString = Annotated[str, AfterValidator(_no_surrogates), AfterValidator(_not_empty), Field(max_length=256)]
-StopStringList = Annotated[list[StopString], Field(max_length=4)]
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+NOT_EMPTY = Field(json_schema_extra={"minLength": 1})  # for the document: the validator has a message of its own
+SomeText = Annotated[str, AfterValidator(_no_surrogates), AfterValidator(_not_empty), NOT_EMPTY]
+StopString = Annotated[str, AfterValidator(_no_surrogates), AfterValidator(_not_empty), Field(max_length=256), NOT_EMPTY]
+StopStringList = Annotated[list[StopString], Field(max_length=4, fail_fast=True)]
+MAX_TOKEN_ID = 2**31 - 1
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 LogitBias = Annotated[
-    dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=1024, json_schema_extra={"additionalProperties": False}),  # beside the pattern's
+    AfterValidator(_each_id_once),
 ]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 NumSamples = Annotated[int, Field(ge=1, le=MAX_SAMPLES)]
+
+
+MAX_PROMPTS = 256
+
+
+def _prompt(value: object) -> Prompt:
+    """Text or token ids; one message says what is wrong, where a union of types would give one for each of them."""
+    if isinstance(value, str):
+        return _no_surrogates(value)
+    if isinstance(value, list):
+        return _token_ids(value, "")
+    raise ValueError(f"it is a string or a list of token ids, not {_kind(value)}")
+
+
+def _prompts(value: object) -> tuple[Prompt, ...]:
+    """A prompt or a list of prompts."""
+    if not isinstance(value, list) or not value or type(value[0]) is int:
+        return (_prompt(value),)
+    if len(value) > MAX_PROMPTS:
+        raise ValueError(f"there are {len(value)} of them; at most {MAX_PROMPTS} are taken at once")
+    if isinstance(value[0], str):
+        return tuple(_text_at(i, item) for i, item in enumerate(value))
+    if isinstance(value[0], list):
+        return tuple(_token_ids(item, f"at place {i}, ") for i, item in enumerate(value))
+    raise ValueError(
+        f"it is a string, a list of strings, a list of token ids or a list of such lists, not a list of {_kind(value[0])}"
+    )
+
+
+def _text_at(place: int, item: object) -> str:
+    if not isinstance(item, str):
+        raise ValueError(f"at place {place} of a list of strings is {_kind(item)}")
+    return _no_surrogates(item)
+
+
+def _token_ids(value: object, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{where}there is {_kind(value)}, not a list of token ids")
+    for i, item in enumerate(value):
+        if type(item) is not int or not 0 <= item <= MAX_TOKEN_ID:
+            shown = f"the number {item:.40}" if type(item) is float else f"{item}" if type(item) is int else _kind(item)
+            raise ValueError(f"{where}there is {shown:.60} at place {i} of a list of token ids")
+    return tuple(value)
+
+
+def _kind(value: object) -> str:
+    names = {str: "a string", int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+    return names.get(type(value), "null")
+
+
+TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+ONE_PROMPT: dict[str, Any] = {"anyOf": [{"type": "string"}, TOKEN_IDS]}
+SOME_PROMPTS: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string"},
+        TOKEN_IDS,
+        {"type": "array", "items": {"type": "string"}, "maxItems": MAX_PROMPTS},
+        {"type": "array", "items": TOKEN_IDS, "maxItems": MAX_PROMPTS},
+    ]
+}
+PromptField = Annotated[Prompt, PlainValidator(_prompt), WithJsonSchema(ONE_PROMPT)]
+PromptsField = Annotated[tuple[Prompt, ...], PlainValidator(_prompts), WithJsonSchema(SOME_PROMPTS)]
 
 
 class StrictModel(BaseModel):
@@ -71,18 +147,28 @@ class SamplingFields(BaseModel):
     )
     presence_penalty: Penalty | None = Field(None, description="Taken once from each generated token's logit; 0 is off.")
     logit_bias: LogitBias | None = Field(None, description="Added to the logits of these token ids.")
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = Field(
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64, fail_fast=True)] | None = Field(
         None, description="Generation ends with any of these."
     )
     ignore_eos: bool | None = Field(None, description="Go on after the end token.")
     n: NumSamples | None = Field(None, description="Samples that are returned; sample i draws with the seed + i.")
-    best_of: NumSamples | None = Field(
-        None, description="Samples that are drawn, at least n; the n likeliest by the mean of their tokens are returned."
+    best_of: Annotated[int, Field(ge=0, le=MAX_SAMPLES)] | None = Field(
+        None, description="Samples that are drawn, at least n; the n likeliest by the mean of their tokens are returned. 0 is n."
+    )
+    top_k: int | None = Field(None, ge=-1, description="Draw from the k likeliest tokens; 0 and -1 are off.")
+    parse_special: bool | None = Field(
+        None, description="Whether special and added tokens in the prompt's text are tokens, as they are if absent, or plain text."
+    )
+    add_special_tokens: bool | None = Field(
+        None, description="Whether the prompt begins with what the checkpoint's tokenizer puts there, as it does if absent."
+    )
+    skip_special_tokens: bool | None = Field(
+        None, description="Whether special tokens are left out of the text that is returned, as they are if absent."
     )
 
     @model_validator(mode="after")
     def _returns_no_more_than_it_draws(self) -> Self:
-        if self.best_of is not None and self.best_of < self.num_wanted:
+        if self.best_of and self.best_of < self.num_wanted:
             raise ValueError(f"best_of: {self.best_of} is below n, {self.n}; send at least n, or leave it out")
         return self
 
@@ -98,6 +184,10 @@ class SamplingFields(BaseModel):
     def is_ranked(self) -> bool:
         return self.num_samples > self.num_wanted
 
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.parse_special is not False, self.add_special_tokens is not False)
+
     def check_streamable(self) -> None:
         """Raise InvalidRequest if what is wanted is known only once all is drawn."""
         if self.is_ranked:
@@ -107,11 +197,11 @@ class SamplingFields(BaseModel):
                 param="best_of",
             )
 
-    def sampling_params(self, temperature: float, top_k: int, typical_p: float, seed: int | None) -> SamplingParams:
+    def sampling_params(self, temperature: float, typical_p: float, seed: int | None) -> SamplingParams:
         """The engine's parameters, the seed drawn if there is none."""
         return SamplingParams(
             temperature=temperature if temperature >= MIN_TEMPERATURE else 0.0,
-            top_k=top_k,
+            top_k=max(self.top_k or 0, 0),
             top_p=self.top_p or 1.0,
             min_p=self.min_p or 0.0,
             typical_p=typical_p,

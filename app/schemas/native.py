@@ -6,11 +6,13 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, FailFast, Field, model_validator
 
 from app.generation import GenerationRequest
-from app.schemas.fields import SamplingFields, StopStringList, StrictModel, Text, TokenId
+from app.prompt import Prompt
+from app.schemas.fields import PromptField, SamplingFields, StopStringList, StrictModel, Text, TokenId
 from model.batch import SamplingParams
+from model.tokenizer import Reading
 
 # Fields of the contract that are not there yet, with the one value of each that is taken besides null.
-NOT_YET: dict[str, object] = {"truncate": None, "timeout_seconds": None, "watermark": False, "grammar": None, "adapter_id": None}
+NOT_YET: dict[str, object] = {"watermark": False, "grammar": None, "adapter_id": None}
 
 
 class GenerateParameters(SamplingFields, StrictModel):
@@ -21,10 +23,11 @@ class GenerateParameters(SamplingFields, StrictModel):
     )
     min_new_tokens: int | None = Field(None, ge=0, description="Tokens before which neither end token nor stop_token_ids can come.")
     do_sample: bool | None = Field(
-        None, description="Draw tokens; implied by temperature, top_k, top_p, typical_p and min_p. Else the likeliest is taken."
+        None,
+        description="Draw tokens; implied by temperature, top_k, top_p, typical_p and min_p. Else the likeliest is taken. "
+        "false counts as absent: clients of text-generation-inference always send it.",
     )
     temperature: float | None = Field(None, ge=0, description="Divides the logits; 0 takes the likeliest token.")
-    top_k: int | None = Field(None, ge=1, description="Draw from the k likeliest tokens.")
     typical_p: float | None = Field(
         None, gt=0, le=1, description="Draw from the typical tokens that make up this probability; 1 is off."
     )
@@ -40,8 +43,13 @@ class GenerateParameters(SamplingFields, StrictModel):
     )
     top_n_tokens: int | None = Field(None, ge=0, le=5, description="Tell so many of the likeliest tokens beside each token.")
     decoder_input_details: bool | None = Field(None, description="Tell the log-probabilities of the prompt's own tokens.")
-    truncate: int | None = Field(None, ge=1, description="Not there yet.")
-    timeout_seconds: float | None = Field(None, gt=0, description="Not there yet.")
+    truncate: int | None = Field(None, ge=1, description="Keep the last so many tokens of the prompt.")
+    timeout_seconds: float | None = Field(
+        None,
+        ge=0.001,
+        le=86_400,
+        description="The answer is complete within so many seconds, those in the queue included, or fails: 504.",
+    )
     watermark: bool | None = Field(None, description="Not there.")
     grammar: dict[str, Any] | None = Field(None, description="Not there.")
     adapter_id: str | None = Field(None, description="Not there.")
@@ -53,13 +61,11 @@ class GenerateParameters(SamplingFields, StrictModel):
                 raise ValueError(
                     f"{name}: this server does not support it yet; leave it out or send {json.dumps(neutral)}, not {value!r:.40}"
                 )
-        if self.do_sample is False and self._asks_for_sampling:
-            raise ValueError("do_sample: false contradicts a field that asks for sampling; leave out one of them")
         return self
 
     @property
     def _asks_for_sampling(self) -> bool:
-        filters = self.top_k is not None or self.min_p or (self.top_p or 1) < 1 or (self.typical_p or 1) < 1
+        filters = (self.top_k or 0) > 0 or self.min_p or (self.top_p or 1) < 1 or (self.typical_p or 1) < 1
         return bool(filters or self.temperature) and self.temperature != 0
 
     @property
@@ -78,7 +84,7 @@ class GenerateParameters(SamplingFields, StrictModel):
     def sampling(self) -> SamplingParams:
         temperature = 1.0 if self.temperature is None else self.temperature
         samples = self.do_sample or self._asks_for_sampling
-        return self.sampling_params(temperature if samples else 0.0, self.top_k or 0, self.typical_p or 1.0, self.seed)
+        return self.sampling_params(temperature if samples else 0.0, self.typical_p or 1.0, self.seed)
 
 
 class GenerateRequest(StrictModel):
@@ -93,20 +99,22 @@ class GenerateRequest(StrictModel):
         }
     )
 
-    inputs: Text | None = Field(None, description="The prompt.")
-    prompt: Text | None = Field(None, description="Another name of `inputs`.")
+    inputs: PromptField | None = Field(
+        None, description="The prompt, text or token ids; without one the model writes from nothing."
+    )
+    prompt: PromptField | None = Field(None, description="Another name of `inputs`.")
     parameters: GenerateParameters | None = Field(None, description="How to continue it.")
     stream: bool | None = Field(None, description="Answer with server-sent events, one a token.")
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
-        if (self.inputs is None) == (self.prompt is None):
-            raise ValueError("inputs: give the prompt as `inputs` (or `prompt`), once")
+        if self.inputs is not None and self.prompt is not None:
+            raise ValueError("inputs: the prompt is there twice; give it as `inputs` or as `prompt`")
         return self
 
     @property
-    def text(self) -> str:
-        return self.prompt if self.inputs is None else self.inputs  # type: ignore[return-value]  # the validator saw one of them
+    def given(self) -> Prompt:
+        return self.inputs or self.prompt or ""
 
     @property
     def options(self) -> GenerateParameters:
@@ -115,7 +123,7 @@ class GenerateRequest(StrictModel):
     def generation(self) -> GenerationRequest:
         options = self.options
         return GenerationRequest(
-            prompt=self.text,
+            prompts=(self.given,),
             sampling=options.sampling(),
             max_new_tokens=20 if options.max_new_tokens is None else options.max_new_tokens,
             min_new_tokens=options.min_new_tokens or 0,
@@ -125,6 +133,10 @@ class GenerateRequest(StrictModel):
             stop=tuple(options.stop or ()),
             stop_token_ids=frozenset(options.stop_token_ids or ()),
             ignore_eos=bool(options.ignore_eos),
+            truncate=options.truncate,
+            timeout_seconds=options.timeout_seconds,
+            reading=options.reading,
+            skip_special_tokens=options.skip_special_tokens is not False,
         )
 
 
@@ -132,9 +144,32 @@ class TokenizeRequest(StrictModel):
     model_config = ConfigDict(json_schema_extra={"example": {"inputs": "Hello world"}})
 
     inputs: Text = Field(description="The text.")
+    parse_special: bool | None = Field(
+        None, description="Whether special and added tokens in the text are tokens, as they are if absent, or plain text."
+    )
+    add_special_tokens: bool | None = Field(
+        None, description="Whether the tokens begin with what the checkpoint's tokenizer puts there, as they do if absent."
+    )
+    parameters: GenerateParameters | None = Field(
+        None, description="Those of `/generate`, which text-generation-inference takes here too; truncate and the two above matter."
+    )
+
+    @property
+    def reading(self) -> Reading:
+        parts = (self, self.parameters or self)
+        return Reading(
+            all(part.parse_special is not False for part in parts), all(part.add_special_tokens is not False for part in parts)
+        )
+
+    @property
+    def truncate(self) -> int | None:
+        return self.parameters.truncate if self.parameters else None
 
 
 class DetokenizeRequest(StrictModel):
     model_config = ConfigDict(json_schema_extra={"example": {"ids": [15, 42]}})
 
     ids: Annotated[list[TokenId], FailFast()] = Field(description="Token ids.")
+    skip_special_tokens: bool | None = Field(
+        None, description="Whether special tokens are left out of the text; if absent they are not, so that any text comes back."
+    )

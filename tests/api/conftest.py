@@ -52,7 +52,7 @@ def sse() -> Callable[[httpx.Response], list[Any]]:
 def generate(client: httpx.Client) -> Callable[..., Json]:
     """POST /generate with details; the answer of a request that succeeds."""
 
-    def post(inputs: str = "The old man", **parameters: object) -> Json:
+    def post(inputs: object = "The old man", **parameters: object) -> Json:
         response = client.post("/generate", json={"inputs": inputs, "parameters": {"details": True, **parameters}})
         assert response.status_code == 200, response.text
         return response.json()
@@ -64,7 +64,7 @@ def generate(client: httpx.Client) -> Callable[..., Json]:
 def stream(client: httpx.Client, sse: Callable[[httpx.Response], list[Any]]) -> Callable[..., list[Any]]:
     """The events of POST /generate_stream."""
 
-    def post(inputs: str = "The old man", **parameters: object) -> list[Any]:
+    def post(inputs: object = "The old man", **parameters: object) -> list[Any]:
         response = client.post("/generate_stream", json={"inputs": inputs, "parameters": parameters})
         assert response.status_code == 200, response.text
         return sse(response)
@@ -76,7 +76,7 @@ def stream(client: httpx.Client, sse: Callable[[httpx.Response], list[Any]]) -> 
 def complete(client: httpx.Client) -> Callable[..., Json]:
     """POST /v1/completions; the answer of a request that succeeds."""
 
-    def post(prompt: str = "The old man", **fields: object) -> Json:
+    def post(prompt: object = "The old man", **fields: object) -> Json:
         response = client.post("/v1/completions", json={"prompt": prompt, "seed": 1, **fields})
         assert response.status_code == 200, response.text
         return response.json()
@@ -88,7 +88,7 @@ def complete(client: httpx.Client) -> Callable[..., Json]:
 def chunks(client: httpx.Client, sse: Callable[[httpx.Response], list[Any]]) -> Callable[..., list[Any]]:
     """The same, streamed."""
 
-    def post(prompt: str = "The old man", **fields: object) -> list[Any]:
+    def post(prompt: object = "The old man", **fields: object) -> list[Any]:
         response = client.post("/v1/completions", json={"prompt": prompt, "seed": 1, "stream": True, **fields})
         assert response.status_code == 200, response.text
         return sse(response)

@@ -66,7 +66,7 @@ NOT_JSON = {
     "deep objects": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
     "deep and cut off": b"[" * DEEP,
     "a lone surrogate": b'{"inputs": "\\ud800", "prompt": "\\ud800", "ids": "\\ud800"}',
-    "a lone surrogate in a key": b'{"\\udfff": 1}',
+    "a lone surrogate in a key": b'{"\\udfff": 1, "prompt": 1}',
 }
 
 
@@ -139,11 +139,11 @@ OUT_OF_RANGE = {
         '{"": 1}',
     ],
     "n": ["0", "-1", "17", str(HUGE), "1.0", "[2]"],
-    "best_of": ["0", "-1", "17", str(HUGE), "2.5", "{}"],
+    "best_of": ["-1", "17", str(HUGE), "2.5", "{}"],
 }
 CASES = [(path, field, value) for field, values in OUT_OF_RANGE.items() for value in values for path in GENERATION_ROUTES]
 CASES += [("/generate", "typical_p", value) for value in ("0", "-1", "1.01", "1e300")]
-CASES += [("/generate", "seed", "-1"), ("/generate", "top_k", "0"), ("/v1/completions", "temperature", "2.1")]
+CASES += [("/generate", "seed", "-1"), ("/v1/completions", "temperature", "2.1")]
 CASES += [("/generate", "max_new_tokens", value) for value in ("0", "-1", str(-HUGE), "1.0", "1e3")]
 CASES += [("/v1/completions", "max_tokens", value) for value in ("-1", str(-HUGE), "1.0", "1e3")]
 CASES += [("/generate", "min_new_tokens", "-1"), ("/v1/completions", "min_tokens", "-1")]
@@ -273,23 +273,16 @@ def test_an_unknown_parameter_is_named(client):
     assert "parameters.topp" in response.json()["error"]
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"inputs": None}, {"inputs": "a", "prompt": "a"}, {"inputs": 5}, {"inputs": ["a"]}, {"inputs": {}}]
-)
-def test_there_is_one_prompt_and_it_is_a_string(client, body):
+@pytest.mark.parametrize("body", [{"inputs": "a", "prompt": "a"}, {"inputs": 5}, {"inputs": ["a"]}, {"inputs": {}}])
+def test_there_is_one_prompt_and_it_is_text_or_token_ids(client, body):
     assert "inputs" in check_error(client.post("/generate", json=body), "/generate")
 
 
-@pytest.mark.parametrize("body", [{}, {"prompt": None}, {"prompt": 5}, {"prompt": {}}, {"prompt": True}])
-def test_openais_route_needs_a_prompt(client, body):
+@pytest.mark.parametrize("body", [{"prompt": 5}, {"prompt": {}}, {"prompt": True}])
+def test_openais_prompt_is_text_or_token_ids(client, body):
     response = client.post("/v1/completions", json=body)
     assert "prompt" in check_error(response, "/v1/completions")
     assert response.json()["error"]["param"] == "prompt"
-
-
-@pytest.mark.parametrize(("path", "name"), [("/generate", "inputs"), ("/v1/completions", "prompt")])
-def test_an_empty_prompt_is_refused(client, path, name):
-    assert "empty" in check_error(client.post(path, json={name: ""}), path)
 
 
 @pytest.mark.parametrize(("path", "name"), [("/generate", "inputs"), ("/v1/completions", "prompt")])
@@ -301,7 +294,7 @@ def test_a_prompt_beyond_the_context_is_refused_with_the_numbers(client, path, n
 
 
 def test_every_fault_of_a_request_is_named_up_to_five(client):
-    parameters = {"top_p": 7, "min_p": 7, "seed": -1, "typical_p": 7, "max_new_tokens": 0, "temperature": -1, "top_k": 0}
+    parameters = {"top_p": 7, "min_p": 7, "seed": -1, "typical_p": 7, "max_new_tokens": 0, "temperature": -1, "top_k": -2}
     message = client.post("/generate", json={"inputs": "a", "parameters": parameters}).json()["error"]
     assert message.count("is refused") == 5
     assert "2 more" in message

@@ -124,5 +124,5 @@ def test_the_hub_clients_stop_strings_work(hub_client):
 
 
 def test_the_hub_client_raises_its_own_errors(hub_client):
-    with pytest.raises(huggingface_hub.errors.ValidationError, match="the prompt is empty"):
-        hub_client.text_generation("", max_new_tokens=2)
+    with pytest.raises(huggingface_hub.errors.ValidationError, match="the prompt has"):
+        hub_client.text_generation("the sea " * 2000, max_new_tokens=2)

@@ -3,7 +3,22 @@
 import httpx
 import pytest
 
-NOT_YET = {"include_stop_str_in_output": True, "suffix": "the end"}
+REFUSED = {
+    "suffix": "the end",
+    "structured_outputs": {"choice": ["a", "b"]},
+    "guided_json": {"type": "object"},
+    "guided_choice": ["a"],
+    "guided_regex": "a+",
+    "guided_grammar": "root ::= a",
+    "response_format": {"type": "json_object"},
+    "logits_processors": ["a.b"],
+    "use_beam_search": True,
+    "length_penalty": 2.0,
+    "bad_words": ["sea"],
+    "allowed_token_ids": [1],
+    "prompt_embeds": "AAAA",
+    "stream_options": {"include_usage": True},
+}
 NEUTRAL = {
     "n": 1,
     "best_of": 1,
@@ -123,9 +138,9 @@ def test_a_failure_before_the_first_token_is_a_500(stepped_server):
     assert response.json()["error"]["type"] == "server_error"
 
 
-@pytest.mark.parametrize("name", NOT_YET)
-def test_what_is_not_there_yet_is_refused_by_name(client, name):
-    response = client.post("/v1/completions", json={"prompt": "a", name: NOT_YET[name]})
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_change_the_text_is_refused_by_name(client, name):
+    response = client.post("/v1/completions", json={"prompt": "a", name: REFUSED[name]})
     assert response.status_code == 400
     error = response.json()["error"]
     assert name in error["message"]
@@ -133,11 +148,47 @@ def test_what_is_not_there_yet_is_refused_by_name(client, name):
     assert error["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("prompt", [["one"], ["one", "two"], [1, 2], [[1], [2]], []])
-def test_lists_of_prompts_are_not_there_yet(client, prompt):
-    response = client.post("/v1/completions", json={"prompt": prompt})
-    assert response.status_code == 400
-    assert response.json()["error"]["param"] == "prompt"
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        {"response_format": {"type": "text"}},
+        {"use_beam_search": False, "length_penalty": 1.0},
+        {"logits_processors": [], "bad_words": [], "guided_json": None},
+        {"best_of": 0, "logit_bias": {}},
+    ],
+)
+def test_what_leaves_the_text_as_it_is_is_taken(complete, neutral):
+    assert complete(max_tokens=4, **neutral)["choices"] == complete(max_tokens=4)["choices"]
+
+
+def test_a_stop_string_stays_in_the_text_if_that_is_asked_for(complete, chunks):
+    whole = complete(max_tokens=20)["choices"][0]["text"]
+    stop = whole[5:8]
+    end = whole.index(stop) + len(stop)
+    for wanted, text in ((True, whole[:end]), (False, whole[: end - len(stop)])):
+        (choice,) = complete(max_tokens=20, stop=stop, include_stop_str_in_output=wanted)["choices"]
+        assert (choice["text"], choice["finish_reason"]) == (text, "stop")
+        events = chunks(max_tokens=20, stop=stop, include_stop_str_in_output=wanted)
+        assert "".join(event["choices"][0]["text"] for event in events[:-1]) == text
+
+
+def test_the_text_of_a_token_that_ended_it_stays_too(client, complete):
+    names = complete(max_tokens=6, logprobs=0, temperature=0)["choices"][0]["logprobs"]["tokens"]
+    (last,) = (token["id"] for token in client.post("/tokenize", json={"inputs": names[2]}).json())
+    first = names.index(names[2])
+    for wanted in (False, True):
+        fields = {"stop_token_ids": [last], "include_stop_str_in_output": wanted}
+        (choice,) = complete(max_tokens=6, temperature=0, **fields)["choices"]
+        assert choice["text"] == "".join(names[: first + wanted])
+
+
+def test_min_tokens_holds_stop_strings_off(complete):
+    whole = complete(max_tokens=12, temperature=0, logprobs=0)["choices"][0]
+    names = whole["logprobs"]["tokens"]
+    (stopped,) = complete(max_tokens=12, temperature=0, stop=names[1])["choices"]
+    assert stopped["text"] == whole["text"][: whole["text"].index(names[1])]
+    (held,) = complete(max_tokens=12, temperature=0, stop=names[1], min_tokens=2)["choices"]
+    assert held["text"].startswith("".join(names[:2]))
 
 
 @pytest.mark.parametrize("name", NEUTRAL)

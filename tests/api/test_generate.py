@@ -9,15 +9,14 @@ import httpx
 import pytest
 
 NOT_YET = {
-    "truncate": 5,
-    "timeout_seconds": 1.5,
     "watermark": True,
     "grammar": {"type": "json", "value": "{}"},
     "adapter_id": "mine",
 }
 NEUTRAL = {
     "n": 1,
-    "best_of": 1,
+    "best_of": 0,
+    "top_k": 0,
     "top_n_tokens": 0,
     "decoder_input_details": False,
     "watermark": False,
@@ -37,7 +36,7 @@ NEUTRAL = {
     "stop": [],
     "stop_token_ids": [],
 }
-ALL_PARAMETERS = (*NEUTRAL, "truncate", "timeout_seconds", "grammar", "adapter_id", "max_new_tokens", "top_k", "seed")
+ALL_PARAMETERS = (*NEUTRAL, "truncate", "timeout_seconds", "grammar", "adapter_id", "max_new_tokens", "seed")
 
 
 def ids(answer):
@@ -100,10 +99,13 @@ def test_a_sampling_field_implies_sampling(generate, field):
 
 
 @pytest.mark.parametrize("field", [{"temperature": 0.7}, {"top_k": 4}, {"top_p": 0.9}, {"typical_p": 0.9}, {"min_p": 0.1}])
-def test_do_sample_false_beside_a_sampling_field_is_refused(client, field):
-    response = client.post("/generate", json={"inputs": "a", "parameters": {"do_sample": False, **field}})
-    assert response.status_code == 422
-    assert "do_sample" in response.json()["error"]
+def test_do_sample_false_counts_as_absent_beside_a_sampling_field(generate, field):
+    """HuggingFaceEndpoint of langchain_huggingface sends all of them at once."""
+    assert generate(do_sample=False, **field, seed=1) == generate(**field, seed=1)
+
+
+def test_do_sample_false_alone_takes_the_likeliest_tokens(generate):
+    assert ids(generate(do_sample=False, seed=1)) == ids(generate(temperature=0))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**53, 2**64 - 1])
@@ -250,8 +252,9 @@ def test_what_is_not_there_yet_is_refused_by_name(client, name):
     assert re.search(r"send (null|false), not", response.json()["error"]), "the neutral value, as JSON has it"
 
 
-def test_a_special_token_in_a_prompt_is_one(generate):
+def test_a_special_token_in_a_prompt_is_one_unless_it_is_to_be_plain_text(generate):
     assert generate("<|endoftext|>", max_new_tokens=2)["details"]["input_length"] == 1
+    assert generate("<|endoftext|>", max_new_tokens=2, parse_special=False)["details"]["input_length"] > 1
 
 
 @pytest.mark.parametrize("prompt", ["\x00", "a\x00b", "é日本語🎉", "\r\n\t ", " ", "\u202e\ufeff"])

@@ -111,8 +111,8 @@ def test_a_single_samples_events_do_not_name_it(stream):
 
 @pytest.mark.parametrize("fields", [{}, {"stop": "e"}, {"logprobs": 1}, {"echo": True}, {"echo": True, "logprobs": 2}])
 def test_openais_chunks_add_up_to_each_choice(complete, chunks, fields):
-    wanted = {"n": 4, "temperature": 1.6, "max_tokens": 25, "stream_options": {"include_usage": True}} | fields
-    answer, events = complete(**wanted), chunks(**wanted)
+    wanted = {"n": 4, "temperature": 1.6, "max_tokens": 25} | fields
+    answer, events = complete(**wanted), chunks(**wanted, stream_options={"include_usage": True})
     assert events.pop() == "[DONE]"
     assert events.pop()["usage"]["completion_tokens"] == answer["usage"]["completion_tokens"]
     for choice in answer["choices"]:

@@ -198,7 +198,7 @@ def test_the_log_is_json_and_holds_no_text(serve):
     canary = "canary sings"
     httpx.post(server.url + "/generate", json={"inputs": canary, "parameters": {"return_full_text": True}})
     httpx.post(server.url + "/generate", json={"inputs": canary, "parameters": {canary: 1}})
-    httpx.post(server.url + "/v1/completions", json={"prompt": [canary]})
+    httpx.post(server.url + "/v1/completions", json={"prompt": [canary, 1]})
     server.terminate()
     assert server.exit_code() == 0
     lines = [json.loads(line) for line in server.log]

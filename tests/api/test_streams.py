@@ -90,7 +90,7 @@ def test_a_stop_string_across_characters_and_tokens_is_held_back_until_it_is_cle
 
 def test_an_error_before_the_first_token_is_a_real_status(client):
     for path, extra in ROUTES:
-        response = client.post(path, json={"inputs": "", **extra})
+        response = client.post(path, json={"inputs": "the sea " * 2000, **extra})
         assert response.status_code == 422
         assert response.headers["content-type"] == "application/json"
 

@@ -218,11 +218,11 @@ async def test_a_sample_whose_text_is_complete_is_ended_alone(runner):
         mailbox = engine.submit(request(ENDLESS, num_samples=2))
         await mailbox.get()
         for _ in range(2):
-            engine.abort(mailbox, 0)
+            engine.end_sample(mailbox.request_ids[0], 0)
         while {output.sample for output in await mailbox.get()} != {1}:
             pass
         assert engine.num_unfinished == 1
-        engine.abort(mailbox, 1)
+        engine.end_sample(mailbox.request_ids[0], 1)
         assert engine.num_unfinished == 0
 
 
@@ -239,9 +239,9 @@ async def test_samples_count_as_much_as_requests_at_the_door(runner):
 async def test_requests_that_belong_together_are_taken_in_all_or_none(runner):
     runner.hold()
     async with started(runner, max_waiting=1) as engine:
-        assert len(engine.submit_all([request() for _ in range(5)])) == 5
+        assert len(engine.submit(*(request() for _ in range(5))).request_ids) == 5
         with pytest.raises(QueueFull):
-            engine.submit_all([request()] * 2)
+            engine.submit(*([request()] * 2))
         assert engine.num_unfinished == 5
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from app.engine.door import Door
-from app.errors import NotReady, QueueFull
+from app.errors import NotReady, QueueFull, WaitTooLong
 
 
 class Clock:
@@ -102,3 +102,24 @@ def test_an_idle_time_does_not_slow_down_what_comes_after_it(clock):
     for _ in range(3):
         door.leave(1, is_completed=True)
     assert full(door).retry_after <= 4
+
+
+def test_who_would_wait_too_long_at_the_measured_rate_is_not_let_in(clock):
+    door = Door(max_running=1, max_waiting=10, clock=clock)
+    for _ in range(4):
+        door.enter(1)
+    for _ in range(3):
+        clock.now += 2
+        door.leave(1, is_completed=True)
+    with pytest.raises(WaitTooLong, match=r"about 2\.0 s would pass"):
+        door.enter(1, patience=1.0)
+    door.enter(1, patience=2.5)
+    assert door.num_inside == 2
+
+
+def test_without_a_measured_rate_nobody_is_sent_away_for_the_time_alone(clock):
+    door = Door(max_running=1, max_waiting=10, clock=clock)
+    door.enter(1)
+    clock.now += 100
+    door.enter(1, patience=0.001)
+    assert door.num_inside == 2

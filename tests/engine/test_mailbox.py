@@ -16,7 +16,7 @@ def token(i: int) -> TokenOutput:
 
 @in_event_loop
 async def test_a_slow_reader_finds_all_outputs_at_once_and_in_order():
-    mailbox = Mailbox(0)
+    mailbox = Mailbox(range(1))
     for i in range(3):
         mailbox.put(token(i))
     assert [output.token_id for output in await mailbox.get()] == [0, 1, 2]
@@ -26,7 +26,7 @@ async def test_a_slow_reader_finds_all_outputs_at_once_and_in_order():
 
 @in_event_loop
 async def test_a_reader_that_waits_wakes_up_once_for_all_outputs_of_a_moment():
-    mailbox = Mailbox(0)
+    mailbox = Mailbox(range(1))
     reader = asyncio.create_task(mailbox.get())
     await asyncio.sleep(0)
     mailbox.put(token(0))
@@ -36,7 +36,7 @@ async def test_a_reader_that_waits_wakes_up_once_for_all_outputs_of_a_moment():
 
 @in_event_loop
 async def test_an_error_comes_after_the_outputs_before_it_and_stays():
-    mailbox = Mailbox(0)
+    mailbox = Mailbox(range(1))
     mailbox.put(token(0))
     mailbox.fail(GenerationFailed("why"))
     assert len(await mailbox.get()) == 1
@@ -47,7 +47,7 @@ async def test_an_error_comes_after_the_outputs_before_it_and_stays():
 
 @in_event_loop
 async def test_a_reader_that_is_cancelled_loses_no_output():
-    mailbox = Mailbox(0)
+    mailbox = Mailbox(range(1))
     reader = asyncio.create_task(mailbox.get())
     await asyncio.sleep(0)
     mailbox.put(token(0))
@@ -59,7 +59,7 @@ async def test_a_reader_that_is_cancelled_loses_no_output():
 
 @in_event_loop
 async def test_a_reader_with_little_patience_gets_nothing_and_may_come_again():
-    mailbox = Mailbox(0)
+    mailbox = Mailbox(range(1))
     assert await mailbox.get(patience=0.001) == []
     mailbox.put(token(0))
     assert len(await mailbox.get(patience=60)) == 1

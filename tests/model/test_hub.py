@@ -3,6 +3,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -142,6 +143,28 @@ def test_a_hub_name_becomes_a_directory_that_loads(hub: Hub, fetch: Fetch) -> No
 def test_only_the_files_that_are_used_are_fetched(hub: Hub, fetch: Fetch) -> None:
     fetch(REPOSITORY, hub.url)
     assert hub.fetched == {"config.json", "model.safetensors", "vocab.json", "merges.txt"}
+
+
+def test_all_that_says_how_a_text_is_read_and_where_it_ends_is_fetched(hub: Hub, fetch: Fetch) -> None:
+    wanted = {"generation_config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"}
+    wanted |= {"vocab.txt", "chat_template.jinja"}
+    for name in wanted:
+        (hub.directory / name).write_text("{}")
+    fetch(REPOSITORY, hub.url)
+    assert wanted < hub.fetched
+
+
+def test_a_model_with_a_pickle_alone_is_refused_with_the_command_that_converts_it(hub: Hub, fetch: Fetch) -> None:
+    (hub.directory / "model.safetensors").unlink()
+    result = fetch(REPOSITORY, hub.url)
+    assert result.returncode == 1
+    assert f"the hub has no safetensors of {REPOSITORY}" in result.stderr
+    command = shlex.split(result.stderr.partition("serve the directory: ")[2])
+    assert command[:2] == ["python", "-c"]
+    compile(command[2], "command", "exec")
+    assert f"M.from_pretrained('{REPOSITORY}').save_pretrained('tiny-gpt2')" in command[2]
+    assert "T.from_pretrained" in command[2]
+    assert "pytorch_model.bin" not in hub.fetched
 
 
 def test_what_was_downloaded_once_needs_no_hub_any_more(hub: Hub, fetch: Fetch) -> None:
