@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.chat.conversation import Chat, NoChat, open_chat
 from app.engine.client import EngineClient, Limits
 from app.engine.engine import Engine, StepResult
 from app.engine.scheduler import Scheduler
@@ -39,6 +40,7 @@ class Service:
     generator: TextGenerator
     info: ServiceInfo
     metrics: Metrics
+    chat: Chat | NoChat
 
 
 def build_service(settings: Settings, report: Report) -> Service:
@@ -48,7 +50,8 @@ def build_service(settings: Settings, report: Report) -> Service:
     kind = f"{chosen.dtype} on {loaded.device}, by the {chosen.backend} runner"
     report(f"{config.num_parameters / 1e6:,.1f} M parameters, {kind} (kernels {chosen.kernels}, arithmetic {chosen.arithmetic})")
     report(f"{settings.max_running} cache slots of {runner.max_positions} positions, {chosen.cache_bytes / 1e6:,.0f} MB")
-    info, metrics = _info(settings, loaded), Metrics()
+    chat = open_chat(settings.chat_template, loaded.directory, loaded.tokenizer, config.eos_token_id, report)
+    info, metrics = _info(settings, loaded, chat.origin), Metrics()
     metrics.describe_model(info)
 
     def start_worker(publish: Publish) -> ThreadWorker:
@@ -59,7 +62,7 @@ def build_service(settings: Settings, report: Report) -> Service:
 
     limits = Limits(runner.max_positions, runner.vocab_size, settings.max_running)
     client = EngineClient(start_worker, limits, settings.max_waiting, observe)
-    return Service(TextGenerator(client, loaded.tokenizer, config.eos_token_ids, metrics), info, metrics)
+    return Service(TextGenerator(client, loaded.tokenizer, config.eos_token_ids, metrics), info, metrics, chat)
 
 
 def load(settings: Settings, report: Report) -> Loaded:
@@ -95,7 +98,7 @@ def _wanted(settings: Settings, device: str) -> Wanted:
     return Wanted(device, settings.dtype, settings.kernels, settings.threads, settings.max_running, settings.prefill_chunk)
 
 
-def _info(settings: Settings, loaded: Loaded) -> ServiceInfo:
+def _info(settings: Settings, loaded: Loaded, chat_template: str | None) -> ServiceInfo:
     directory, config, chosen = loaded.directory, loaded.config, loaded.chosen
     is_default = directory.resolve() == DEFAULT_MODEL.resolve()
     is_directory = Path(settings.model).is_dir()
@@ -116,6 +119,7 @@ def _info(settings: Settings, loaded: Loaded) -> ServiceInfo:
         max_waiting=settings.max_waiting,
         max_batch_tokens=settings.max_batch_tokens,
         prefill_chunk=settings.prefill_chunk,
+        chat_template=chat_template,
         created=int(time.time()),
         fingerprint=fingerprint_of(loaded.weights_digest, chosen.dtype, chosen.arithmetic),
     )

@@ -4,6 +4,7 @@ ServiceError                     500 generation
 |- InvalidRequest                422 validation
 |  |- PromptTooLong
 |  |- BodyTooLarge               413
+|  |- TemplateFailed
 |- NotFound                      404 not_found
 |- QueueFull                     429 overloaded, Retry-After
 |- WaitTooLong                   429 overloaded, Retry-After
@@ -49,6 +50,14 @@ class BodyTooLarge(InvalidRequest):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"the body is larger than {limit} bytes, the most that is accepted")
+
+
+class TemplateFailed(InvalidRequest):
+    """The chat template raised, was too slow or made no text of the messages."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the chat template cannot render these messages: {reason}", param="messages")
+        self.reason = reason
 
 
 class NotFound(ServiceError):

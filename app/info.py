@@ -10,7 +10,8 @@ from app.version import VERSION
 class ServiceInfo:
     """Sizes in tokens and requests; `created` in seconds of the epoch; `arithmetic` is what fixes the bits of the answers.
 
-    With one `fingerprint` the same request has the same answer, to the byte.
+    With one `fingerprint` the same request has the same answer, to the byte. `chat_template` is where that is from, "checkpoint",
+    "file" or its name; None where there is no chat.
     """
 
     model_id: str
@@ -29,6 +30,7 @@ class ServiceInfo:
     max_waiting: int
     max_batch_tokens: int
     prefill_chunk: int
+    chat_template: str | None
     created: int
     fingerprint: str
     version: str = VERSION

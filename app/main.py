@@ -9,8 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
+from app.api import chat as chat_completions
 from app.api import completions, generate, operations, score
 from app.api.responses import JSON
+from app.chat.conversation import Chat, NoChat
 from app.errors import InvalidRequest, ServiceError, native_error, openai_error
 from app.generation import TextGenerator
 from app.info import ServiceInfo
@@ -19,7 +21,7 @@ from app.middleware import FaultMiddleware, RequestMiddleware
 from app.settings import Settings
 from app.version import VERSION
 
-MODULES = (generate, completions, score, operations)
+MODULES = (generate, completions, chat_completions, score, operations)
 # What a page of another origin may read of an answer, besides its body and type.
 EXPOSED_HEADERS = (
     "retry-after", "x-generated-tokens", "x-inference-time", "x-prompt-tokens", "x-queue-time", "x-request-id", "x-seed",
@@ -27,8 +29,8 @@ EXPOSED_HEADERS = (
 )  # fmt: skip
 
 
-def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, metrics: Metrics) -> FastAPI:
-    """The ASGI application; its lifespan starts and stops the generator's engine."""
+def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, metrics: Metrics, chat: Chat | NoChat) -> FastAPI:
+    """The ASGI application; its lifespan starts and stops the generator's engine, and ends the chat's process."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # FastAPI passes it
@@ -37,10 +39,12 @@ def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, 
             yield
         finally:
             await generator.client.stop()
+            chat.close()
 
     description = "Generates text with GPT-2."
     app = FastAPI(title="GPT-2", version=VERSION, lifespan=lifespan, description=description, docs_url=None, redoc_url=None)
     app.state.settings, app.state.generator, app.state.info, app.state.metrics = settings, generator, info, metrics
+    app.state.chat = chat
     for module in MODULES:
         app.include_router(module.router)
     app.add_exception_handler(ServiceError, _service_error)

@@ -12,7 +12,7 @@ from app.version import VERSION
 SECONDS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60,
 )  # fmt: skip
-ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions", "/v1/score")
+ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions", "/v1/chat/completions", "/v1/score")
 OUTCOMES = ("completed", "aborted", "rejected", "invalid", "failed")
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 

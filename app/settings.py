@@ -16,6 +16,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GPT2_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     model: str = Field(str(DEFAULT_MODEL), description="Checkpoint: a Hugging Face GPT-2 directory, or a name on the hub.")
+    chat_template: str = Field(
+        "",
+        description="How a conversation becomes a prompt: plain, dialogpt or a file with a jinja2 template; the checkpoint's own "
+        "if there is one.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all of the machine's.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto is cuda if there is one, else cpu.")

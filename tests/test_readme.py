@@ -88,7 +88,7 @@ def settings_table() -> str:
             "the default checkpoint"
             if field.default == str(DEFAULT_MODEL)
             else f"`{field.default}`"
-            if field.default != ()
+            if field.default not in ((), "")
             else "none"
         )
         rows.append(f"| `GPT2_{name.upper()}` | {default} | {field.description} |")

@@ -3,6 +3,7 @@
 The texts in tests/data/texts are excerpts of public-domain works: two novels, plays and the World Factbook.
 """
 
+import asyncio
 import importlib
 import json
 import re
@@ -15,6 +16,10 @@ from typing import Any
 
 import pytest
 
+from app.chat.conversation import Chat, Conversation
+from app.chat.template import ChatTemplate
+from app.chat.turns import Turns
+from model.tokenizer import Tokenizer
 from model.training.errors import TrainingError
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +75,7 @@ def test_a_recipe_runs_to_its_end(
     assert result["steps"] == 2
     assert result["base"]["vocabulary"] == 500
     assert (out / "model" / "model.safetensors").exists()
+    assert (out / "model" / "chat_template.jinja").exists() == (name == "dialogue")
     # What the page shows of a result can be made of this one.
     pages = importlib.import_module("benchmarks.recipes")
     shown = pages.with_results(PAGE, {name: {"result": result, "machine": {"cpu": "", "gpu": "", "torch": "", "date": ""}}})
@@ -156,6 +162,32 @@ def test_a_reply_follows_the_speech_before_it_and_long_ones_are_left_out() -> No
     long = "word " * dialogue.MAX_CHARACTERS
     said = [("A", "Who?"), ("B", "I."), ("A", long), ("B", "Stop."), ("A", "Why?")]
     assert dialogue.replies(said) == [("A: Who?\nB:", " I."), ("B: Stop.\nA:", " Why?")]
+
+
+@pytest.fixture
+def dialogue_chat(small_tokenizer: Tokenizer) -> Iterator[Chat]:
+    """A chat by the template that the recipe writes."""
+    chat = Chat(ChatTemplate(recipe("dialogue").CHAT_TEMPLATE, "checkpoint", {}), small_tokenizer)
+    yield chat
+    chat.close()
+
+
+def test_a_dialogues_chat_template_writes_what_it_was_trained_on(dialogue_chat: Chat) -> None:
+    dialogue = recipe("dialogue")
+
+    def rendered(*messages: dict[str, str]) -> object:
+        return asyncio.run(dialogue_chat.prompt(Conversation(messages)))
+
+    asked = {"role": "user", "content": " Who comes\nso late?"}
+    assert rendered(asked) == dialogue.prompt((dialogue.SPEAKERS[0], "Who comes so late?"), dialogue.SPEAKERS[1])
+    replied = {"role": "assistant", "content": "The king."}
+    ((before, reply),) = dialogue.replies([(dialogue.SPEAKERS[0], "Who comes so late?"), (dialogue.SPEAKERS[1], "The king.")])
+    assert rendered(asked, replied, asked | {"name": "ROMEO"}) == f"{before}{reply}\nROMEO: Who comes so late?\nMESSENGER:"
+    assert rendered({"role": "system", "content": "Act III."}, asked) == f"Act III.\n{before}"
+
+
+def test_a_dialogues_reply_has_no_space_before_it_and_ends_before_the_next_speech(dialogue_chat: Chat) -> None:
+    assert dialogue_chat.turns == Turns(lead=" ", stop=("\nQUEEN:",))
 
 
 def test_facts_are_found_in_the_factbooks_paragraphs() -> None:

@@ -1,8 +1,6 @@
 """OpenAI's dialect: /v1/completions and /v1/models."""
 
 import itertools
-import time
-import uuid
 from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, Any
 
@@ -14,7 +12,7 @@ from app.api.body import documented, json_body
 from app.api.choices import Choices, Json
 from app.api.documentation import GENERATION_STATUSES, answer, openai_errors
 from app.api.outputs import all_tokens, framed, outputs
-from app.api.responses import JSON, generation_headers, timing_headers, usage
+from app.api.responses import JSON, generation_headers, openai_head, timing_headers, usage
 from app.errors import NotFound, openai_error
 from app.generation import Generation, TextGenerator, off_loop
 from app.info import ServiceInfo
@@ -119,9 +117,7 @@ def _framer(head: Json) -> Callable[[Json], bytes]:
 
 
 def _head(request: Request) -> Json:
-    info: ServiceInfo = request.app.state.info
-    created = int(time.time())
-    return {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": created, "model": info.model_id}
+    return openai_head(request.app.state.info, "cmpl", "text_completion")
 
 
 def _usage(generation: Generation) -> Json:

@@ -1,11 +1,14 @@
 """JSON answers and the headers that go with a generation."""
 
+import time
+import uuid
 from typing import Any
 
 import orjson
 from starlette.responses import Response
 
 from app.generation import Generation
+from app.info import ServiceInfo
 from app.sample import Sample
 
 
@@ -16,6 +19,17 @@ class JSON(Response):
 
     def render(self, content: Any) -> bytes:  # any JSON value
         return orjson.dumps(content)
+
+
+def openai_head(info: ServiceInfo, prefix: str, kind: str) -> dict[str, Any]:
+    """What an answer under /v1 begins with, and each chunk of one."""
+    return {
+        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": info.model_id,
+        "system_fingerprint": info.fingerprint,
+    }
 
 
 def usage(num_prompt: int, num_generated: int, num_reused: int) -> dict[str, Any]:

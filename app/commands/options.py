@@ -24,7 +24,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
 def _shown_default(field: FieldInfo) -> str:
     if field.default == str(DEFAULT_MODEL):
         return "the checkpoint that comes with the service"
-    return "none" if field.default == () else str(field.default)
+    return "none" if field.default in ((), "") else str(field.default)
 
 
 def read_settings(options: argparse.Namespace) -> Settings:

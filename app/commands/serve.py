@@ -59,7 +59,7 @@ def _build(settings: Settings, report: Callable[[str], None], on_ready: Callable
         from app.main import create_app
         from app.server import Server
 
-        app = create_app(settings, service.generator, service.info, service.metrics)
+        app = create_app(settings, service.generator, service.info, service.metrics, service.chat)
         return Server(app, settings, on_ready)
 
 

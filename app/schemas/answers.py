@@ -109,7 +109,47 @@ class CompletionAnswer(BaseModel):
     object: Literal["text_completion"]
     created: int
     model: str
+    system_fingerprint: str = Field(description="Of what fixes the bytes of an answer: weights, precision and version.")
     choices: list[CompletionChoice]
+    usage: Usage
+
+
+class ToldToken(BaseModel):
+    token: str = Field(description="Its text, or `bytes:...` where that is no whole character.")
+    logprob: float = Field(description="By the model's own distribution, before temperature and filters.")
+    bytes: list[int] | None = Field(description="None for a special token.")
+
+
+class ReplyToken(ToldToken):
+    top_logprobs: list[ToldToken] = Field(description="The likeliest tokens there, as many as were asked for.")
+
+
+class ReplyLogprobs(BaseModel):
+    content: list[ReplyToken]
+    refusal: None = None
+
+
+class Reply(BaseModel):
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: Reply
+    logprobs: ReplyLogprobs | None
+    finish_reason: Literal["length", "stop"]
+
+
+class ChatAnswer(BaseModel):
+    """The replies of a request to `/v1/chat/completions`."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str = Field(description="Of what fixes the bytes of an answer: weights, precision and version.")
+    choices: list[ChatChoice]
     usage: Usage
 
 

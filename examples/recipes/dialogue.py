@@ -1,7 +1,8 @@
 """Dialogue: from a play, what one says to what the other answers; measured on scenes held out.
 
 `python examples/recipes/dialogue.py PLAYS --out DIR`, where PLAYS is tinyshakespeare.txt or another text of its layout: a line with
-the speaker's name and a colon, the lines of the speech, a blank line. Trains a LoRA adapter, then merges it into its base.
+the speaker's name and a colon, the lines of the speech, a blank line. Trains a LoRA adapter, then merges it into its base, and puts
+a chat template beside it, so that `gpt2 serve` answers `/v1/chat/completions`.
 """
 
 import argparse
@@ -9,7 +10,19 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from common import Pair, Result, answers, completion_bits_per_byte, finetune, gpt2, main, parser, read_documents, write_pairs
+from common import (
+    Pair,
+    Result,
+    answers,
+    completion_bits_per_byte,
+    finetune,
+    gpt2,
+    main,
+    parser,
+    read_documents,
+    write_pairs,
+    write_text,
+)
 
 from model.training.errors import TrainingError
 
@@ -23,6 +36,15 @@ CONVERSATION = (
     "Go, and tell her that I come.",
 )
 SPEAKERS = "QUEEN", "MESSENGER"
+# What is said and the reply as `prompt` and `replies` write them; a message may name who speaks. A system message, of which the
+# training knows nothing, is a line of nobody.
+CHAT_TEMPLATE = """\
+{% for message in messages %}
+{% set speaker = message.name or ("MESSENGER" if message.role == "assistant" else "QUEEN") %}
+{{ speaker + ": " if message.role != "system" }}{{ message.content.split() | join(" ") }}
+{% endfor %}
+{% if add_generation_prompt %}MESSENGER:{% endif %}
+"""
 
 Speech = tuple[str, str]  # who, and what
 
@@ -62,6 +84,7 @@ def dialogue(options: argparse.Namespace) -> Result:
     adapter, model = options.out / "adapter", options.out / "model"
     finetune(options, train, adapter, *HOW)
     gpt2("train", "merge", "--adapter", adapter, "--model", options.model, "--out", model)
+    write_text(model / "chat_template.jinja", CHAT_TEMPLATE)
     return {
         "trained_on": f"{len(learned):,} replies",
         "tested_on": f"{len(test):,} replies of later scenes",
