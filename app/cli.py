@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from app.commands import evaluate, generate, serve, train
+from app.commands import bench, evaluate, generate, serve, train
 from app.errors import CommandError, InvalidRequest, ServiceError, StartupError
 from app.version import VERSION
 
@@ -33,9 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of all commands; building it imports no torch."""
-    parser = argparse.ArgumentParser(prog="gpt2", description="Serve GPT-2 over HTTP, generate text, train and measure models.")
+    parser = argparse.ArgumentParser(
+        prog="gpt2", description="Serve GPT-2 over HTTP, generate text, measure servers, train and measure models."
+    )
     parser.add_argument("--version", action="version", version=f"gpt2 {VERSION}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (serve, generate, train, evaluate):
+    for command in (serve, generate, bench, train, evaluate):
         command.add_command(commands)
     return parser

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.load import run_load
 from benchmarks.machine import ROOT, gpt2_tokenizer, prompts_of, random_gpt2, write_result
 from benchmarks.server import ServerProcess
 
@@ -89,7 +88,7 @@ def _over_http(stack: contextlib.ExitStack, checkout: Path, model: Path) -> Meas
 
     def measure(prompts: list[str]) -> float:
         bodies = [{"inputs": prompt, "parameters": {"max_new_tokens": NUM_NEW, "ignore_eos": True}} for prompt in prompts]
-        return run_load(server.url, bodies, len(bodies)).tokens_per_second
+        return server.load(bodies, len(bodies)).tokens_per_second
 
     return measure
 

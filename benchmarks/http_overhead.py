@@ -10,7 +10,6 @@ import argparse
 import statistics
 
 from app.settings import DEFAULT_MODEL
-from benchmarks.load import run_load
 from benchmarks.machine import prompts_of, write_result
 from benchmarks.server import ServerProcess
 from model.checkpoint import load_tokenizer
@@ -33,10 +32,10 @@ def _cpu_per_token(rounds: int) -> dict[str, float]:
     bodies = [{"inputs": prompt, "parameters": {"max_new_tokens": 200, "ignore_eos": True}} for prompt in prompts]
     total, event_loop = [], []
     with ServerProcess() as server:
-        run_load(server.url, bodies[:CLIENTS], CLIENTS)
+        server.load(bodies[:CLIENTS], CLIENTS)
         for _ in range(rounds):
             cpu, loop = server.cpu_seconds(), server.event_loop_seconds()
-            num_tokens = run_load(server.url, bodies, CLIENTS).tokens
+            num_tokens = server.load(bodies, CLIENTS).num_tokens
             total.append((server.cpu_seconds() - cpu) / num_tokens * 1e6)
             event_loop.append((server.event_loop_seconds() - loop) / num_tokens * 1e6)
     return {"total_us": round(statistics.median(total), 1), "event_loop_us": round(statistics.median(event_loop), 1)}

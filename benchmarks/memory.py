@@ -12,7 +12,6 @@ import random
 from urllib.parse import urlsplit
 
 from app.settings import DEFAULT_MODEL
-from benchmarks.load import run_load
 from benchmarks.machine import prompts_of, write_result
 from benchmarks.server import ServerProcess
 from model.checkpoint import load_tokenizer
@@ -28,7 +27,7 @@ def main() -> None:
         for done in range(BATCH, 2000 + BATCH, BATCH):
             bodies = [_body(generator, prompts) for _ in range(BATCH)]
             leaving = BATCH // 10
-            run_load(server.url, bodies[leaving:], CLIENTS)
+            server.load(bodies[leaving:], CLIENTS)
             asyncio.run(_leave_early(server.url, bodies[:leaving]))
             sizes[done] = round(server.rss_anon_bytes() / 1e6, 2)
             print(f"{done} requests: {sizes[done]} MB")

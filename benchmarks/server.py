@@ -1,12 +1,17 @@
-"""`gpt2 serve` as a process, and what the kernel says of it."""
+"""`gpt2 serve` as a process, a load on it, and what the kernel says of it."""
 
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from app.bench.dialects import DIALECTS
+from app.bench.exchange import Endpoint
+from app.bench.load import ClosedLoop, Measurement, run_load
 from benchmarks.machine import ROOT
 
 
@@ -38,6 +43,15 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait(60)
+
+    def load(self, bodies: Sequence[dict[str, Any]], concurrency: int) -> Measurement:
+        """Send each body to /generate_stream, so many at once, and read every event; none may fail."""
+        measurement = run_load(Endpoint(self.url), DIALECTS["generate"], bodies, ClosedLoop(concurrency))
+        if measurement.is_interrupted:
+            raise KeyboardInterrupt
+        if measurement.failed:
+            raise RuntimeError(f"{len(measurement.failed)} answers failed: {measurement.failed[0].failure}")
+        return measurement
 
     def cpu_seconds(self) -> float:
         """User and system time of the process so far."""

@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 from app.settings import DEFAULT_MODEL
-from benchmarks.load import run_load
 from benchmarks.machine import prompts_of, random_gpt2, write_result
 from benchmarks.server import ServerProcess
 from model.checkpoint import load_tokenizer
@@ -41,7 +40,7 @@ def _starts(model: Path, bodies: list[dict[str, object]]) -> tuple[list[float], 
         with ServerProcess(model) as server:
             if start:  # the first one warms the page cache
                 ready.append(server.ready_seconds)
-                first += run_load(server.url, bodies, concurrency=1).first_token_seconds
+                first += [answer.first_token_seconds for answer in server.load(bodies, concurrency=1).answers]
     return ready, first
 
 

@@ -161,7 +161,7 @@ def test_every_link_inside_the_repository_leads_somewhere(document: str) -> None
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/training.md", "docs/recipes.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/training.md", "docs/recipes.md", "docs/bench.md"])
 def test_every_command_is_one_that_the_command_line_takes(document: str) -> None:
     """Only parsed: what the commands do has tests of its own."""
     lines = re.findall(r"^ {4}(?:\.venv/bin/)?gpt2 (.+)$", (ROOT / document).read_text(), flags=re.MULTILINE)

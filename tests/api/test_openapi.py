@@ -9,7 +9,8 @@ HOOKS = Path(__file__).with_name("openapi_hooks.py")
 SCHEMATHESIS = Path(sysconfig.get_path("scripts")) / "schemathesis"
 
 
-def test_what_the_document_says_is_so(server, tmp_path):
+def test_what_the_document_says_is_so(start_server, tmp_path):
+    server = start_server(chat_template="plain", max_running=8)
     command = [
         SCHEMATHESIS, "run", f"{server.url}/openapi.json", "--phases", "examples,coverage,fuzzing", "--mode", "all",
         "--checks", "all", "--max-examples", "20", "--generation-deterministic", "--continue-on-failure", "--no-color",
