@@ -51,7 +51,7 @@ def build_service(settings: Settings, report: Report) -> Service:
     report(f"{config.num_parameters / 1e6:,.1f} M parameters, {kind} (kernels {chosen.kernels}, arithmetic {chosen.arithmetic})")
     report(f"{settings.max_running} cache slots of {runner.max_positions} positions, {chosen.cache_bytes / 1e6:,.0f} MB")
     chat = open_chat(settings.chat_template, loaded.directory, loaded.tokenizer, config.eos_token_id, report)
-    info, metrics = _info(settings, loaded, chat.origin), Metrics()
+    info, metrics = _info(settings, loaded, chat), Metrics()
     metrics.describe_model(info)
 
     def start_worker(publish: Publish) -> ThreadWorker:
@@ -74,6 +74,9 @@ def load(settings: Settings, report: Report) -> Loaded:
         checkpoint = open_checkpoint(directory)
         if checkpoint.left_aside:
             report(f"left aside, as it writes no text: {', '.join(checkpoint.left_aside)}")
+        if checkpoint.unknown_end_ids:
+            ids = ", ".join(map(str, checkpoint.unknown_end_ids))
+            report(f"eos_token_id names {ids}, which the model lacks; texts end at {checkpoint.config.eos_token_ids}")
         if settings.device == "auto" and device == "cpu":
             report("no CUDA device found, computing on the CPU")
         # 50,000 tokens take as long as packing the weights, which leaves the interpreter to them.
@@ -98,7 +101,15 @@ def _wanted(settings: Settings, device: str) -> Wanted:
     return Wanted(device, settings.dtype, settings.kernels, settings.threads, settings.max_running, settings.prefill_chunk)
 
 
-def _info(settings: Settings, loaded: Loaded, chat_template: str | None) -> ServiceInfo:
+def _fingerprint(settings: Settings, loaded: Loaded, chat: Chat | NoChat) -> str:
+    """Of all that fixes the bytes of an answer to the same request."""
+    chosen = loaded.chosen
+    cut = None if chosen.runner.capabilities.exact_at_any_cut else settings.prefill_chunk
+    texts = sorted(loaded.tokenizer.files.items()), chat.source
+    return fingerprint_of(loaded.weights_digest, loaded.config, chosen.dtype, chosen.arithmetic, cut, texts)
+
+
+def _info(settings: Settings, loaded: Loaded, chat: Chat | NoChat) -> ServiceInfo:
     directory, config, chosen = loaded.directory, loaded.config, loaded.chosen
     is_default = directory.resolve() == DEFAULT_MODEL.resolve()
     is_directory = Path(settings.model).is_dir()
@@ -119,7 +130,7 @@ def _info(settings: Settings, loaded: Loaded, chat_template: str | None) -> Serv
         max_waiting=settings.max_waiting,
         max_batch_tokens=settings.max_batch_tokens,
         prefill_chunk=settings.prefill_chunk,
-        chat_template=chat_template,
+        chat_template=chat.origin,
         created=int(time.time()),
-        fingerprint=fingerprint_of(loaded.weights_digest, chosen.dtype, chosen.arithmetic),
+        fingerprint=_fingerprint(settings, loaded, chat),
     )

@@ -107,7 +107,7 @@ class DeadlinePassed(ServiceError):
     status, code = 504, "timeout"
 
     def __init__(self, timeout_seconds: float) -> None:
-        super().__init__(f"timeout_seconds: {timeout_seconds:g} s have passed before the answer was complete")
+        super().__init__(f"timeout_seconds: the {timeout_seconds:g} s of this request passed before its answer was complete")
 
 
 class GenerationFailed(ServiceError):

@@ -128,11 +128,16 @@ class TextGenerator:
     def _check_ids(self, request: GenerationRequest) -> None:
         """Token ids are checked against this model's vocabulary, which a schema cannot know."""
         vocab_size = self.client.limits.vocab_size
-        named = [("logit_bias", [i for i, _ in request.sampling.logit_bias]), ("stop_token_ids", request.stop_token_ids)]
-        named += [("prompt", prompt) for prompt in request.prompts if not isinstance(prompt, str)]
-        for name, ids in named:
+        named = {"logit_bias": [i for i, _ in request.sampling.logit_bias], "stop_token_ids": request.stop_token_ids}
+        for name, ids in named.items():
             if (unknown := next((i for i in ids if i >= vocab_size), None)) is not None:
                 raise InvalidRequest(f"{name}: token id {unknown} is outside the vocabulary of {vocab_size}", param=name)
+        for number, prompt in enumerate(request.prompts):
+            unknown = None if isinstance(prompt, str) else next((i for i in prompt if i >= vocab_size), None)
+            if unknown is not None:
+                name = "the prompt" if len(request.prompts) == 1 else f"prompt.{number}"
+                message = f"{name} has the token id {unknown}, which is outside the vocabulary of {vocab_size}"
+                raise InvalidRequest(message, param="prompt")
 
 
 @dataclass(slots=True, eq=False)
@@ -193,16 +198,15 @@ class Generation:
     def writing_size(self) -> int:
         """For `off_loop`: writing one of an answer's log-probabilities takes as long as some token ids."""
         request, num_scores = self.request, sum(len(prompt.scores) for prompt in self.prompts)
-        return 8 * (self.num_generated * (1 + request.top_n) + num_scores * (1 + (request.prompt_top_n or 0)))
+        # The text of ids, and the places of tokens in a text, are found out only to be told.
+        to_read = sum(len(p.given) for p in self.prompts if request.prompt_top_n is not None or not isinstance(p.given, str))
+        return to_read + 8 * (self.num_generated * (1 + request.top_n) + num_scores * (1 + (request.prompt_top_n or 0)))
 
     def samples_of(self, prompt: int, ranked: bool = False) -> list[Sample]:
         """A prompt's samples; ranked the likeliest first, by the mean log-probability a token, and among equals the lower index."""
         num_samples = self.request.num_samples
         samples = self.samples[prompt * num_samples : (prompt + 1) * num_samples]
         return sorted(samples, key=lambda sample: -sample.mean_logprob) if ranked else samples
-
-    def prompt_of(self, sample: int) -> ReadPrompt:
-        return self.prompts[sample // self.request.num_samples]
 
     async def next(self, patience: float | None = None) -> list[TextToken]:
         """The tokens that have come since, none if `patience` seconds pass in silence or if it ends without a token.

@@ -36,6 +36,6 @@ class ServiceInfo:
     version: str = VERSION
 
 
-def fingerprint_of(*parts: str) -> str:
+def fingerprint_of(*parts: object) -> str:
     """Of what fixes the bytes of an answer, with this version, as OpenAI writes its system_fingerprint."""
     return f"fp_{hashlib.blake2b(repr((*parts, VERSION)).encode(), digest_size=8).hexdigest()}"

@@ -42,7 +42,15 @@ def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, 
             chat.close()
 
     description = "Generates text with GPT-2."
-    app = FastAPI(title="GPT-2", version=VERSION, lifespan=lifespan, description=description, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="GPT-2",
+        version=VERSION,
+        lifespan=lifespan,
+        description=description,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # to an address that is made of the client's Host header
+    )
     app.state.settings, app.state.generator, app.state.info, app.state.metrics = settings, generator, info, metrics
     app.state.chat = chat
     for module in MODULES:

@@ -40,7 +40,8 @@ class ReadPrompt:
         return self.given if isinstance(self.given, str) else tokenizer.decode(self.given, skip_special_tokens=False)
 
     def tokens(self, tokenizer: Tokenizer) -> list[PromptToken]:
-        """The tokens that were read, the first of which has no log-probability; complete before the first token is generated."""
+        """The tokens that were read, the first of which has no log-probability: all scored or none, once one is generated."""
+        assert len(self.scores) in (0, len(self.ids) - 1), "the scores come before the first token"
         unscored: list[tuple[float | None, Top]] = [(None, ())] * (len(self.ids) - len(self.scores))
         return [
             PromptToken(token_id, text, offset, logprob, top)
@@ -52,11 +53,13 @@ class ReadPrompt:
     def _places(self, tokenizer: Tokenizer) -> list[tuple[str, int]]:
         """Each token's text, and where it begins in `text`."""
         if not self.given:
-            return [("", 0)]  # the end token that stands for nothing
-        if isinstance(self.given, str):
-            return [(span.text, span.start) for span in tokenizer.spans(self.given, self.reading)][self.num_cut :]
-        decoder = tokenizer.decoder(skip_special_tokens=False)
-        return [(decoder.decode(token_id), decoder.offset) for token_id in self.given][self.num_cut :]
+            places = []
+        elif isinstance(self.given, str):
+            places = [(span.text, span.start) for span in tokenizer.spans(self.given, self.reading)]
+        else:
+            decoder = tokenizer.decoder(skip_special_tokens=False)
+            places = [(decoder.decode(token_id), decoder.offset) for token_id in self.given]
+        return places[self.num_cut :] or [("", 0)]  # the end token that stands for nothing
 
 
 def read_prompts(
@@ -68,5 +71,7 @@ def read_prompts(
 
 def _read(tokenizer: Tokenizer, prompt: Prompt, reading: Reading, truncate: int | None, end_token_id: int) -> ReadPrompt:
     ids = tokenizer.encode(prompt, reading) if isinstance(prompt, str) else list(prompt)
+    if not prompt:
+        ids = []  # whatever a tokenizer puts around every text: there is none
     num_cut = 0 if truncate is None else max(len(ids) - truncate, 0)
     return ReadPrompt(prompt, ids[num_cut:] or [end_token_id], num_cut, reading)

@@ -31,7 +31,7 @@ class TextToken(NamedTuple):
 class Sample:
     """One of the texts that a prompt is continued with: `take` its tokens until `finish_reason` is set.
 
-    Stop strings count in the text that comes after `stop_after` tokens. With `keeps_end` the text of a token that ends it stays.
+    Stop strings count if they are complete only after `stop_after` tokens. With `keeps_end` the text of a token that ends it stays.
     """
 
     index: int
@@ -58,7 +58,7 @@ class Sample:
         piece = decoder.flush() if ended_by_id and not self.keeps_end else decoder.decode(output.token_id)
         offset = decoder.offset
         self.num_generated += 1
-        text, stopped = self.stops.feed(piece) if self.num_generated > self.stop_after else (piece, False)
+        text, stopped = self.stops.feed(piece, may_end=self.num_generated > self.stop_after)
         if stopped:
             self.finish_reason = FinishReason.STOP
         elif ended is not None:

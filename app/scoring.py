@@ -1,12 +1,13 @@
 """Candidates that may follow a prompt, and how likely each is: a request of the engine for each, all at once. Knows no HTTP."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.engine.mailbox import Mailbox
 from app.engine.sequence import EngineRequest, PromptScores, ScoresOutput
 from app.errors import InvalidRequest, ServiceError
 from app.generation import TextGenerator, off_loop
+from app.prompt import Prompt
 from model.batch import SamplingParams
 from model.tokenizer import Reading
 
@@ -50,16 +51,16 @@ class Scoring:
             self.mailbox.fail(error)
 
 
-async def start_scoring(generator: TextGenerator, prompt: str, candidates: Sequence[str]) -> Scoring:
+async def start_scoring(generator: TextGenerator, prompt: Prompt, candidates: Sequence[str], reading: Reading) -> Scoring:
     """Check and submit; raises InvalidRequest that names the field, QueueFull or NotReady. The caller aborts the result."""
     generator.client.check_ready()
-    (read,) = await generator.read_prompts((prompt,), num_new=1, reading=Reading())
+    (read,) = await generator.read_prompts((prompt,), num_new=1, reading=reading)
     prompt_ids, tokenizer = read.ids, generator.tokenizer
     room = generator.client.limits.max_positions - len(prompt_ids)
     for i, candidate in enumerate(candidates):
         if tokenizer.least_tokens(candidate) > room:
             raise _too_long(i, f"at least {room + 1}", room)
-    going_on = Reading(add_special_tokens=False)  # a candidate begins nothing
+    going_on = replace(reading, add_special_tokens=False)  # a candidate begins nothing
     candidate_ids = await off_loop(
         sum(map(len, candidates)), lambda: [tokenizer.encode(candidate, going_on) for candidate in candidates]
     )

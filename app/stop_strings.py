@@ -14,13 +14,17 @@ class StopStrings:
         self._stops, self._keep = stops, keep
         self._held = ""
 
-    def feed(self, text: str) -> tuple[str, bool]:
-        """The text that may be shown now, and whether a stop string has been found (nothing is to be fed after that)."""
+    def feed(self, text: str, may_end: bool = True) -> tuple[str, bool]:
+        """The text that may be shown now, and whether a stop string has been found (nothing is to be fed after that).
+
+        One that is complete within a text that may not end there does not count.
+        """
         if not self._stops:
             return text, False
-        text = self._held + text
-        matches = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
-        if matches:
+        num_before, text = len(self._held), self._held + text
+        first = ((stop, text.find(stop, max(num_before - len(stop) + 1, 0))) for stop in self._stops)  # complete in the new text
+        matches = [(start + len(stop), start) for stop, start in first if start >= 0]
+        if matches and may_end:
             self._held = ""
             end, start = min(matches)
             return text[: end if self._keep else start], True

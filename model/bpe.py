@@ -36,12 +36,14 @@ def byte_alphabet() -> dict[int, str]:
 class ByteLevelTokenizer(Tokenizer):
     """What all tokenizers have in common whose tokens are bytes, however they cut a text."""
 
-    def __init__(self, vocab: dict[str, int], added: Sequence[AddedToken] = (), eos_token_id: int | None = None) -> None:
+    def __init__(
+        self, vocab: dict[str, int], bytes_of_id: dict[int, bytes], added: Sequence[AddedToken], eos_token_id: int | None
+    ) -> None:
         end = vocab.get(END_OF_TEXT)
         special = {token.id for token in added if token.special} | ({end} if end is not None else set())
         everything = vocab | {token.content: token.id for token in added}
         super().__init__(everything, frozenset(special), end if eos_token_id is None else eos_token_id)
-        self._all_bytes = _bytes_by_id(vocab) | {token.id: token.content.encode() for token in added}
+        self._all_bytes = bytes_of_id | {token.id: token.content.encode() for token in added}
         self._bytes_of_id = {i: token for i, token in self._all_bytes.items() if i not in special}
 
     def decoder(self, previous: int | None = None, skip_special_tokens: bool = True) -> IncrementalDecoder:
@@ -53,6 +55,9 @@ class ByteLevelTokenizer(Tokenizer):
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._bytes_of_id.get(token_id, b"")
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id not in self._bytes_of_id
 
     def name(self, token_id: int) -> str:
         """Bytes that are no whole characters as `bytes:\\xe2`."""
@@ -80,14 +85,19 @@ class BPETokenizer(ByteLevelTokenizer):
         eos_token_id: int | None = None,
     ) -> None:
         self.merges = list(merges)
-        ranked = tokens_by_rank(vocab, merges)
+        ranked = _tokens_by_rank(vocab, merges)
         if END_OF_TEXT in vocab and all(token.content != END_OF_TEXT for token in added):
             added = [*added, AddedToken(vocab[END_OF_TEXT], END_OF_TEXT)]
-        super().__init__(vocab, added, eos_token_id)
+        bytes_of_rank = to_bytes(ranked)
+        bytes_of_id = {vocab[token]: token_bytes for token, token_bytes in zip(ranked, bytes_of_rank, strict=True)}
+        beyond = [token for token, token_id in vocab.items() if token_id not in bytes_of_id]
+        bytes_of_id |= zip((vocab[token] for token in beyond), to_bytes(beyond), strict=True)
+        super().__init__(vocab, bytes_of_id, added, eos_token_id)
+        self.merges_in_one_way = len(ranked) == 256 + len(merges)  # of two ways to the same token tiktoken knows the first alone
         self._encoding = tiktoken.Encoding(
             "gpt2",
             pat_str=SPLIT_PATTERN,
-            mergeable_ranks={token: rank for rank, token in enumerate(_to_bytes(ranked))},
+            mergeable_ranks={token: rank for rank, token in enumerate(bytes_of_rank)},
             special_tokens={},
         )
         # tiktoken's ids are merge ranks; a checkpoint may number its tokens otherwise (the end token first, say).
@@ -102,10 +112,11 @@ class BPETokenizer(ByteLevelTokenizer):
         return cls(*read_vocab_and_merges(vocab_file, merges_file))
 
     def encode(self, text: str, reading: Reading = DEFAULT_READING) -> list[int]:
-        if not reading.parse_special:
+        pieces = self._splitter.split(text) if reading.parse_special else [text]
+        if pieces == [text]:
             return self._merge(text)
         ids: list[int] = []
-        for piece in self._splitter.split(text):
+        for piece in pieces:
             ids += (piece,) if isinstance(piece, int) else self._merge(piece)
         return ids
 
@@ -125,7 +136,7 @@ class BPETokenizer(ByteLevelTokenizer):
         return -(-len(text.encode()) // self._max_token_bytes)
 
 
-def tokens_by_rank(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> list[str]:
+def _tokens_by_rank(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> list[str]:
     """All tokens in the order in which merging prefers them: the 256 bytes in GPT-2's order, then each merge's product.
 
     Raises TokenizerError if a merge's parts are never made, or the vocabulary lacks one of the tokens.
@@ -141,18 +152,14 @@ def tokens_by_rank(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> 
     return list(ordered)
 
 
-def _bytes_by_id(vocab: dict[str, int]) -> dict[int, bytes]:
-    return dict(zip(vocab.values(), _to_bytes(vocab), strict=True))
-
-
-def _to_bytes(tokens: Iterable[str]) -> list[bytes]:
+def to_bytes(tokens: Sequence[str]) -> list[bytes]:
     """What tokens stand for in the byte alphabet; one with another character in it stands for itself."""
     alphabet = codecs.charmap_build("".join(char for _, char in sorted(byte_alphabet().items())))
 
-    def to_bytes(token: str) -> bytes:
+    def to_bytes_or_itself(token: str) -> bytes:
         try:
             return codecs.charmap_encode(token, "strict", alphabet)[0]
         except UnicodeEncodeError:
             return token.encode()
 
-    return list(map(to_bytes, tokens))
+    return list(map(to_bytes_or_itself, tokens))

@@ -75,22 +75,22 @@ def load_config(directory: Path) -> GPT2Config:
 
 def _end_ids(directory: Path, fields: dict[str, object]) -> tuple[int, ...]:
     """All that end a text; where no file names one, the tokenizer's."""
-    if named := _named_end_ids(directory, fields):
-        return named
+    vocab_size = size(directory, fields, "vocab_size")
+    if known := tuple(i for i in _named_end_ids(directory, fields) if 0 <= i < vocab_size):
+        return known
     if (end := load_tokenizer(directory).eos_token_id) is None:
         raise CheckpointError(f"{directory} has no end token; set eos_token_id in config.json or add {END_OF_TEXT} to vocab.json")
     return (end,)
 
 
 def _named_end_ids(directory: Path, fields: dict[str, object]) -> tuple[int, ...]:
-    """Those of `config.json`, then of `generation_config.json`; ids that the model lacks are never drawn, and left out."""
+    """Those of `config.json`, then of `generation_config.json`; the model may lack some."""
     generation = directory / "generation_config.json"
     named = [fields.get("eos_token_id"), read_json(generation).get("eos_token_id") if generation.exists() else None]
     ids = [token_id for value in named for token_id in (value if isinstance(value, list) else [value])]
     if any(isinstance(value, list) and not all(type(i) is int for i in value) for value in named):
         raise CheckpointError(f"{directory}: eos_token_id is {named!r}; it must be a token id or a list of them")
-    vocab_size = size(directory, fields, "vocab_size")
-    return tuple(dict.fromkeys(i for i in ids if type(i) is int and 0 <= i < vocab_size))
+    return tuple(dict.fromkeys(i for i in ids if type(i) is int))
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
@@ -100,13 +100,14 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         tokenizer = read_tokenizer(directory)
     except (TokenizerError, OSError) as error:
         raise CheckpointError(f"the vocabulary in {directory} cannot be read: {error}") from error
-    if tokenizer.vocab_size > size(directory, fields, "vocab_size"):
+    vocab_size = size(directory, fields, "vocab_size")
+    if tokenizer.vocab_size > vocab_size:
         raise CheckpointError(
             f"{directory}: the vocabulary has ids up to {tokenizer.vocab_size - 1}, but vocab_size in config.json is "
-            f"{fields['vocab_size']}; these are not the vocabulary's files that the model was trained with"
+            f"{vocab_size}; these are not the vocabulary's files that the model was trained with"
         )
     if tokenizer.eos_token_id is None:  # not every kind of tokenizer names one
-        tokenizer.eos_token_id = next(iter(_named_end_ids(directory, fields)), None)
+        tokenizer.eos_token_id = next((i for i in _named_end_ids(directory, fields) if 0 <= i < vocab_size), None)
     return tokenizer
 
 
@@ -118,6 +119,7 @@ class Checkpoint:
     weights: dict[str, Weight]
     origins: dict[str, str]  # for messages: each weight's file and the name that it has there
     left_aside: tuple[str, ...] = ()  # weights of heads that write no text
+    unknown_end_ids: tuple[int, ...] = ()  # that are named, but the model lacks
 
     def not_finite(self, name: str) -> CheckpointError:
         """The refusal of a weight in which a reader met something that is no number."""
@@ -137,7 +139,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     weights = {name: tensor.weight(name.endswith(TRANSPOSED)) for name, tensor in stored.items()}
     if head is not None and not _equal(head.weight(is_transposed=False), weights["wte.weight"]):
         raise CheckpointError(f"{head.file}: lm_head.weight differs from wte.weight; GPT-2's output head is its input embedding")
-    return Checkpoint(config, weights, {name: f"{tensor.file}: {tensor.key}" for name, tensor in stored.items()}, left_aside)
+    origins = {name: f"{tensor.file}: {tensor.key}" for name, tensor in stored.items()}
+    unknown = tuple(i for i in _named_end_ids(directory, read_config(directory)) if i not in config.eos_token_ids)
+    return Checkpoint(config, weights, origins, left_aside, unknown)
 
 
 ROWS_AT_ONCE = 256  # of two matrices that are compared: what is made of them stays in the cache

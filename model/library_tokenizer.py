@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from model.added_tokens import AddedToken
-from model.bpe import ByteLevelTokenizer, byte_alphabet
+from model.bpe import ByteLevelTokenizer, byte_alphabet, to_bytes
 from model.tokenizer import DEFAULT_READING, IncrementalDecoder, Reading, Tokenizer, TokenizerError, TokenSpan
 from model.vocabulary_files import Json
 from model.words import WordDecoder
@@ -38,7 +38,8 @@ class LibraryEncoder:
 
     def _encode(self, text: str, reading: Reading) -> Any:
         chosen = self._parsing if reading.parse_special else self._plain
-        return chosen.encode(text, add_special_tokens=reading.add_special_tokens)
+        # As a batch of one: the library lets go of the interpreter for batches alone, and a megabyte takes a second.
+        return chosen.encode_batch([text], add_special_tokens=reading.add_special_tokens)[0]
 
     def ids(self, text: str, reading: Reading) -> list[int]:
         ids: list[int] = self._encode(text, reading).ids
@@ -64,13 +65,15 @@ class LibraryByteTokenizer(ByteLevelTokenizer):
     """Byte-level BPE with something that GPT-2's lacks."""
 
     def __init__(self, contents: Json, vocab: dict[str, int], added: Sequence[AddedToken], eos_token_id: int | None) -> None:
-        super().__init__(vocab, added, eos_token_id)
+        super().__init__(vocab, dict(zip(vocab.values(), to_bytes(list(vocab)), strict=True)), added, eos_token_id)
         cuts_bytes = '"ByteLevel"' in json.dumps([contents["normalizer"], contents["pre_tokenizer"]])
         if cuts_bytes and (missing := [char for char in byte_alphabet().values() if char not in vocab]):
             raise TokenizerError(f"the vocabulary lacks {len(missing)} of the 256 bytes, the first is {missing[0]!r}")
         self._encoder = LibraryEncoder(contents)
         # What changes the text, or swallows some of it, makes any number of bytes one token or none.
-        is_exact = cuts_bytes and contents["normalizer"] is None and all(token.is_plain for token in added)
+        splits = contents["pre_tokenizer"]
+        keeps_all = isinstance(splits, dict) and splits["type"] == "ByteLevel" and contents["normalizer"] is None
+        is_exact = keeps_all and all(token.is_plain for token in added)
         self._max_token_bytes = max(map(len, self._all_bytes.values())) if is_exact else None
 
     def encode(self, text: str, reading: Reading = DEFAULT_READING) -> list[int]:
@@ -96,6 +99,7 @@ class WordPieceTokenizer(Tokenizer):
         self._encoder = LibraryEncoder(contents)
         whole = {token.content for token in added}
         prefix = str(model.get("continuing_subword_prefix", "##"))
+        self._names = {token_id: token for token, token_id in self.vocab.items()}
         self._all_words = {i: _word(token, "" if token in whole else prefix) for token, i in self.vocab.items()}
         self._words = {i: word for i, word in self._all_words.items() if i not in special}
 
@@ -116,6 +120,9 @@ class WordPieceTokenizer(Tokenizer):
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._words.get(token_id, ("", False))[0].encode()
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id not in self._words
 
     def name(self, token_id: int) -> str:
         """As the vocabulary has it, with the prefix: `##s` is another token than `s`."""

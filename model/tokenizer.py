@@ -65,7 +65,6 @@ class Tokenizer(ABC):
 
     def __init__(self, vocab: dict[str, int], special_ids: frozenset[int], eos_token_id: int | None) -> None:
         self.vocab, self.special_ids, self.eos_token_id = vocab, special_ids, eos_token_id
-        self._names = {token_id: token for token, token_id in vocab.items()}
         self.files: dict[str, bytes] = {}  # that it was read from, by name: whoever saves it writes the same
 
     @property
@@ -102,9 +101,9 @@ class Tokenizer(ABC):
         pieces = [decoder.decode(token_id) for token_id in token_ids]
         return "".join([*pieces, decoder.flush()])
 
+    @abstractmethod
     def is_special(self, token_id: int) -> bool:
         """Whether it is no part of a text: a special token, or an id without a token, which a padded model may draw."""
-        return token_id in self.special_ids or token_id not in self._names
 
 
 class ByteDecoder(IncrementalDecoder):

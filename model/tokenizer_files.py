@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.added_tokens import AddedToken
-from model.bpe import BPETokenizer, tokens_by_rank
+from model.bpe import BPETokenizer
 from model.library_tokenizer import LibraryByteTokenizer, WordPieceTokenizer
 from model.special_tokens import SpecialTokens, read_special_tokens, token_content
 from model.tokenizer import Tokenizer, TokenizerError
@@ -93,9 +93,9 @@ def _make(description: Description) -> Tokenizer:
     if description.is_plain_gpt2:
         merges = model["merges"]
         assert isinstance(merges, list)
-        # Of two ways to merge the same token tiktoken knows the first alone.
-        if len(tokens_by_rank(vocab, merges)) == 256 + len(merges):
-            return BPETokenizer(vocab, merges, special.added, special.eos_token_id)
+        tokenizer = BPETokenizer(vocab, merges, special.added, special.eos_token_id)
+        if tokenizer.merges_in_one_way:
+            return tokenizer
     if (kind := _decoder_of(description)) == "ByteLevel":
         return LibraryByteTokenizer(description.to_json(), vocab, special.added, special.eos_token_id)
     if kind == "WordPiece" and model["type"] == "WordPiece":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -39,6 +40,7 @@ from model.packed_linear import packs_bfloat16
 from model.tokenizer import Tokenizer
 
 DATA = Path(__file__).parent / "data"
+collect_ignore = ["clients"]  # they run in an environment of their own: make test-clients
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -128,6 +130,20 @@ def chatml_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: GPT
         (directory / name).unlink()
     (directory / "tokenizer.json").write_text(json.dumps(contents))
     (directory / "chat_template.jinja").write_text(CHATML)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def words_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The tiny weights with a WordPiece vocabulary, most of it Chinese characters, as the Chinese GPT-2s have it."""
+    directory = tmp_path_factory.mktemp("checkpoint") / "tiny-words"
+    directory.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_checkpoint / name, directory)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "the", "old", "##s", "你", "好"]
+    characters = [char for i in range(500) if (char := chr(0x5000 + i)) not in words]
+    (directory / "vocab.txt").write_text("\n".join([*words, *characters][:500]) + "\n")
+    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     return directory
 
 

@@ -112,6 +112,7 @@ def test_an_sdist_has_the_sources_of_every_machine_and_nothing_compiled(sdist: P
     assert len(SOURCES) > 30
     assert names >= SOURCES
     assert {"setup.py", "pyproject.toml", "README.md", "model/native/sample.txt", "app/web/index.html"} <= names
+    assert {f"app/web/swagger/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "LICENSE")} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc", ".o"))]
 
 

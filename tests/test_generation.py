@@ -12,6 +12,7 @@ from app.generation import Generation, GenerationRequest, TextGenerator
 from app.metrics import Metrics
 from app.scoring import start_scoring
 from model.batch import SamplingParams, ScoredToken
+from model.tokenizer import DEFAULT_READING
 
 
 class ClientByHand:
@@ -212,7 +213,7 @@ def test_one_whose_client_leaves_wakes_up(bench):
 
 def test_candidates_are_read_in_order_however_their_scores_come(bench):
     async def run():
-        scoring = await start_scoring(bench.generator, "#$", ["%&", "e"])
+        scoring = await start_scoring(bench.generator, "#$", ["%&", "e"], DEFAULT_READING)
         assert [(request.prompt_ids[2:], request.scores) for request in bench.client.requests] == [
             (tuple(bench.generator.tokenizer.encode(candidate)), PromptScores(first=2)) for candidate in ("%&", "e")
         ]

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from app.cli import build_parser
 from app.schemas.native import NOT_YET
 from app.settings import DEFAULT_MODEL, Settings
 from benchmarks.compare_report import everybody, measured_on, of_targets, readme_block, results, side_by_side, summary
+from tests.conftest import RunningServer, running_server
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -32,6 +34,14 @@ CURLS = [block for block in blocks("bash") if block.startswith("curl")]
 PYTHONS = blocks("python")
 
 
+@pytest.fixture(scope="module")
+def server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
+    """One that chats by the template that the README names."""
+    settings = Settings(model=str(tiny_checkpoint), port=0, device="cpu", chat_template="plain", _env_file=None)
+    with running_server(settings) as running:
+        yield running
+
+
 def run(*command: str) -> str:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GPT2_")}
     result = subprocess.run(command, env=clean, capture_output=True, encoding="utf-8", timeout=120)
@@ -41,13 +51,17 @@ def run(*command: str) -> str:
 
 def text_of(answer: dict[str, Any]) -> str:
     """The text of a complete answer in either dialect."""
-    text = answer["choices"][0]["text"] if "choices" in answer else answer["generated_text"]
+    if "choices" not in answer:
+        text = answer["generated_text"]
+    else:
+        (choice,) = answer["choices"]
+        text = choice["text"] if "text" in choice else choice["message"]["content"]
     assert isinstance(text, str)
     return text
 
 
 def test_there_are_commands_to_run() -> None:
-    assert len(CURLS) == 4
+    assert len(CURLS) == 5
     assert len(PYTHONS) == 1
     assert all(ADDRESS in block for block in CURLS + PYTHONS)
 
@@ -152,7 +166,16 @@ def test_every_module_has_its_line_in_the_architecture() -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "docs/architecture.md", "docs/native.md", "docs/comparison.md", "docs/training.md", "docs/recipes.md"],
+    [
+        "README.md",
+        "docs/architecture.md",
+        "docs/native.md",
+        "docs/comparison.md",
+        "docs/training.md",
+        "docs/recipes.md",
+        "docs/api.md",
+        "docs/migrate.md",
+    ],
 )
 def test_every_link_inside_the_repository_leads_somewhere(document: str) -> None:
     path = ROOT / document

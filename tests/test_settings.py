@@ -55,6 +55,8 @@ def test_settings_do_not_change():
         ("max_batch_tokens", "0"),
         ("prefill_chunk", "0"),
         ("max_body_bytes", "1"),
+        ("keep_alive_seconds", "0"),
+        ("keep_alive_seconds", "1.5"),
         ("drain_seconds", "-1"),
         ("drain_seconds", "nan"),
         ("drain_seconds", "inf"),

@@ -94,3 +94,21 @@ def test_what_was_held_back_comes_out_once_at_the_end():
     assert stop_strings.feed("a st") == ("a ", False)
     assert stop_strings.flush() == "st"
     assert stop_strings.flush() == ""
+
+
+@given(divided_texts(), STOPS, st.integers(0, 10))
+def test_a_stop_string_that_is_complete_too_early_does_not_count(divided, stops, num_early):
+    """Nor does what is left of it hide a later one: the first whose end lies behind the early pieces cuts the text."""
+    text, pieces = divided
+    early = sum(map(len, pieces[:num_early]))
+    strings, released, found = StopStrings(stops), "", False
+    for i, piece in enumerate(pieces):
+        shown, found = strings.feed(piece, may_end=i >= num_early)
+        released += shown
+        if found:
+            break
+    else:
+        released += strings.flush()
+    ends = [(end, end - len(stop)) for stop in stops for end in range(early + 1, len(text) + 1) if text[:end].endswith(stop)]
+    assert found == bool(ends)
+    assert released == (text[: min(ends)[1]] if ends else text)

@@ -175,6 +175,18 @@ def test_stop_keeps_the_text_and_frees_the_slot(page: Page, gated_server: Any, s
     assert not server.service.generator.client.num_unfinished
 
 
+def test_chinese_goes_in_and_comes_out_character_by_character(page: Page, start_server: Any, words_checkpoint: Path) -> None:
+    server = start_server(model=str(words_checkpoint))
+    page.open(server.url)
+    page.set(prompt="你好", length=20, seed=1)
+    page.press(Keys.CONTROL, Keys.ENTER)
+    page.until_done()
+    text = page.text("output")
+    assert text == answer(server.url, "你好", max_new_tokens=20, temperature=0.8, top_p=0.95, seed=1)
+    assert sum("\u4e00" <= char <= "\u9fff" for char in text) > 6
+    assert " " not in text.strip("abcdefghij ")
+
+
 def test_continue_goes_on_from_the_text_so_far(page: Page, server: Any) -> None:
     page.open(server.url)
     page.set(prompt="The sea", length=10, seed=1)
@@ -290,6 +302,7 @@ def test_the_page_fits_a_phone(page: Page, server: Any) -> None:
 # ---- the documentation at /docs
 
 
+@pytest.mark.row("route.docs")
 def test_the_documentation_shows_every_route_and_fetches_nothing_from_elsewhere(page: Page, server: Any) -> None:
     page.open(f"{server.url}/docs")
     shown = "return document.querySelectorAll('.opblock').length"

@@ -60,7 +60,7 @@ class Choices:
         body = self._body
         text = prompt.text(self._tokenizer) if body.echo else ""
         choice: Json = {"index": 0, "text": text, "logprobs": None, "finish_reason": None}
-        if self.have_opening:
+        if body.prompt_logprobs is not None or (body.echo and body.logprobs is not None):
             tokens = prompt.tokens(self._tokenizer)
             if body.echo and body.logprobs is not None:
                 choice["logprobs"] = self._logprobs(tokens, 0)

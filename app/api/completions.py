@@ -98,9 +98,13 @@ async def _chunks(
         opens = token.number == 1 and choices.have_opening
         return framed_choice(choices.opening(generation.samples[token.sample])) + chunk if opens else chunk
 
-    if choices.have_opening:  # its prompt may have thousands of log-probabilities
-        await off_loop(generation.writing_size, lambda: [choices.opening(sample) for sample in generation.samples])
-    async for chunk in framed(request, generation, first, batches, frame, lambda error: event(openai_error(error))):
+    async def prepare(batch: list[TextToken]) -> None:
+        """A prompt, which may have thousands of log-probabilities, is told with its sample's first token: they are there then."""
+        opening = [generation.samples[token.sample] for token in batch if token.number == 1]
+        if opening and choices.have_opening:
+            await off_loop(generation.writing_size, lambda: [choices.opening(sample) for sample in opening])
+
+    async for chunk in framed(request, generation, first, batches, frame, lambda error: event(openai_error(error)), prepare):
         yield chunk
     if generation.is_finished:
         if not generation.request.max_new_tokens:

@@ -53,10 +53,10 @@ class _Fault:
 def invalid(error: ValidationError, body: dict[str, Any], schema: type[BaseModel]) -> InvalidRequest:
     """Up to five faults on one line; the first one's field is the error's param."""
     known = _fields(schema)
-    faults = [_located(fault, body) for fault in error.errors(include_url=False)]
-    told = [_line(fault, known) for fault in _one_of_each_union(faults)]
-    more = f"; and {len(told) - SHOWN_FAULTS} more" if len(told) > SHOWN_FAULTS else ""
-    return InvalidRequest("; ".join(line for _, line in told[:SHOWN_FAULTS]) + more, param=told[0][0] or None)
+    faults = _one_of_each_union([_located(fault, body) for fault in error.errors(include_url=False)])
+    told = [_line(fault, known) for fault in faults[:SHOWN_FAULTS]]
+    more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+    return InvalidRequest("; ".join(line for _, line in told) + more, param=told[0][0] or None)
 
 
 def _located(fault: ErrorDetails, body: Any) -> _Fault:  # any JSON value

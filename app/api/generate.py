@@ -11,11 +11,11 @@ from app.api.body import documented, json_body
 from app.api.documentation import GENERATION_STATUSES, answer, event_stream, native_errors
 from app.api.outputs import all_tokens, framed, outputs
 from app.api.responses import JSON, generation_headers, timing_headers
-from app.errors import ServiceError, native_error
+from app.errors import InvalidRequest, ServiceError, native_error
 from app.generation import Generation, TextGenerator, off_loop
 from app.sample import Sample, TextToken
 from app.schemas.answers import GenerateAnswer
-from app.schemas.native import GenerateRequest
+from app.schemas.native import GenerateParameters, GenerateRequest
 from app.sse import EventStream, event
 from model.batch import Top
 from model.tokenizer import Tokenizer
@@ -47,9 +47,19 @@ async def compat(request: Request, body: Body) -> Response:
     return await _stream(request, body) if body.stream else await _answer(request, body, as_list=True)
 
 
+async def _start(generator: TextGenerator, body: GenerateRequest) -> Generation:
+    """Token ids can be checked only here; a fault is told by the field's place in this dialect."""
+    try:
+        return await generator.start(body.generation())
+    except InvalidRequest as error:
+        if error.param in GenerateParameters.model_fields:
+            raise InvalidRequest(f"parameters.{error}", param=f"parameters.{error.param}") from None
+        raise
+
+
 async def _answer(request: Request, body: GenerateRequest, as_list: bool = False) -> Response:
     generator: TextGenerator = request.app.state.generator
-    generation = await generator.start(body.generation())
+    generation = await _start(generator, body)
     tokens = await all_tokens(request, generation)
     samples = generation.samples_of(0, ranked=body.options.is_ranked)
     headers = generation_headers(generation, samples[0]) | timing_headers(generation)
@@ -78,17 +88,24 @@ def _written(body: GenerateRequest, generation: Generation, samples: list[Sample
 async def _stream(request: Request, body: GenerateRequest) -> Response:
     body.options.check_streamable()
     generator: TextGenerator = request.app.state.generator
-    generation = await generator.start(body.generation())
+    generation = await _start(generator, body)
     batches = outputs(request, generation)
     first = await anext(batches)  # what fails before the first token is answered with its own status
-    events = framed(request, generation, first, batches, _framer(body, generation), _error_event)
+    prefill = cache(lambda: _prefill(generation))
+
+    async def prepare(batch: list[TextToken]) -> None:
+        if body.options.decoder_input_details and any(token.finish_reason is not None for token in batch):
+            await off_loop(generation.writing_size, prefill)
+
+    events = framed(request, generation, first, batches, _framer(body, generation, prefill), _error_event, prepare)
     return EventStream(events, batches, generation_headers(generation, generation.samples[0]))
 
 
-def _framer(body: GenerateRequest, generation: Generation) -> Callable[[TextToken], bytes]:
+def _framer(
+    body: GenerateRequest, generation: Generation, prefill: Callable[[], list[dict[str, Any]]]
+) -> Callable[[TextToken], bytes]:
     """What makes a token's event; the last one of each sample carries its text and its details."""
     tells_top, tells_sample = bool(generation.request.top_n), len(generation.samples) > 1
-    prefill = cache(lambda: _prefill(generation))
 
     def frame(token: TextToken) -> bytes:
         data: dict[str, Any] = {"index": token.number, "token": _token(token), "generated_text": None, "details": None}

@@ -1,7 +1,8 @@
 """Waits for an engine's outputs and for the client's departure together, for streamed and unstreamed answers alike."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from app.sample import TextToken
 from app.sse import PING
 
 PING_SECONDS = 15.0
+log = logging.getLogger("gpt2.streams")
 
 
 class Work(Protocol):
@@ -61,19 +63,29 @@ async def framed(
     batches: AsyncGenerator[list[TextToken], None],
     frame: Callable[[TextToken], bytes],
     frame_error: Callable[[ServiceError], bytes],
+    prepare: Callable[[list[TextToken]], Awaitable[object]] | None = None,
 ) -> AsyncGenerator[bytes, None]:
-    """The events of `first` and of the batches after it, one a token, a ping for silence, an error event if it fails."""
+    """The events of `first` and of the batches after it, one a token, a ping for silence, an error event if it fails.
+
+    `prepare` may do elsewhere what would keep the event loop busy before a batch is framed.
+    """
     try:
         batch: list[TextToken] | None = first
         while batch is not None:
             if batch:
+                if prepare is not None:
+                    await prepare(batch)
                 yield b"".join([frame(token) for token in batch])
             elif not generation.is_finished:
                 yield PING
             batch = await anext(batches, None)
     except ServiceError as error:
-        request.state.outcome = "aborted" if error.status == 499 else "failed"
+        request.state.outcome = "aborted" if error.status in (499, 504) else "failed"
         yield frame_error(error)
+    except Exception:  # the status went out long ago: an event is what is left to tell it by
+        request.state.outcome = "failed"
+        log.exception("a stream broke under %s", request.state.request_id)
+        yield frame_error(ServiceError(f"something broke here; the log has it under {request.state.request_id}"))
 
 
 async def _abort_when_client_leaves(request: Request, work: Work) -> None:

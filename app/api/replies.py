@@ -30,8 +30,7 @@ class Replies:
         """A sample's first chunk names the role, and its last one has the finish reason and nothing else."""
         chunks = [_chunk(token, {"role": "assistant", "content": ""})] if token.number == 1 else []
         text = self._leads[token.sample].feed(token.text, is_last=token.finish_reason is not None)
-        if text or self._body.logprobs:
-            chunks.append(_chunk(token, {"content": text}, self._logprobs([token])))
+        chunks.append(_chunk(token, {"content": text}, self._logprobs([token])))
         if token.finish_reason is not None:
             chunks.append(_chunk(token, {}) | {"finish_reason": REASONS[token.finish_reason]})
         return chunks

@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 async def score(request: Request, body: Annotated[ScoreRequest, Depends(json_body(ScoreRequest))]) -> Response:
     """The log-probability of each candidate after the prompt: its sum, and that of each of the candidate's own tokens."""
     generator: TextGenerator = request.app.state.generator
-    scoring = await start_scoring(generator, body.prompt, body.candidates)
+    scoring = await start_scoring(generator, body.prompt or "", body.candidates, body.reading)
     async with watched(request, scoring):
         scores = await scoring.scores()
 

@@ -48,6 +48,8 @@ def _draw_requests(axis: Any, measurement: Measurement) -> None:
     for (color, rows), label in zip(spans.items(), ("waiting for the first token", "streaming", "failed"), strict=True):
         if rows:
             axis.hlines(*zip(*rows, strict=True), color=color, linewidth=width, label=label)
+    for row, _, end in spans[FAILED]:  # most fail at once, and their lines are too short to be seen
+        axis.plot(end, row, "x", color=FAILED, markersize=4)
     axis.set_title("requests, in the order in which they were sent", fontsize=10, loc="left")
     axis.set(ylabel="request")
     axis.invert_yaxis()
@@ -88,10 +90,8 @@ def _draw_spread(axis: Any, seconds: Sequence[float], title: str, unit: str) -> 
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
     axis.set_xlim(low, high * (high / low) ** 0.05)
-    for percent, height in zip(PERCENTILES, (0.99, 0.89, 0.79), strict=True):
+    for percent, height in zip(PERCENTILES, (0.79, 0.89, 0.99), strict=True):  # each name stands above the lines left of it
         value = max(percentile(values, percent), low)
-        axis.axvline(value, color=FAILED, linewidth=1.2)
-        is_left = value > (low * high) ** 0.5  # the side on which there is more room
-        text = f" p{percent} {value:,.1f} "
-        across = {"ha": "right" if is_left else "left", "va": "top", "transform": axis.get_xaxis_transform()}
-        axis.text(value, height, text, color=FAILED, fontsize=9, **across)
+        axis.axvline(value, ymax=height, color=FAILED, linewidth=1.2)
+        across = {"ha": "right", "va": "top", "transform": axis.get_xaxis_transform()}
+        axis.text(value, height, f"p{percent} {value:,.1f} ", color=FAILED, fontsize=9, **across)

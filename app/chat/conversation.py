@@ -40,6 +40,7 @@ class NoChat:
 
     reason: str
     origin: None = None
+    source: str = ""
 
     def close(self) -> None:
         """As a chat's, which has a process."""
@@ -50,7 +51,8 @@ class Chat:
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
         """Raises TemplateFailed for a template that cannot be compiled, or cannot render a plain conversation."""
-        self.origin, self._tokens, self._tokenizer = template.origin, template.tokens, tokenizer
+        self.origin, self.source = template.origin, template.source
+        self._tokens, self._tokenizer = template.tokens, tokenizer
         self._renderer = Renderer(template.source)
         try:
             self.turns = find_turns(self._render_probe, tokenizer)

@@ -6,14 +6,15 @@ it renders are then its own, and all else is read as plain text, the marks taken
 
 import re
 
-from app.chat.turns import AS_WRITTEN, is_added
+from app.chat.turns import AS_WRITTEN, added_in
 from app.errors import InvalidRequest
 from model.tokenizer import PLAIN_TEXT, Tokenizer
 
 
 def break_names(tokenizer: Tokenizer, text: str, mark: str) -> str:
     """A message's text without any name of a token; raises InvalidRequest where one is found that cannot be broken."""
-    for name in _names(tokenizer, text):
+    for token_id in added_in(tokenizer, text):
+        name = tokenizer.name(token_id)
         text = text.replace(name, name[:1] + mark + name[1:])
     if tokenizer.encode(text, AS_WRITTEN) != tokenizer.encode(text, PLAIN_TEXT):
         raise InvalidRequest("parse_special: a message has a special token in a spelling that cannot be told from its text")
@@ -22,15 +23,9 @@ def break_names(tokenizer: Tokenizer, text: str, mark: str) -> str:
 
 def read_broken(tokenizer: Tokenizer, text: str, mark: str) -> tuple[int, ...]:
     """The tokens of what a template has made of such messages."""
-    names = _names(tokenizer, text)
+    names = {tokenizer.name(token_id) for token_id in added_in(tokenizer, text)}
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     ids: list[int] = []
     for part in re.split(f"({pattern})", text) if names else [text]:
         ids += tokenizer.encode(part, AS_WRITTEN) if part in names else tokenizer.encode(part.replace(mark, ""), PLAIN_TEXT)
     return tuple(ids)
-
-
-def _names(tokenizer: Tokenizer, text: str) -> set[str]:
-    """The special and added tokens that stand in a text."""
-    names = {tokenizer.name(i) for i in set(tokenizer.encode(text, AS_WRITTEN)) if is_added(tokenizer, i)}
-    return {name for name in names if name in text}  # an unknown character's token has a name, too

@@ -38,7 +38,7 @@ def find_turns(render: Render, tokenizer: Tokenizer) -> Turns:
     both = render([asked, replied, {"role": "user", "content": ASKED_AGAIN}], True)
     gap, tail = _between(both, REPLIED, ASKED_AGAIN), ended.rpartition(REPLIED)[2]
     lead = _between(ended, opened, REPLIED) if ended.startswith(opened) else ""
-    token_id = next(filter(lambda token_id: is_added(tokenizer, token_id), tokenizer.encode(gap, AS_WRITTEN)), None)
+    token_id = next(iter(added_in(tokenizer, gap)), None)
     text = gap if token_id is None else gap.partition(tokenizer.name(token_id))[0]
     end = tail.rstrip()
     stop = end if end and text.startswith(end) else text.rstrip()
@@ -47,8 +47,14 @@ def find_turns(render: Render, tokenizer: Tokenizer) -> Turns:
     return Turns("" if lead.strip() else lead, (stop,) if stop else (), frozenset() if token_id is None else frozenset({token_id}))
 
 
-def is_added(tokenizer: Tokenizer, token_id: int) -> bool:
-    """Whether a token is read whole where its name stands in a text, as special and added ones are, and else is not made of it."""
+def added_in(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The special and added tokens whose names stand in a text, in order; that of unknown characters stands for them alone."""
+    ids = dict.fromkeys(tokenizer.encode(text, AS_WRITTEN))
+    return [token_id for token_id in ids if tokenizer.name(token_id) in text and _is_added(tokenizer, token_id)]
+
+
+def _is_added(tokenizer: Tokenizer, token_id: int) -> bool:
+    """Whether a token is read whole where its name stands in a text, and is not what the name's own letters make."""
     name = tokenizer.name(token_id)
     return tokenizer.encode(name, AS_WRITTEN) == [token_id] != tokenizer.encode(name, PLAIN_TEXT)
 

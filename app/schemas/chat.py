@@ -1,7 +1,8 @@
 """The body of `/v1/chat/completions`: messages, and OpenAI's and vLLM's fields around them."""
 
+import json
 from dataclasses import replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -10,7 +11,7 @@ from app.chat.turns import Turns
 from app.generation import GenerationRequest
 from app.prompt import Prompt
 from app.schemas.fields import LenientModel, SomeText, Text
-from app.schemas.openai import OpenAIRequest
+from app.schemas.openai import REFUSED, OpenAIRequest
 from model.tokenizer import Reading
 
 MAX_MESSAGES = 4096  # far more than fill any GPT-2's context, and few enough for a template's loops
@@ -26,9 +27,10 @@ def _text_of(content: object) -> object:
         return content
     texts = []
     for number, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise ValueError(f"part {number} is of type {kind!r:.40}; GPT-2 reads text alone")
+        if not isinstance(part, dict) or "type" not in part:
+            raise ValueError(f"part {number} is no object with a type")
+        if part["type"] != "text":
+            raise ValueError(f"part {number} is of the type {json.dumps(part['type']):.40}; GPT-2 reads text alone")
         if not isinstance(part.get("text"), str):
             raise ValueError(f"part {number} has no text")
         texts.append(part["text"])
@@ -65,12 +67,12 @@ class ChatMessage(LenientModel):
         return self.model_dump(exclude_none=True)
 
 
-# What OpenAI, TGI or vLLM know of chats and this server does not, with the values of each that ask for nothing.
+# Likewise, of chats.
 CHAT_REFUSED: dict[str, tuple[object, ...]] = {
-    "tools": ([],),
+    "tools": (),
     "tool_choice": ("none", "auto"),
     "tool_prompt": (),
-    "functions": ([],),
+    "functions": (),
     "function_call": ("none", "auto"),
     "audio": (),
     "modalities": (["text"],),
@@ -78,11 +80,10 @@ CHAT_REFUSED: dict[str, tuple[object, ...]] = {
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "chat_template": (),
-    "documents": ([],),
-    "echo": (False,),
+    "documents": (),
+    "echo": (),
     "prompt_logprobs": (),
 }
-WHY = {"chat_template": "only who runs this server chooses it, by GPT2_CHAT_TEMPLATE"}
 
 
 class ChatRequest(OpenAIRequest):
@@ -93,6 +94,8 @@ class ChatRequest(OpenAIRequest):
             "example": {"model": "gpt2", "messages": [{"role": "user", "content": "What news of the king?"}], "max_tokens": 40}
         },
     )
+
+    refused: ClassVar[dict[str, tuple[object, ...]]] = REFUSED | CHAT_REFUSED
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
         description="What was said so far, the oldest first."
@@ -106,14 +109,6 @@ class ChatRequest(OpenAIRequest):
     )
     continue_final_message: bool | None = Field(None, description="Go on within the last message, in place of a reply to it.")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables for the chat template.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_what_chats_lack(cls, fields: Any) -> Any:
-        for name, neutral in CHAT_REFUSED.items():
-            if isinstance(fields, dict) and fields.get(name) not in (None, *neutral):
-                raise ValueError(f"{name}: {WHY.get(name, 'this server does not support it')}; leave it out")
-        return fields
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -1,5 +1,6 @@
 """The fields that both dialects have, with their limits and descriptions, and what their bodies are made of."""
 
+import re
 import secrets
 from typing import Annotated, Any, Self
 
@@ -40,6 +41,12 @@ def _each_id_once(bias: dict[str, float]) -> dict[str, float]:
     return bias
 
 
+def _token_id(key: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,10}", key):
+        raise ValueError("its keys are token ids, written in digits")
+    return key
+
+
 Text = Annotated[str, AfterValidator(_no_surrogates)]
 NOT_EMPTY = Field(json_schema_extra={"minLength": 1})  # for the document: the validator has a message of its own
 SomeText = Annotated[str, AfterValidator(_no_surrogates), AfterValidator(_not_empty), NOT_EMPTY]
@@ -47,8 +54,9 @@ StopString = Annotated[str, AfterValidator(_no_surrogates), AfterValidator(_not_
 StopStringList = Annotated[list[StopString], Field(max_length=4, fail_fast=True)]
 MAX_TOKEN_ID = 2**31 - 1
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+TokenIdKey = Annotated[str, AfterValidator(_token_id), WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,10}$"})]
 LogitBias = Annotated[
-    dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]],
+    dict[TokenIdKey, Annotated[float, Field(ge=-100, le=100)]],
     Field(max_length=1024, json_schema_extra={"additionalProperties": False}),  # beside the pattern's
     AfterValidator(_each_id_once),
 ]
@@ -79,7 +87,7 @@ def _prompts(value: object) -> tuple[Prompt, ...]:
     if isinstance(value[0], list):
         return tuple(_token_ids(item, f"at place {i}, ") for i, item in enumerate(value))
     raise ValueError(
-        f"it is a string, a list of strings, a list of token ids or a list of such lists, not a list of {_kind(value[0])}"
+        f"it is a string, a list of strings, a list of token ids or a list of such lists; at its place 0 is {_kind(value[0])}"
     )
 
 
@@ -130,8 +138,23 @@ class LenientModel(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
 
 
-class SamplingFields(BaseModel):
-    """How tokens are drawn, how often, and which of them end a text; null stands for the default of any field."""
+class ReadingFields(BaseModel):
+    """How a text becomes tokens."""
+
+    parse_special: bool | None = Field(
+        None, description="Whether special and added tokens in a text are tokens, as they are if absent, or plain text."
+    )
+    add_special_tokens: bool | None = Field(
+        None, description="Whether a text begins with what the checkpoint's tokenizer puts there, as it does if absent."
+    )
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.parse_special is not False, self.add_special_tokens is not False)
+
+
+class GenerationFields(ReadingFields):
+    """What both dialects ask for by the same names; null stands for the default of any field."""
 
     top_p: float | None = Field(
         None, gt=0, le=1, description="Draw from the likeliest tokens that make up this probability; 1 is off."
@@ -156,11 +179,11 @@ class SamplingFields(BaseModel):
         None, description="Samples that are drawn, at least n; the n likeliest by the mean of their tokens are returned. 0 is n."
     )
     top_k: int | None = Field(None, ge=-1, description="Draw from the k likeliest tokens; 0 and -1 are off.")
-    parse_special: bool | None = Field(
-        None, description="Whether special and added tokens in the prompt's text are tokens, as they are if absent, or plain text."
-    )
-    add_special_tokens: bool | None = Field(
-        None, description="Whether the prompt begins with what the checkpoint's tokenizer puts there, as it does if absent."
+    timeout_seconds: float | None = Field(
+        None,
+        ge=0.001,
+        le=86_400,
+        description="The answer is complete within so many seconds, those in the queue included, or fails: 504.",
     )
     skip_special_tokens: bool | None = Field(
         None, description="Whether special tokens are left out of the text that is returned, as they are if absent."
@@ -168,7 +191,7 @@ class SamplingFields(BaseModel):
 
     @model_validator(mode="after")
     def _returns_no_more_than_it_draws(self) -> Self:
-        if self.best_of and self.best_of < self.num_wanted:
+        if 1 < (self.best_of or 0) < self.num_wanted:
             raise ValueError(f"best_of: {self.best_of} is below n, {self.n}; send at least n, or leave it out")
         return self
 
@@ -178,15 +201,11 @@ class SamplingFields(BaseModel):
 
     @property
     def num_samples(self) -> int:
-        return self.best_of or self.num_wanted
+        return max(self.best_of or 0, self.num_wanted)
 
     @property
     def is_ranked(self) -> bool:
         return self.num_samples > self.num_wanted
-
-    @property
-    def reading(self) -> Reading:
-        return Reading(self.parse_special is not False, self.add_special_tokens is not False)
 
     def check_streamable(self) -> None:
         """Raise InvalidRequest if what is wanted is known only once all is drawn."""

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, FailFast, Field, model_validator
 
 from app.generation import GenerationRequest
 from app.prompt import Prompt
-from app.schemas.fields import PromptField, SamplingFields, StopStringList, StrictModel, Text, TokenId
+from app.schemas.fields import GenerationFields, PromptField, ReadingFields, StopStringList, StrictModel, Text, TokenId
 from model.batch import SamplingParams
 from model.tokenizer import Reading
 
@@ -15,7 +15,7 @@ from model.tokenizer import Reading
 NOT_YET: dict[str, object] = {"watermark": False, "grammar": None, "adapter_id": None}
 
 
-class GenerateParameters(SamplingFields, StrictModel):
+class GenerateParameters(GenerationFields, StrictModel):
     """How `/generate` continues the prompt; null stands for the default of any field."""
 
     max_new_tokens: int | None = Field(
@@ -44,12 +44,6 @@ class GenerateParameters(SamplingFields, StrictModel):
     top_n_tokens: int | None = Field(None, ge=0, le=5, description="Tell so many of the likeliest tokens beside each token.")
     decoder_input_details: bool | None = Field(None, description="Tell the log-probabilities of the prompt's own tokens.")
     truncate: int | None = Field(None, ge=1, description="Keep the last so many tokens of the prompt.")
-    timeout_seconds: float | None = Field(
-        None,
-        ge=0.001,
-        le=86_400,
-        description="The answer is complete within so many seconds, those in the queue included, or fails: 504.",
-    )
     watermark: bool | None = Field(None, description="Not there.")
     grammar: dict[str, Any] | None = Field(None, description="Not there.")
     adapter_id: str | None = Field(None, description="Not there.")
@@ -58,9 +52,8 @@ class GenerateParameters(SamplingFields, StrictModel):
     def _refuse_what_is_missing(self) -> Self:
         for name, neutral in NOT_YET.items():
             if (value := getattr(self, name)) not in (None, neutral):
-                raise ValueError(
-                    f"{name}: this server does not support it yet; leave it out or send {json.dumps(neutral)}, not {value!r:.40}"
-                )
+                neutrally, given = json.dumps(neutral), json.dumps(value)
+                raise ValueError(f"{name}: this server does not support it yet; leave it out or send {neutrally}, not {given:.40}")
         return self
 
     @property
@@ -140,16 +133,10 @@ class GenerateRequest(StrictModel):
         )
 
 
-class TokenizeRequest(StrictModel):
+class TokenizeRequest(ReadingFields, StrictModel):
     model_config = ConfigDict(json_schema_extra={"example": {"inputs": "Hello world"}})
 
     inputs: Text = Field(description="The text.")
-    parse_special: bool | None = Field(
-        None, description="Whether special and added tokens in the text are tokens, as they are if absent, or plain text."
-    )
-    add_special_tokens: bool | None = Field(
-        None, description="Whether the tokens begin with what the checkpoint's tokenizer puts there, as they do if absent."
-    )
     parameters: GenerateParameters | None = Field(
         None, description="Those of `/generate`, which text-generation-inference takes here too; truncate and the two above matter."
     )

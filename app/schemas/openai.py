@@ -1,30 +1,59 @@
 """The bodies under /v1: OpenAI's fields, and those that vLLM adds; what neither knows is passed over."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from app.generation import GenerationRequest
 from app.prompt import Prompt
-from app.schemas.fields import LenientModel, PromptsField, SamplingFields, SomeText, StopStringList, Text
+from app.schemas.fields import (
+    GenerationFields,
+    LenientModel,
+    PromptField,
+    PromptsField,
+    ReadingFields,
+    SomeText,
+    StopStringList,
+    Text,
+)
 
-# What OpenAI or vLLM know, is not there and would change the text, with the values of each that leave it as it is besides null.
+# What OpenAI or vLLM know, is not there and would change the text; with the values of each, besides empty ones, that would not.
 REFUSED: dict[str, tuple[object, ...]] = {
-    "allowed_token_ids": ([],),
-    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "bad_words": (),
     "guided_choice": (),
     "guided_grammar": (),
     "guided_json": (),
-    "guided_json_object": (False,),
+    "guided_json_object": (),
     "guided_regex": (),
+    "guided_whitespace_pattern": (),
     "length_penalty": (1,),
-    "logits_processors": ([],),
-    "prompt_embeds": ([],),
-    "response_format": ({"type": "text"},),
+    "logits_processors": (),
+    "prompt_embeds": (),
+    "repetition_detection": (),
+    "response_format": ("text",),
     "structural_tag": (),
     "structured_outputs": (),
-    "use_beam_search": (False,),
+    "suffix": (),
+    "truncation_side": ("left",),
+    "use_beam_search": (),
+    "vllm_xargs": (),
+    "watermarking": (),
 }
+
+# An empty object asks for something there: any JSON, any search.
+ASKED_BY_PRESENCE = ("guided_json", "web_search_options")
+REASONS = {
+    "chat_template": "only who runs this server chooses it, by GPT2_CHAT_TEMPLATE",
+    "suffix": "GPT-2 only continues text, it cannot write towards a suffix",
+}
+
+
+def _some_stops(value: object) -> object:
+    """One string is a list of one: a union of types would have a message for each of them."""
+    if value is not None and not isinstance(value, str | list):
+        raise ValueError("it is a string or a list of up to four")
+    return [value] if isinstance(value, str) else value
 
 
 STOP: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 256}
@@ -35,8 +64,10 @@ class StreamOptions(LenientModel):
     include_usage: bool | None = None
 
 
-class OpenAIRequest(SamplingFields, LenientModel):
-    """What the bodies of completions and of chats have in common."""
+class OpenAIRequest(GenerationFields, LenientModel):
+    """What the bodies of completions and of chats have in common; `refused` are the fields that would change the text."""
+
+    refused: ClassVar[dict[str, tuple[object, ...]]] = REFUSED
 
     model: Text | None = Field(None, description="Any name is taken: one model is served.")
     min_tokens: int | None = Field(
@@ -44,7 +75,7 @@ class OpenAIRequest(SamplingFields, LenientModel):
     )
     temperature: float | None = Field(None, ge=0, le=2, description="Divides the logits, 1 if absent; 0 takes the likeliest token.")
     seed: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = Field(None, description="A negative one counts modulo 2^64.")
-    stop: Annotated[StopStringList | None, WithJsonSchema(STOPS)] = Field(
+    stop: Annotated[StopStringList | None, BeforeValidator(_some_stops), WithJsonSchema(STOPS)] = Field(
         None, description="The text ends before the first of these."
     )
     stream: bool | None = Field(None, description="Answer with server-sent events, one a token.")
@@ -60,11 +91,14 @@ class OpenAIRequest(SamplingFields, LenientModel):
     def _refuse_what_would_change_the_text(cls, body: Any) -> Any:  # any JSON value
         if not isinstance(body, dict):
             return body
-        for name, neutral in REFUSED.items():
-            if (value := body.get(name)) is not None and value not in neutral:
-                raise ValueError(f"{name}: this server does not have it, and without it the text would be another; leave it out")
-        # One string is a list of one: a union of types would have a message for each of them.
-        return body | {"stop": [body["stop"]]} if isinstance(body.get("stop"), str) else body
+        for name in body.keys() & cls.refused.keys():
+            value = body[name]
+            if name == "response_format" and isinstance(value, dict):
+                value = value.get("type")
+            if (value or (name in ASKED_BY_PRESENCE and value is not None)) and value not in cls.refused[name]:
+                reason = REASONS.get(name, "this server does not have it, and without it the text would be another")
+                raise ValueError(f"{name}: {reason}; leave it out")
+        return body
 
     @model_validator(mode="after")
     def _stream_options_are_of_a_stream(self) -> Self:
@@ -95,6 +129,7 @@ class OpenAIRequest(SamplingFields, LenientModel):
             stop_token_ids=frozenset(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
             truncate=self.truncate_prompt_tokens,
+            timeout_seconds=self.timeout_seconds,
             reading=self.reading,
             skip_special_tokens=self.skip_special_tokens is not False,
             include_stop=bool(self.include_stop_str_in_output),
@@ -126,12 +161,9 @@ class CompletionRequest(OpenAIRequest):
     prompt_logprobs: int | None = Field(
         None, ge=0, le=20, description="Tell the same of the prompt's tokens, in vLLM's form, in each choice's prompt_logprobs."
     )
-    suffix: Text | None = Field(None, description="Not there: GPT-2 continues text, it cannot fill a gap.")
 
     @model_validator(mode="after")
-    def _refuse_what_cannot_be(self) -> Self:
-        if self.suffix:
-            raise ValueError("suffix: GPT-2 only continues text, it cannot write towards a suffix; leave it out")
+    def _scores_or_generates(self) -> Self:
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("max_tokens: 0 only makes sense with echo, which returns the prompt; send at least 1, or echo")
         return self
@@ -146,14 +178,16 @@ class CompletionRequest(OpenAIRequest):
         )
 
 
-class ScoreRequest(LenientModel):
+class ScoreRequest(ReadingFields, LenientModel):
     """The body of `/v1/score`."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"prompt": "The capital of France is", "candidates": [" Paris", " Lyon"]}}
     )
 
-    prompt: SomeText = Field(description="The text before each candidate.")
+    prompt: PromptField | None = Field(
+        None, description="What comes before each candidate, text or token ids; without one, nothing."
+    )
     candidates: Annotated[list[SomeText], Field(min_length=1, max_length=128, fail_fast=True)] = Field(
         description="Texts whose log-probabilities after the prompt are wanted, each by its own tokens."
     )

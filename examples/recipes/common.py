@@ -116,7 +116,7 @@ def answers(model: str | Path, prompts: Sequence[str], max_new_tokens: int, temp
     from app.generation import GenerationRequest
 
     sampling = SamplingParams(temperature=temperature)
-    requests = [GenerationRequest(prompt, sampling, max_new_tokens, stop=("\n",)) for prompt in prompts]
+    requests = [GenerationRequest((prompt,), sampling, max_new_tokens, stop=("\n",)) for prompt in prompts]
     return asyncio.run(_generate(str(model), requests))
 
 

@@ -10,6 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from model.bpe import SPLIT_PATTERN, BPETokenizer
 from model.checkpoint import save_tokenizer
 from model.tokenizer import END_OF_TEXT, TokenizerError
+from model.tokenizer_files import read_tokenizer
 from model.training.corpus import documents
 from model.training.defaults import default_vocab_size
 from model.training.errors import TrainingError
@@ -89,12 +90,15 @@ def has_other_vocabulary(directory: Path, tokenizer: BPETokenizer) -> bool:
 
 def load_vocabulary(directory: Path) -> BPETokenizer:
     """The vocabulary of a directory that need not hold a model."""
+    for file in FILES:
+        if not (directory / file).exists():
+            raise TrainingError(f"{directory} has no {file}; make a vocabulary by gpt2 train tokenizer")
     try:
-        tokenizer = BPETokenizer.from_files(*(directory / file for file in FILES))
-    except FileNotFoundError as error:
-        raise TrainingError(f"{directory} has no {Path(error.filename).name}; make a vocabulary by gpt2 train tokenizer") from error
+        tokenizer = read_tokenizer(directory)
     except TokenizerError as error:
         raise TrainingError(str(error)) from error
+    if not isinstance(tokenizer, BPETokenizer):
+        raise TrainingError(f"the tokenizer in {directory} is not GPT-2's plain one; with another, fine-tune a model that has it")
     if tokenizer.eos_token_id is None:
         raise TrainingError(f"the vocabulary in {directory} has no end token <|endoftext|>")
     return tokenizer

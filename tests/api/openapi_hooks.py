@@ -3,7 +3,8 @@
 import schemathesis
 
 VOCAB_SIZE = 500  # of the tiny checkpoint
-MOST = {"max_new_tokens": 2, "max_tokens": 2, "n": 2, "min_new_tokens": 1, "min_tokens": 1, "seed": 2**53}
+LENGTHS = {"max_new_tokens": 2, "max_tokens": 2, "max_completion_tokens": 2, "min_new_tokens": 1, "min_tokens": 1}
+MOST = LENGTHS | {"n": 2, "seed": 2**53}
 # These are refused with any value that is not neutral, until they exist.
 NOT_THERE = {"watermark", "grammar", "adapter_id", "suffix"}
 
@@ -28,6 +29,8 @@ def sensible(fields):
         fields[name] = short(fields[name])
     if fields.get("logit_bias"):
         fields["logit_bias"] = {str(int(key) % VOCAB_SIZE): bias for key, bias in fields["logit_bias"].items()}
+    if fields.get("messages"):
+        fields["messages"] = [message | {"content": short(message["content"])} for message in fields["messages"][:4]]
     if fields.get("candidates"):
         fields["candidates"] = [short(candidate) for candidate in fields["candidates"][:4]]
     return without_contradictions(fields)
@@ -55,6 +58,12 @@ def without_contradictions(fields):
         fields.pop("prompt", None)  # another name of it
     if fields.get("max_tokens") == 0:
         fields["echo"] = True
+    if fields.get("top_logprobs") is not None:
+        fields["logprobs"] = True
+    if fields.get("continue_final_message"):
+        fields.pop("add_generation_prompt", None)
+    if fields.get("parse_special") is False:
+        fields.pop("add_special_tokens", None)
     if not fields.get("stream"):
         fields.pop("stream_options", None)
     if fields.get("timeout_seconds") is not None:

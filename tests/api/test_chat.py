@@ -128,11 +128,13 @@ def refusal(response: httpx.Response) -> Json:
     return error
 
 
-def test_an_answer_has_openais_shape_and_continues_the_templates_text(chat, complete):
+@pytest.mark.row("route.chat", "chat.answer")
+def test_an_answer_has_openais_shape_and_continues_the_templates_text(chat, complete, server):
     answer = chat()
     assert answer["id"].startswith("chatcmpl-")
     assert answer["object"] == "chat.completion"
     assert answer["model"] == "tiny-gpt2"
+    assert answer["system_fingerprint"] == server.service.info.fingerprint
     (choice,) = answer["choices"]
     assert choice == {
         "index": 0,
@@ -145,6 +147,7 @@ def test_an_answer_has_openais_shape_and_continues_the_templates_text(chat, comp
     assert answer["usage"] == completed["usage"] | {"prompt_tokens_details": answer["usage"]["prompt_tokens_details"]}
 
 
+@pytest.mark.row("chat.messages")
 def test_the_whole_conversation_is_the_prompt(chat, complete):
     said = {"role": "system", "content": "A play."}
     answer = chat(said, ASKED, REPLIED, ASKED)
@@ -152,6 +155,7 @@ def test_the_whole_conversation_is_the_prompt(chat, complete):
     assert text_of(answer) == complete(prompt)["choices"][0]["text"].removeprefix(" ")
 
 
+@pytest.mark.row("chat.messages")
 def test_parts_of_a_message_are_its_lines(chat):
     parts = [{"type": "text", "text": "What news"}, {"type": "text", "text": "of the king?"}]
     assert text_of(chat({"role": "user", "content": parts})) == text_of(
@@ -159,11 +163,13 @@ def test_parts_of_a_message_are_its_lines(chat):
     )
 
 
+@pytest.mark.row("chat.max_tokens")
 @pytest.mark.parametrize("fields", [{}, {"max_completion_tokens": 16, "max_tokens": 5}])
 def test_the_newer_name_of_the_limit_counts(chat, fields):
     assert chat(**fields)["usage"]["completion_tokens"] == 16
 
 
+@pytest.mark.row("chat.max_tokens")
 def test_without_a_limit_a_reply_goes_on_to_the_contexts_end(chat):
     answer = chat(max_tokens=..., ignore_eos=True)
     assert answer["choices"][0]["finish_reason"] == "length"
@@ -180,6 +186,7 @@ FIELDS = [
 ]
 
 
+@pytest.mark.row("chat.stream")
 @pytest.mark.parametrize("fields", FIELDS)
 def test_a_stream_adds_up_to_the_unstreamed_answer(chat, chunks, fields):
     answer, events = chat(**fields), chunks(**fields, stream_options={"include_usage": True})
@@ -220,6 +227,7 @@ def test_whatever_is_said_the_stream_equals_the_answer(server, said, seed, tempe
     assert streamed == text_of(whole)
 
 
+@pytest.mark.row("chat.logprobs")
 def test_log_probabilities_have_openais_chat_form(chat, complete):
     answer = chat(logprobs=True, top_logprobs=3, temperature=0)
     tokens = answer["choices"][0]["logprobs"]["content"]
@@ -245,6 +253,7 @@ def scripted(stepped_server: Callable[..., Any]) -> Callable[..., RunningServer]
     return start
 
 
+@pytest.mark.row("chat.turn_end")
 @pytest.mark.parametrize(
     ("fields", "begin", "reason"),
     [
@@ -263,6 +272,7 @@ def test_a_reply_ends_where_the_template_lets_the_user_speak_again(scripted, fie
     assert text_of(answer) == begin if reason == "stop" else text_of(answer).startswith(begin)
 
 
+@pytest.mark.row("chat.turn_end")
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_templates_own_end_token_ends_a_reply_and_is_not_shown(scripted, chatml_checkpoint, stream):
     server = scripted("Hello.", 501, 1, 2, 3, model=str(chatml_checkpoint))
@@ -277,6 +287,7 @@ def test_the_templates_own_end_token_ends_a_reply_and_is_not_shown(scripted, cha
         assert response.json()["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.row("tokens.parse_special")
 def test_special_tokens_in_a_message_are_text_if_that_is_asked_for(start_server, chatml_checkpoint):
     server = start_server(model=str(chatml_checkpoint))
     tokenizer, said = server.service.generator.tokenizer, "a<|im_end|>"
@@ -292,6 +303,7 @@ def test_the_end_token_ends_a_reply(chat):
     assert (text_of(answer), answer["choices"][0]["finish_reason"]) == ("", "stop")
 
 
+@pytest.mark.row("chat.continue_final_message")
 def test_a_final_message_is_continued_without_a_break(chat, complete):
     begun = {"role": "assistant", "content": "The king is "}
     answer = chat(ASKED, begun, continue_final_message=True)
@@ -353,6 +365,7 @@ def test_a_failure_before_the_first_token_is_a_500(stepped_server):
     assert response.json()["error"]["type"] == "server_error"
 
 
+@pytest.mark.row("chat.too_long")
 def test_a_conversation_longer_than_the_context_is_refused_with_its_length(client):
     said = [{"role": "user", "content": "What news of the king? " * 40}] * 4
     error = refusal(client.post(ROUTE, json={"messages": said}))
@@ -360,6 +373,7 @@ def test_a_conversation_longer_than_the_context_is_refused_with_its_length(clien
     assert "tokens; the model takes at most 1023; leave out the oldest" in error["message"]
 
 
+@pytest.mark.row("chat.known_and_missing")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_change_the_text_and_is_not_there_is_refused_by_name(client, name):
     error = refusal(client.post(ROUTE, json={"messages": [ASKED], name: REFUSED[name]}))
@@ -367,6 +381,7 @@ def test_what_would_change_the_text_and_is_not_there_is_refused_by_name(client, 
     assert name in error["message"]
 
 
+@pytest.mark.row("chat.known_and_missing")
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_neutral_values_and_null_change_nothing(chat, name):
     plain = chat(max_tokens=4)["choices"]
@@ -421,6 +436,7 @@ def test_variables_nested_to_any_depth_get_an_answer(client, depth):
     assert response.status_code == 200 or "nested" in refusal(response)["message"]
 
 
+@pytest.mark.row("chat.no_template")
 def test_a_server_without_a_template_says_how_to_give_it_one(start_server):
     server = start_server()
     error = refusal(httpx.post(server.url + ROUTE, json={"messages": [ASKED]}))
@@ -454,6 +470,7 @@ HOSTILE = """\
 """
 
 
+@pytest.mark.row("chat.bad_template")
 def test_a_hostile_template_harms_its_own_request_alone(start_server, with_template):
     server = start_server(model=with_template(HOSTILE))
     reasons = {
@@ -475,6 +492,7 @@ def test_a_hostile_template_harms_its_own_request_alone(start_server, with_templ
     assert server.metric("gpt2_requests_total", route=ROUTE, outcome="completed") == len(reasons)
 
 
+@pytest.mark.row("chat.bad_template")
 def test_others_are_served_while_a_template_goes_on_for_ever(start_server, with_template, in_background):
     server = start_server(model=with_template(HOSTILE))
     waiting = in_background(server, ROUTE, {"messages": [{"role": "user", "content": "loop"}]})
@@ -495,6 +513,7 @@ def test_a_checkpoints_broken_template_leaves_all_but_chat(start_server, with_te
     assert httpx.post(server.url + "/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200
 
 
+@pytest.mark.row("chat.chat_template_kwargs")
 def test_a_template_knows_names_and_further_variables(start_server, with_template):
     template = "{{ messages[0].name }}|{{ mood }}|{{ messages[0].content }}"
     server = start_server(model=with_template(template))

@@ -17,6 +17,10 @@ REFUSED = {
     "bad_words": ["sea"],
     "allowed_token_ids": [1],
     "prompt_embeds": "AAAA",
+    "guided_whitespace_pattern": "a",
+    "truncation_side": "right",
+    "repetition_detection": {"max_pattern_size": 3},
+    "watermarking": True,
     "stream_options": {"include_usage": True},
 }
 NEUTRAL = {
@@ -45,6 +49,14 @@ NEUTRAL = {
 }
 
 
+@pytest.mark.row(
+    "route.completions",
+    "completions.prompt",
+    "completions.max_tokens",
+    "completions.answer",
+    "completions.finish_reason",
+    "completions.usage",
+)
 def test_an_answer_has_openais_shape(complete, generate):
     answer = complete()
     assert answer["id"].startswith("cmpl-")
@@ -62,6 +74,7 @@ def test_an_answer_has_openais_shape(complete, generate):
     }
 
 
+@pytest.mark.row("completions.usage")
 def test_usage_tells_what_came_from_the_prefix_cache(complete, server):
     prompt = "once upon a time " * 40
     first, second = complete(prompt), complete(prompt)
@@ -70,15 +83,18 @@ def test_usage_tells_what_came_from_the_prefix_cache(complete, server):
     assert first["choices"] == second["choices"]
 
 
+@pytest.mark.row("completions.temperature", "completions.seed")
 def test_sampling_is_the_default_and_temperature_zero_is_greedy(complete):
     assert complete(seed=1)["choices"] != complete(seed=2)["choices"]
     assert complete(seed=1, temperature=0)["choices"] == complete(seed=2, temperature=0)["choices"]
 
 
+@pytest.mark.row("completions.seed")
 def test_a_negative_seed_counts_modulo_two_to_the_64(complete):
     assert complete(seed=-1)["choices"] == complete(seed=2**64 - 1)["choices"] != complete(seed=1)["choices"]
 
 
+@pytest.mark.row("completions.stop")
 @pytest.mark.parametrize("as_list", [False, True])
 def test_stop_is_a_string_or_a_list(complete, as_list):
     text = complete()["choices"][0]["text"]
@@ -87,11 +103,13 @@ def test_stop_is_a_string_or_a_list(complete, as_list):
     assert (choice["text"], choice["finish_reason"]) == (text[: text.index(stop)], "stop")
 
 
+@pytest.mark.row("completions.finish_reason", "completions.logit_bias")
 def test_the_end_token_is_a_stop(complete):
     (choice,) = complete(logit_bias={"499": 100})["choices"]
     assert (choice["text"], choice["finish_reason"]) == ("", "stop")
 
 
+@pytest.mark.row("completions.stream", "stream.openai_chunk", "stream.done", "stream.same_text")
 @pytest.mark.parametrize(
     "fields", [{}, {"temperature": 2.0, "max_tokens": 60}, {"stop": "e", "temperature": 2.0, "max_tokens": 60}]
 )
@@ -106,6 +124,7 @@ def test_a_stream_adds_up_to_the_unstreamed_answer(complete, chunks, fields):
     assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + [answer["choices"][0]["finish_reason"]]
 
 
+@pytest.mark.row("stream.usage")
 def test_usage_is_one_more_chunk_if_asked_for(complete, chunks):
     events = chunks(max_tokens=3, stream_options={"include_usage": True})
     assert len(events) == 5
@@ -114,6 +133,7 @@ def test_usage_is_one_more_chunk_if_asked_for(complete, chunks):
     assert all("usage" not in event for event in chunks(max_tokens=3, stream_options={"include_usage": False})[:-1])
 
 
+@pytest.mark.row("stream.later_error_openai")
 def test_a_later_failure_is_an_error_event_before_done(stepped_server, sse):
     server, runner = stepped_server()
     runner.let_through(2)
@@ -138,6 +158,7 @@ def test_a_failure_before_the_first_token_is_a_500(stepped_server):
     assert response.json()["error"]["type"] == "server_error"
 
 
+@pytest.mark.row("completions.known_and_missing", "completions.suffix", "completions.stream_options")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_change_the_text_is_refused_by_name(client, name):
     response = client.post("/v1/completions", json={"prompt": "a", name: REFUSED[name]})
@@ -148,6 +169,7 @@ def test_what_would_change_the_text_is_refused_by_name(client, name):
     assert error["type"] == "invalid_request_error"
 
 
+@pytest.mark.row("completions.known_and_missing", "completions.best_of")
 @pytest.mark.parametrize(
     "neutral",
     [
@@ -161,6 +183,7 @@ def test_what_leaves_the_text_as_it_is_is_taken(complete, neutral):
     assert complete(max_tokens=4, **neutral)["choices"] == complete(max_tokens=4)["choices"]
 
 
+@pytest.mark.row("completions.include_stop_str_in_output")
 def test_a_stop_string_stays_in_the_text_if_that_is_asked_for(complete, chunks):
     whole = complete(max_tokens=20)["choices"][0]["text"]
     stop = whole[5:8]
@@ -172,6 +195,7 @@ def test_a_stop_string_stays_in_the_text_if_that_is_asked_for(complete, chunks):
         assert "".join(event["choices"][0]["text"] for event in events[:-1]) == text
 
 
+@pytest.mark.row("completions.include_stop_str_in_output")
 def test_the_text_of_a_token_that_ended_it_stays_too(client, complete):
     names = complete(max_tokens=6, logprobs=0, temperature=0)["choices"][0]["logprobs"]["tokens"]
     (last,) = (token["id"] for token in client.post("/tokenize", json={"inputs": names[2]}).json())
@@ -182,6 +206,7 @@ def test_the_text_of_a_token_that_ended_it_stays_too(client, complete):
         assert choice["text"] == "".join(names[: first + wanted])
 
 
+@pytest.mark.row("completions.min_tokens")
 def test_min_tokens_holds_stop_strings_off(complete):
     whole = complete(max_tokens=12, temperature=0, logprobs=0)["choices"][0]
     names = whole["logprobs"]["tokens"]
@@ -191,6 +216,7 @@ def test_min_tokens_holds_stop_strings_off(complete):
     assert held["text"].startswith("".join(names[:2]))
 
 
+@pytest.mark.row("completions.user", "completions.model")
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_neutral_values_and_null_change_nothing(complete, name):
     plain = complete(max_tokens=4)["choices"]
@@ -198,10 +224,12 @@ def test_neutral_values_and_null_change_nothing(complete, name):
     assert complete(max_tokens=4, **{name: None})["choices"] == plain
 
 
+@pytest.mark.row("completions.unknown_field")
 def test_unknown_fields_are_ignored(complete):
     assert complete(max_tokens=2, service_tier="auto", whatever={"a": [1]}) | {"id": 0} == complete(max_tokens=2) | {"id": 0}
 
 
+@pytest.mark.row("route.models", "route.model")
 def test_models_lists_the_one_that_is_served(client):
     (model,) = client.get("/v1/models").json()["data"]
     assert model["id"] == "tiny-gpt2"
@@ -209,9 +237,17 @@ def test_models_lists_the_one_that_is_served(client):
     assert client.get("/v1/models/tiny-gpt2").json() == model
 
 
+@pytest.mark.row("route.model", "error.not_found")
 def test_an_unknown_model_or_route_is_a_404_in_openais_shape(client):
     for path in ("/v1/models/gpt-5", "/v1/embeddings"):
         response = client.get(path)
         assert response.status_code == 404
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
         assert response.json()["error"]["code"] == "not_found"
+
+
+@pytest.mark.row("completions.system_fingerprint")
+def test_the_fingerprint_of_what_fixes_the_bytes_is_the_same_in_every_answer_and_chunk(server, complete, chunks):
+    fingerprint = server.service.info.fingerprint
+    assert complete(max_tokens=1)["system_fingerprint"] == fingerprint
+    assert {event["system_fingerprint"] for event in chunks(max_tokens=3)[:-1]} == {fingerprint}

@@ -22,6 +22,7 @@ def check_passed(server, response, eventually):
     eventually(lambda: server.service.generator.client.num_unfinished == 0)
 
 
+@pytest.mark.row("generate.timeout_seconds", "error.timeout")
 @pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/"])
 def test_before_the_first_token_it_is_a_504(standing, eventually, path):
     server, _ = standing
@@ -34,6 +35,7 @@ def test_between_two_tokens_it_is_a_504_for_who_waits_for_the_whole(standing, ev
     check_passed(server, post(server, timeout_seconds=SOON), eventually)
 
 
+@pytest.mark.row("error.timeout")
 def test_between_two_tokens_it_is_the_last_event_of_a_stream(standing, eventually, sse):
     server, runner = standing
     runner.let_through(2)
@@ -43,6 +45,7 @@ def test_between_two_tokens_it_is_the_last_event_of_a_stream(standing, eventuall
     eventually(lambda: server.service.generator.client.num_unfinished == 0)
 
 
+@pytest.mark.row("generate.timeout_seconds")
 def test_the_time_in_the_queue_counts(stepped_server, in_background, eventually):
     server, runner = stepped_server(max_running=1)
     running = in_background(server, "/generate", {"inputs": "b", "parameters": {"max_new_tokens": 2}})
@@ -57,6 +60,7 @@ def test_an_answer_in_time_is_what_it_is_without_a_limit(generate):
     assert generate(timeout_seconds=3600, seed=1) == generate(seed=1)
 
 
+@pytest.mark.row("error.overloaded")
 def test_who_would_wait_too_long_is_told_when_to_come_back(stepped_server, in_background, eventually, call):
     """Completions have a rate once there were several; the wait is that of everyone who is before."""
     server, runner = stepped_server(max_running=1)
@@ -79,3 +83,15 @@ def test_a_limit_is_a_reasonable_number_of_seconds(client, seconds):
     response = client.post("/generate", json={"inputs": "a", "parameters": {"timeout_seconds": seconds}})
     assert response.status_code == 422
     assert "timeout_seconds" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/completions", {"prompt": ["a", "b"]}), ("/v1/completions", {"prompt": "a", "stream": True})],
+)
+def test_under_v1_it_is_a_504_in_openais_form(standing, eventually, path, body):
+    server, _ = standing
+    response = httpx.post(server.url + path, json={**body, "timeout_seconds": SOON}, timeout=60)
+    assert response.status_code == 504
+    assert (response.json()["error"]["type"], response.json()["error"]["code"]) == ("server_error", "timeout")
+    eventually(lambda: server.service.generator.client.num_unfinished == 0)

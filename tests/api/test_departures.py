@@ -26,6 +26,7 @@ def is_idle(server):
     return not any(server.metric(f"gpt2_{name}") for name in ("requests_running", "requests_waiting", "slots_used"))
 
 
+@pytest.mark.row("stream.departure")
 @each_kind
 def test_between_two_tokens(stepped_server, call, eventually, path, body):
     server, runner = stepped_server()
@@ -40,6 +41,7 @@ def test_between_two_tokens(stepped_server, call, eventually, path, body):
     eventually(lambda: server.metric("gpt2_requests_total", route=path, outcome="aborted") == 1)
 
 
+@pytest.mark.row("stream.departure")
 @each_kind
 def test_before_the_first_token(stepped_server, call, eventually, path, body):
     server, runner = stepped_server()

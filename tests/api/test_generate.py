@@ -43,6 +43,7 @@ def ids(answer):
     return [token["id"] for token in answer["details"]["tokens"]]
 
 
+@pytest.mark.row("route.generate", "generate.inputs", "generate.max_new_tokens", "generate.generated_text")
 def test_a_prompt_alone_gets_twenty_tokens_of_text(client):
     response = client.post("/generate", json={"inputs": "The old man"})
     assert response.status_code == 200
@@ -51,16 +52,19 @@ def test_a_prompt_alone_gets_twenty_tokens_of_text(client):
     assert response.headers["x-generated-tokens"] == "20"
 
 
+@pytest.mark.row("generate.prompt")
 def test_prompt_is_another_name_of_inputs(client):
     answers = [client.post("/generate", json={name: "The old man"}).json() for name in ("inputs", "prompt")]
     assert answers[0] == answers[1]
 
 
+@pytest.mark.row("route.root")
 def test_the_compat_route_answers_with_a_list_of_one(client):
     body = {"inputs": "The old man", "parameters": {"max_new_tokens": 5}}
     assert client.post("/", json=body).json() == [client.post("/generate", json=body).json()]
 
 
+@pytest.mark.row("generate.details", "generate.generated_tokens", "generate.tokens")
 def test_details_tell_every_token(generate):
     answer = generate(max_new_tokens=7, seed=5)
     details = answer["details"]
@@ -78,6 +82,16 @@ def test_details_tell_every_token(generate):
     assert "".join(token["text"] for token in details["tokens"]) == answer["generated_text"]
 
 
+@pytest.mark.row(
+    "header.seed",
+    "header.prompt_tokens",
+    "header.generated_tokens",
+    "header.total_time",
+    "header.queue_time",
+    "header.inference_time",
+    "header.time_per_token",
+    "generate.input_length",
+)
 def test_headers_tell_the_seed_the_tokens_and_the_times(client):
     response = client.post("/generate", json={"inputs": "The old man", "parameters": {"seed": 3, "max_new_tokens": 4}})
     headers = response.headers
@@ -88,26 +102,31 @@ def test_headers_tell_the_seed_the_tokens_and_the_times(client):
     assert times[0] == pytest.approx(times[1] + times[2], abs=0.002)
 
 
+@pytest.mark.row("generate.do_sample", "generate.temperature_zero")
 def test_the_likeliest_tokens_are_taken_unless_sampling_is_asked_for(generate):
     assert ids(generate(seed=1)) == ids(generate(seed=2)) == ids(generate(temperature=0)) == ids(generate(top_k=1))
     assert ids(generate(do_sample=True, seed=1)) != ids(generate())
 
 
+@pytest.mark.row("generate.do_sample", "generate.temperature")
 @pytest.mark.parametrize("field", [{"temperature": 1.0}, {"top_k": 400}, {"top_p": 0.99}, {"typical_p": 0.99}, {"min_p": 1e-6}])
 def test_a_sampling_field_implies_sampling(generate, field):
     assert ids(generate(**field, seed=1)) != ids(generate(**field, seed=2))
 
 
+@pytest.mark.row("generate.do_sample_false")
 @pytest.mark.parametrize("field", [{"temperature": 0.7}, {"top_k": 4}, {"top_p": 0.9}, {"typical_p": 0.9}, {"min_p": 0.1}])
 def test_do_sample_false_counts_as_absent_beside_a_sampling_field(generate, field):
     """HuggingFaceEndpoint of langchain_huggingface sends all of them at once."""
     assert generate(do_sample=False, **field, seed=1) == generate(**field, seed=1)
 
 
+@pytest.mark.row("generate.do_sample_false")
 def test_do_sample_false_alone_takes_the_likeliest_tokens(generate):
     assert ids(generate(do_sample=False, seed=1)) == ids(generate(temperature=0))
 
 
+@pytest.mark.row("generate.seed")
 @pytest.mark.parametrize("seed", [0, 1, 2**53, 2**64 - 1])
 def test_the_same_seed_gives_the_same_answer(generate, seed):
     first, second = (generate(temperature=1.0, seed=seed) for _ in range(2))
@@ -115,6 +134,7 @@ def test_the_same_seed_gives_the_same_answer(generate, seed):
     assert first["details"]["seed"] == seed
 
 
+@pytest.mark.row("generate.seed", "header.seed")
 def test_a_drawn_seed_is_returned_and_gives_the_same_answer_again(client, generate):
     response = client.post("/generate", json={"inputs": "The old man", "parameters": {"do_sample": True, "details": True}})
     seed = response.json()["details"]["seed"]
@@ -123,6 +143,7 @@ def test_a_drawn_seed_is_returned_and_gives_the_same_answer_again(client, genera
     assert generate(do_sample=True, seed=seed) == response.json()
 
 
+@pytest.mark.row("generate.context_clamp")
 def test_max_new_tokens_is_cut_to_what_the_context_leaves_and_says_so(generate, client):
     prompt = "a b c d e f g h " * 60
     num_prompt = len(client.post("/tokenize", json={"inputs": prompt}).json())
@@ -139,6 +160,7 @@ def test_a_cut_of_the_default_length_is_told_too(generate, client):
     assert generate(prompt, ignore_eos=True)["details"]["max_new_tokens"] == 1024 - num_prompt
 
 
+@pytest.mark.row("tokens.end")
 def test_the_end_token_is_the_one_that_the_checkpoint_names(start_server, tiny_checkpoint, tmp_path):
     directory = shutil.copytree(tiny_checkpoint, tmp_path / "renamed")
     config = json.loads((directory / "config.json").read_text())
@@ -149,6 +171,7 @@ def test_the_end_token_is_the_one_that_the_checkpoint_names(start_server, tiny_c
     assert (details["finish_reason"], details["generated_tokens"]) == ("eos_token", 1)
 
 
+@pytest.mark.row("generate.stop_token_ids")
 def test_a_stop_token_id_ends_the_text_and_is_not_part_of_it(generate):
     free = generate(max_new_tokens=8)
     wanted = ids(free)[5]
@@ -159,6 +182,7 @@ def test_a_stop_token_id_ends_the_text_and_is_not_part_of_it(generate):
     assert stopped["generated_text"] == "".join(t["text"] for t in free["details"]["tokens"][:first])
 
 
+@pytest.mark.row("generate.ignore_eos", "generate.min_new_tokens", "generate.finish_reason", "tokens.special_output")
 def test_the_end_token_ends_the_text_unless_it_is_ignored(generate):
     favoured = {"logit_bias": {"499": 100}, "max_new_tokens": 6}
     ended = generate(**favoured)
@@ -175,12 +199,14 @@ def test_the_end_token_ends_the_text_unless_it_is_ignored(generate):
     assert (at_least["generated_tokens"], at_least["finish_reason"]) == (5, "eos_token")
 
 
+@pytest.mark.row("generate.min_new_tokens")
 def test_stop_token_ids_wait_for_min_new_tokens(generate):
     likeliest = ids(generate(max_new_tokens=1))[0]
     answer = generate(max_new_tokens=6, min_new_tokens=3, stop_token_ids=[likeliest])
     assert likeliest not in ids(answer)[:3]
 
 
+@pytest.mark.row("generate.stop", "generate.finish_reason", "stream.stop_strings")
 @pytest.mark.parametrize("length", [1, 2, 3, 7])
 def test_a_stop_string_is_cut_off_wherever_it_stands(generate, length):
     text = generate(max_new_tokens=30)["generated_text"]
@@ -200,18 +226,21 @@ def test_a_stop_string_that_never_comes_takes_nothing_away(generate):
     assert ids(begun) == ids(free)
 
 
+@pytest.mark.row("generate.logit_bias")
 def test_logit_bias_forbids_and_forces_tokens(generate):
     free = ids(generate(max_new_tokens=5))
     assert free[0] not in ids(generate(max_new_tokens=5, logit_bias={str(free[0]): -100}))
     assert set(ids(generate(max_new_tokens=5, logit_bias={"42": 100}))) == {42}
 
 
+@pytest.mark.row("generate.repetition_penalty", "generate.frequency_penalty", "generate.presence_penalty")
 @pytest.mark.parametrize("penalty", [{"repetition_penalty": 1000.0}, {"frequency_penalty": 2.0}, {"presence_penalty": 2.0}])
 def test_penalties_make_repeated_tokens_rarer(generate, penalty):
     boring = {"logit_bias": {"42": 5, "43": 5}, "max_new_tokens": 100, "temperature": 1.0, "seed": 1}
     assert len(set(ids(generate(**boring, **penalty)))) > len(set(ids(generate(**boring))))
 
 
+@pytest.mark.row("generate.tokens")
 def test_log_probabilities_are_the_models_own_whatever_the_sampling(generate):
     """A token that is drawn with certainty keeps the log-probability that the model gave it."""
     free = generate(max_new_tokens=1)["details"]["tokens"][0]
@@ -219,16 +248,19 @@ def test_log_probabilities_are_the_models_own_whatever_the_sampling(generate):
     assert sampled["details"]["tokens"][0]["logprob"] == free["logprob"]
 
 
+@pytest.mark.row("generate.return_full_text")
 def test_the_full_text_begins_with_the_prompt(generate):
     answer, full = generate(max_new_tokens=5), generate(max_new_tokens=5, return_full_text=True)
     assert full["generated_text"] == "The old man" + answer["generated_text"]
 
 
+@pytest.mark.row("generate.null_and_neutral")
 @pytest.mark.parametrize("name", ALL_PARAMETERS)
 def test_null_is_accepted_for_every_parameter(generate, name):
     assert generate(**{"max_new_tokens": 2, name: None})
 
 
+@pytest.mark.row("generate.null_and_neutral")
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_the_neutral_value_of_every_parameter_changes_nothing(client, name):
     body = {"inputs": "The old man", "parameters": {"max_new_tokens": 4}}
@@ -242,6 +274,7 @@ def test_null_is_accepted_for_parameters_and_stream(client):
     assert client.post("/generate", json={"inputs": "a", "prompt": None, "parameters": None, "stream": None}).status_code == 200
 
 
+@pytest.mark.row("generate.watermark", "generate.grammar", "generate.adapter_id")
 @pytest.mark.parametrize("name", NOT_YET)
 def test_what_is_not_there_yet_is_refused_by_name(client, name):
     response = client.post("/generate", json={"inputs": "a", "parameters": {name: NOT_YET[name]}})
@@ -263,6 +296,7 @@ def test_any_text_is_a_prompt(generate, prompt):
     assert answer["generated_text"].startswith(prompt)
 
 
+@pytest.mark.row("generate.prompt_limit")
 def test_a_prompt_may_fill_the_context_but_for_one_token(generate, client):
     prompt = "x" * 5000
     while (n := len(client.post("/tokenize", json={"inputs": prompt}).json())) > 1023:
@@ -273,3 +307,11 @@ def test_a_prompt_may_fill_the_context_but_for_one_token(generate, client):
     assert response.status_code == 422
     assert "1024 tokens" in response.json()["error"]
     assert "1023" in response.json()["error"]
+
+
+@pytest.mark.row("http.authorization")
+def test_a_key_that_a_client_sends_is_passed_over(client):
+    body = {"inputs": "a", "parameters": {"max_new_tokens": 1}}
+    keys = [{}, {"authorization": "Bearer sk-any"}, {"authorization": "Basic é".encode()}, {"x-api-key": "any"}]
+    answers = [client.post("/generate", json=body, headers=key) for key in keys]
+    assert [answer.status_code for answer in answers] == [200] * len(keys)

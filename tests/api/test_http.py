@@ -31,6 +31,7 @@ def parsed(answer):
     return status, dict(line.lower().split(": ", 1) for line in lines), body
 
 
+@pytest.mark.row("route.head")
 @pytest.mark.parametrize("path", GET_ROUTES)
 def test_head_answers_as_get_does_without_a_body(client, path):
     head, get = client.head(path), client.get(path)
@@ -48,6 +49,7 @@ def test_head_of_what_is_not_there_or_no_get_route_says_so(client):
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
 
+@pytest.mark.row("error.method")
 @pytest.mark.parametrize(
     ("path", "methods"), [("/", "GET, HEAD, POST"), ("/generate", "POST"), ("/info", "GET, HEAD"), ("/v1/models/a", "GET, HEAD")]
 )
@@ -56,6 +58,7 @@ def test_a_wrong_method_is_told_all_right_ones(client, path, methods):
     assert (response.status_code, response.headers["allow"]) == (405, methods)
 
 
+@pytest.mark.row("http.http10")
 @pytest.mark.parametrize("path", STREAMS)
 @pytest.mark.parametrize("headers", [[], [b"Connection: keep-alive"]], ids=["plain", "keep-alive"])
 def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_its_connection(raw_answer, path, headers):
@@ -79,6 +82,7 @@ def test_an_answer_of_known_length_to_http_1_0_is_whole_and_ends_with_its_connec
     assert parsed(raw_answer(b"GET /docs/swagger-ui.css HTTP/1.0\r\n\r\n"))[2] == client.get("/docs/swagger-ui.css").content
 
 
+@pytest.mark.row("stream.headers")
 @pytest.mark.parametrize("path", STREAMS)
 def test_a_stream_tells_its_type_once_and_is_not_to_be_kept(client, path):
     headers = client.post(path, content=STREAMS[path]).headers
@@ -88,6 +92,7 @@ def test_a_stream_tells_its_type_once_and_is_not_to_be_kept(client, path):
     assert headers["transfer-encoding"] == "chunked"
 
 
+@pytest.mark.row("http.keep_alive")
 def test_an_idle_connection_is_closed_when_its_time_is_up_and_not_before(start_server):
     server = start_server(keep_alive_seconds=1)
     host, port = server.url.removeprefix("http://").split(":")
@@ -98,10 +103,12 @@ def test_an_idle_connection_is_closed_when_its_time_is_up_and_not_before(start_s
         assert connection.recv(65536) == b""
 
 
+@pytest.mark.row("http.keep_alive")
 def test_connections_may_be_idle_for_longer_than_load_balancers_keep_theirs(server):
     assert server.server.config.timeout_keep_alive == 75
 
 
+@pytest.mark.row("http.cors")
 def test_a_page_of_a_named_origin_reads_every_header_of_ours_and_errors_too(stepped_server, in_background, eventually):
     server, runner = stepped_server(cors_origins="https://a.example", max_running=1, max_waiting=0)
     origin = {"origin": "https://a.example"}
@@ -129,6 +136,7 @@ def test_a_fault_of_ours_is_readable_from_a_named_origin(start_server, monkeypat
     assert response.headers["x-request-id"] in response.json()["error"]
 
 
+@pytest.mark.row("http.cors")
 @pytest.mark.parametrize("asked", ["authorization, content-type", "x-stainless-os, x-stainless-retry-count, x-api-key"])
 def test_a_preflight_gets_whatever_headers_it_asks_for(start_server, asked):
     server = start_server(cors_origins="https://a.example")

@@ -34,6 +34,7 @@ def is_near(values, wanted):
     return values == pytest.approx([float(value) for value in wanted], abs=TOLERANCE)
 
 
+@pytest.mark.row("generate.decoder_input_details", "generate.prefill")
 @pytest.mark.parametrize("prompt", [PROMPT, "a", "word after word " * 40], ids=["short", "one token", "several chunks"])
 def test_the_prompts_own_tokens_have_the_log_probabilities_of_the_reference(generate, reference, ids_of, prompt):
     prefill = generate(prompt, max_new_tokens=1, decoder_input_details=True)["details"]["prefill"]
@@ -45,6 +46,7 @@ def test_the_prompts_own_tokens_have_the_log_probabilities_of_the_reference(gene
     assert is_near([token["logprob"] for token in prefill[1:]], [rows[i, ids[i + 1]] for i in range(len(ids) - 1)])
 
 
+@pytest.mark.row("generate.top_n_tokens", "generate.tokens")
 def test_generated_tokens_and_the_likeliest_beside_them_have_those_too(generate, reference, ids_of):
     details = generate(PROMPT, max_new_tokens=8, temperature=1.5, seed=3, top_n_tokens=5)["details"]
     ids = ids_of(PROMPT)
@@ -70,17 +72,20 @@ def test_each_event_of_a_stream_has_its_top_tokens(generate, stream, num):
     assert [event["top_tokens"] for event in stream(**wanted)] == generate(**wanted)["details"]["top_tokens"]
 
 
+@pytest.mark.row("generate.details")
 def test_asking_for_log_probabilities_asks_for_details(client):
     for asked in ({"top_n_tokens": 1}, {"decoder_input_details": True}):
         answer = client.post("/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 1, **asked}}).json()
         assert answer["details"]["tokens"]
 
 
+@pytest.mark.row("generate.prefill", "stream.native_last")
 def test_a_stream_tells_the_prompts_log_probabilities_at_its_end(generate, stream):
     wanted = {"max_new_tokens": 3, "decoder_input_details": True}
     assert stream(**wanted)[-1]["details"]["prefill"] == generate(**wanted)["details"]["prefill"]
 
 
+@pytest.mark.row("completions.logprobs")
 @pytest.mark.parametrize("num", range(6))
 def test_openais_logprobs_are_four_lists_with_the_chosen_token_among_the_top(complete, generate, num):
     fields = {"temperature": 1.5, "seed": 4}
@@ -95,6 +100,7 @@ def test_openais_logprobs_are_four_lists_with_the_chosen_token_among_the_top(com
         assert all(other >= logprob for key, other in top.items() if key != name) or len(top) == num
 
 
+@pytest.mark.row("completions.logprobs")
 def test_offsets_tell_where_in_the_choices_text_each_token_stands(complete):
     for fields in ({}, {"echo": True}):
         choice = complete("The old man looked", logprobs=0, max_tokens=20, temperature=0.5, **fields)["choices"][0]
@@ -118,6 +124,7 @@ def test_the_end_token_is_written_by_its_name_at_the_end_of_the_text(complete):
     assert (choice["text"], choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]) == ("", ["<|endoftext|>"], [0])
 
 
+@pytest.mark.row("completions.echo")
 def test_an_echo_puts_prompt_and_log_probabilities_first(complete, reference, ids_of):
     plain, echoed = (complete(PROMPT, logprobs=2, max_tokens=6, echo=echo)["choices"][0] for echo in (False, True))
     ids = ids_of(PROMPT)
@@ -133,11 +140,13 @@ def test_an_echo_puts_prompt_and_log_probabilities_first(complete, reference, id
         assert is_near(sorted(top.values(), reverse=True)[:2], row.topk(2).values)
 
 
+@pytest.mark.row("completions.echo")
 def test_an_echo_alone_is_the_prompt_before_the_text(complete):
     plain, echoed = (complete(PROMPT, max_tokens=6, echo=echo)["choices"][0] for echo in (False, True))
     assert echoed == plain | {"text": PROMPT + plain["text"]}
 
 
+@pytest.mark.row("completions.max_tokens_zero")
 @pytest.mark.parametrize("fields", [{}, {"logprobs": 1}, {"logprobs": 0, "prompt_logprobs": 3}, {"n": 3, "logprobs": 1}])
 def test_without_new_tokens_an_echo_scores_the_prompt_alone(complete, chunks, fields):
     answer = complete(PROMPT, max_tokens=0, echo=True, **fields)
@@ -162,6 +171,7 @@ def test_a_prompt_may_fill_the_whole_context_where_nothing_is_generated(complete
     assert "1024" in response.json()["error"]["message"]
 
 
+@pytest.mark.row("completions.prompt_logprobs")
 @pytest.mark.parametrize("num", [0, 3, 20])
 def test_vllms_prompt_logprobs_are_by_id_with_ranks(complete, reference, ids_of, num):
     choice = complete(PROMPT, max_tokens=2, prompt_logprobs=num)["choices"][0]

@@ -104,6 +104,7 @@ def test_gauges_show_what_is_in_flight(stepped_server, in_background, eventually
     eventually(lambda: is_idle(server))
 
 
+@pytest.mark.row("route.metrics")
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian's package prometheus) is not installed")
 def test_promtool_finds_nothing_to_complain_about(client):
     client.post("/generate", json={"inputs": "a"})

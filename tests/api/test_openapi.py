@@ -5,10 +5,13 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 HOOKS = Path(__file__).with_name("openapi_hooks.py")
 SCHEMATHESIS = Path(sysconfig.get_path("scripts")) / "schemathesis"
 
 
+@pytest.mark.row("route.openapi")
 def test_what_the_document_says_is_so(start_server, tmp_path):
     server = start_server(chat_template="plain", max_running=8)
     command = [

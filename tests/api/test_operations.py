@@ -1,21 +1,25 @@
 """Health, facts, the tokenizer, the documentation, CORS and what every answer carries."""
 
 import re
+import shutil
 
 import httpx
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from app.engine.engine import Engine
 
 NATIVE_ERROR = {"error", "error_type"}
 
 
+@pytest.mark.row("route.health", "route.health_live", "route.health_ready", "route.health_startup")
 def test_a_ready_server_says_so(client):
     for path in ("/health", "/health/live", "/health/ready", "/health/startup"):
         response = client.get(path)
         assert (response.status_code, response.text) == (200, "ok"), path
 
 
+@pytest.mark.row("route.health_live")
 def test_probes_answer_while_the_engine_is_busy(stepped_server, in_background, eventually):
     server, runner = stepped_server()
     waiting = in_background(server, "/generate", {"inputs": "a", "parameters": {"max_new_tokens": 1}})
@@ -26,6 +30,7 @@ def test_probes_answer_while_the_engine_is_busy(stepped_server, in_background, e
     assert waiting.response.status_code == 200
 
 
+@pytest.mark.row("route.health_ready", "error.not_ready")
 def test_a_dead_engine_is_not_ready_and_says_why(start_server, eventually, monkeypatch):
     server = start_server()
     monkeypatch.setattr(Engine, "step", lambda engine: 1 / 0)
@@ -38,6 +43,7 @@ def test_a_dead_engine_is_not_ready_and_says_why(start_server, eventually, monke
     assert httpx.get(server.url + "/health/live").status_code == 200
 
 
+@pytest.mark.row("route.info")
 def test_info_tells_the_model_and_the_limits(client):
     info = client.get("/info").json()
     assert (info["dtype"], info["backend"]) in [("int8", "native"), ("float32", "torch")]
@@ -55,10 +61,31 @@ def test_info_tells_the_model_and_the_limits(client):
     assert re.fullmatch(r"\d+\.\d+.*", info["version"])
 
 
+def test_the_fingerprint_names_weights_precision_and_version(start_server, tiny_checkpoint, tmp_path, monkeypatch):
+    def fingerprint(**settings):
+        return start_server(**{"dtype": "float32"} | settings).service.info.fingerprint
+
+    changed = shutil.copytree(tiny_checkpoint, tmp_path / "tiny-gpt2")
+    tensors = load_file(changed / "model.safetensors")
+    next(iter(tensors.values())).reshape(-1)[0] += 1
+    save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
+    first = fingerprint()
+    assert re.fullmatch("fp_[0-9a-f]{16}", first)
+    assert fingerprint() == first
+    others = [fingerprint(model=str(changed)), fingerprint(dtype="bfloat16")]
+    monkeypatch.setattr("app.info.VERSION", "another")
+    assert len({first, *others, fingerprint()}) == 4
+
+
+def test_info_tells_the_fingerprint(client, server):
+    assert client.get("/info").json()["fingerprint"] == server.service.info.fingerprint
+
+
 def test_the_number_of_parameters_is_the_networks_whatever_computes(server_of_each_kind):
     assert httpx.get(server_of_each_kind.url + "/info").json()["num_parameters"] == 395_200
 
 
+@pytest.mark.row("route.tokenize", "route.detokenize", "tokenize.inputs", "tokenize.answer", "detokenize.ids", "detokenize.answer")
 @pytest.mark.parametrize("text", ["Hello world", "", "é日本語🎉 <|endoftext|>", "a\x00b", "x " * 20000])
 def test_tokenize_and_detokenize_are_each_others_inverse(client, text):
     tokens = client.post("/tokenize", json={"inputs": text}).json()
@@ -68,6 +95,7 @@ def test_tokenize_and_detokenize_are_each_others_inverse(client, text):
     assert all(text[token["start"] : token["stop"]] == token["text"] for token in tokens)
 
 
+@pytest.mark.row("error.token_ids")
 def test_detokenize_refuses_ids_outside_the_vocabulary(client):
     assert client.post("/detokenize", json={"ids": [499, 0]}).status_code == 200
     for token_id in (500, 2**31 - 1):
@@ -77,11 +105,13 @@ def test_detokenize_refuses_ids_outside_the_vocabulary(client):
         assert "500" in response.json()["error"]
 
 
+@pytest.mark.row("route.page")
 def test_the_page_and_the_documentation_are_there(client):
     assert client.get("/").headers["content-type"].startswith("text/html")
     assert client.get("/docs").headers["content-type"].startswith("text/html")
 
 
+@pytest.mark.row("route.openapi")
 def test_the_openapi_document_describes_the_bodies_and_every_reference_leads_somewhere(client):
     document = client.get("/openapi.json").json()
     schema = document["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
@@ -95,6 +125,35 @@ def test_the_openapi_document_describes_the_bodies_and_every_reference_leads_som
     )
 
 
+def test_tokenize_reads_a_text_as_a_prompt_is_read_or_as_plain_text(client):
+    text = "a<|endoftext|>b"
+    assert [token["id"] for token in client.post("/tokenize", json={"inputs": text}).json()] == [64, 499, 65]
+    plain = client.post("/tokenize", json={"inputs": text, "parse_special": False}).json()
+    assert 499 not in [token["id"] for token in plain]
+    assert client.post("/tokenize", json={"inputs": text, "parameters": {"parse_special": False}}).json() == plain
+    assert client.post("/tokenize", json={"inputs": text, "add_special_tokens": False}).status_code == 200
+
+
+def test_tokenize_takes_the_parameters_of_generation_and_keeps_the_last_tokens_if_told_to(client):
+    tokens = client.post("/tokenize", json={"inputs": "abcd", "parameters": None}).json()
+    assert client.post("/tokenize", json={"inputs": "abcd", "parameters": {"max_new_tokens": 5}}).json() == tokens
+    for kept in (1, len(tokens), 99):
+        assert client.post("/tokenize", json={"inputs": "abcd", "parameters": {"truncate": kept}}).json() == tokens[-kept:]
+
+
+def test_detokenize_leaves_special_tokens_out_if_told_to(client):
+    ids = [64, 499, 65]
+    assert client.post("/detokenize", json={"ids": ids}).json() == {"text": "a<|endoftext|>b"}
+    assert client.post("/detokenize", json={"ids": ids, "skip_special_tokens": True}).json() == {"text": "ab"}
+
+
+def test_the_models_tell_how_long_prompt_and_text_may_be(client):
+    (model,) = client.get("/v1/models").json()["data"]
+    assert model == client.get("/v1/models/tiny-gpt2").json()
+    assert (model["id"], model["max_model_len"]) == ("tiny-gpt2", 1024)
+
+
+@pytest.mark.row("error.not_found", "error.method", "error.native_shape", "error.openai_shape")
 @pytest.mark.parametrize(
     "method_and_path", [("GET", "/nowhere"), ("PUT", "/generate"), ("GET", "/v1/nothing"), ("DELETE", "/v1/completions")]
 )
@@ -108,6 +167,7 @@ def test_unknown_paths_and_methods_get_an_error_in_the_routes_dialect(client, me
     assert response.headers["x-request-id"]
 
 
+@pytest.mark.row("http.request_id")
 def test_a_harmless_request_id_is_kept_and_any_other_replaced(client):
     assert client.get("/info", headers={"x-request-id": "my-id_1.2:3"}).headers["x-request-id"] == "my-id_1.2:3"
     for strange in ("", "a b", "x" * 129, 'in"jected'):
@@ -115,6 +175,7 @@ def test_a_harmless_request_id_is_kept_and_any_other_replaced(client):
         assert re.fullmatch("[0-9a-f]{32}", given)
 
 
+@pytest.mark.row("error.generation", "http.request_id")
 @pytest.mark.parametrize("path", ["/tokenize", "/v1/completions"])
 def test_a_fault_of_ours_is_a_500_with_the_request_id(start_server, monkeypatch, path):
     def broken(*arguments):
@@ -136,6 +197,7 @@ def test_no_origin_is_allowed_unless_named(client):
     assert "access-control-allow-origin" not in client.get("/info", headers={"origin": "https://a.example"}).headers
 
 
+@pytest.mark.row("http.cors")
 def test_named_origins_may_call_from_a_web_page(start_server):
     server = start_server(cors_origins="https://a.example,https://b.example")
     with httpx.Client(base_url=server.url) as client:

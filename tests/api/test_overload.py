@@ -8,6 +8,7 @@ import pytest
 ONE = {"inputs": "a", "parameters": {"max_new_tokens": 3}}
 
 
+@pytest.mark.row("error.overloaded")
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -55,6 +56,7 @@ def test_those_that_wait_come_in_their_order(stepped_server, call, eventually):
     assert "".join(tokenizer.decode(batch.chunks[0].token_ids) for batch in runner.arrived) == "abcd"
 
 
+@pytest.mark.row("error.generation")
 @pytest.mark.parametrize("route", ["/generate", "/v1/completions"])
 def test_what_the_model_cannot_compute_fails_one_request_alone(stepped_server, in_background, eventually, route):
     server, runner = stepped_server()

@@ -10,6 +10,7 @@ def ids_of(client, text):
     return [token["id"] for token in client.post("/tokenize", json={"inputs": text}).json()]
 
 
+@pytest.mark.row("generate.inputs_ids", "completions.prompt_ids")
 def test_token_ids_are_a_prompt_as_their_text_is(client, generate, complete):
     ids = ids_of(client, "The old man")
     assert generate(ids, seed=1) == generate("The old man", seed=1)
@@ -22,6 +23,7 @@ def test_the_text_of_token_ids_is_what_is_echoed(client, generate, complete):
     assert complete(ids, echo=True, logprobs=1) | {"id": 0} == complete("The old man", echo=True, logprobs=1) | {"id": 0}
 
 
+@pytest.mark.row("completions.prompt_list", "completions.prompt_ids_list", "completions.choice_index")
 @pytest.mark.parametrize("as_ids", [False, True])
 @pytest.mark.parametrize("fields", [{}, {"echo": True, "logprobs": 2}, {"n": 2, "temperature": 1.5}, {"stop": "e"}])
 def test_each_of_several_prompts_gets_what_it_gets_alone(client, complete, as_ids, fields):
@@ -61,6 +63,7 @@ def test_the_best_of_each_prompts_samples_is_returned(complete):
         assert [c["text"] for c in answer["choices"][2 * i : 2 * i + 2]] == [c["text"] for c in alone]
 
 
+@pytest.mark.row("generate.empty_prompt")
 def test_an_empty_or_absent_prompt_is_one_end_token(client, server):
     end_id = server.service.generator.eos_token_ids[0]
     wanted = {"max_new_tokens": 6, "details": True, "seed": 1}
@@ -71,6 +74,7 @@ def test_an_empty_or_absent_prompt_is_one_end_token(client, server):
         assert answer["details"]["input_length"] == 1
 
 
+@pytest.mark.row("completions.prompt")
 @pytest.mark.parametrize("body", [{}, {"prompt": ""}, {"prompt": []}, {"prompt": [""]}, {"prompt": [[]]}, {"prompt": None}])
 def test_openais_route_writes_from_nothing_too(client, complete, server, body):
     answer = client.post("/v1/completions", json={"seed": 1, **body}).json()
@@ -85,6 +89,7 @@ def test_an_empty_prompt_is_echoed_as_the_nothing_that_it_is(complete):
     assert "endoftext" not in choice["text"]
 
 
+@pytest.mark.row("generate.truncate", "completions.truncate_prompt_tokens")
 @pytest.mark.parametrize("keep", [1, 3, 100])
 def test_truncate_keeps_the_last_tokens_of_a_prompt(client, generate, complete, keep):
     ids = ids_of(client, "and the sea and the old man")
@@ -95,6 +100,7 @@ def test_truncate_keeps_the_last_tokens_of_a_prompt(client, generate, complete, 
     assert openai["choices"] == complete(ids[-keep:])["choices"]
 
 
+@pytest.mark.row("generate.truncate")
 def test_truncate_comes_before_the_limit_of_the_context(client, generate):
     long = "the sea and " * 5000
     assert client.post("/generate", json={"inputs": long}).status_code == 422
@@ -113,6 +119,7 @@ def test_a_truncated_prompts_log_probabilities_are_those_of_what_was_kept(genera
         assert choice["text"][offset:].startswith(token)
 
 
+@pytest.mark.row("error.too_many_prompts", "error.wrong_type")
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
@@ -123,8 +130,8 @@ def test_a_truncated_prompts_log_probabilities_are_those_of_what_was_kept(genera
         ([1, True], "there is true or false at place 1"),
         ([1, -1], "there is -1 at place 1"),
         ([1, 2**31], "there is 2147483648 at place 1"),
-        ([1.0], "not a list of a number"),
-        ([None], "not a list of null"),
+        ([1.0], "at its place 0 is a number"),
+        ([None], "at its place 0 is null"),
         ({"a": 1}, "not an object"),
         (["a"] * 10_000, "there are 10000 of them; at most 256"),
         ([[1]] * 257, "there are 257 of them; at most 256"),
@@ -145,11 +152,12 @@ def test_a_native_prompt_is_one(client):
     assert "inputs" in response.json()["error"]
 
 
+@pytest.mark.row("error.token_ids")
 @pytest.mark.parametrize(("path", "field"), [("/generate", "inputs"), ("/v1/completions", "prompt")])
 def test_ids_beyond_the_vocabulary_are_refused(client, path, field):
     response = client.post(path, json={field: [1, 500]})
     assert response.status_code == (400 if path.startswith("/v1") else 422)
-    assert "token id 500 is outside the vocabulary of 500" in response.text
+    assert "the prompt has the token id 500, which is outside the vocabulary of 500" in response.text
 
 
 def test_of_several_prompts_the_one_that_is_too_long_is_named(client):
@@ -166,3 +174,28 @@ def test_a_failing_prompt_fails_its_request_and_no_other(stepped_server, in_back
     assert ill.status_code == 500
     eventually(lambda: server.service.generator.client.num_unfinished == 0)
     assert httpx.post(server.url + "/v1/completions", json={"prompt": [[1, 2], [3]]}).status_code == 200
+
+
+LONG = "the sea and the old man and " * 30
+
+
+@pytest.mark.parametrize("fields", [{"echo": True, "logprobs": 1}, {"prompt_logprobs": 1}, {"echo": True, "logprobs": 0, "n": 2}])
+def test_streamed_every_prompts_log_probabilities_are_told_however_many_steps_they_take(complete, chunks, fields):
+    """More prompts than slots, and longer ones than a step takes: they are not all scored when the first token comes."""
+    prompts = [LONG, "a b c", LONG[3:], *(f"one two three {i} four" for i in range(20))]
+    whole = complete(prompts, max_tokens=2, temperature=0, **fields)
+    events = chunks(prompts, max_tokens=2, temperature=0, **fields)[:-1]
+    for choice in whole["choices"]:
+        opening, *_ = [part for event in events for part in event["choices"] if part["index"] == choice["index"]]
+        if "prompt_logprobs" in fields:
+            assert opening["prompt_logprobs"] == choice["prompt_logprobs"]
+        else:
+            told = opening["logprobs"]["token_logprobs"]
+            assert told == choice["logprobs"]["token_logprobs"][: len(told)]
+            assert [logprob for logprob in told if logprob is None] == [None], "the first token's alone"
+
+
+def test_of_several_prompts_the_one_with_an_unknown_id_is_named(client):
+    response = client.post("/v1/completions", json={"prompt": [[1], [2, 99_999]]})
+    assert response.status_code == 400
+    assert "prompt.1 has the token id 99999" in response.json()["error"]["message"]

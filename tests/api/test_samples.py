@@ -31,6 +31,7 @@ def mean_logprob(details):
     return sum(token["logprob"] for token in details["tokens"]) / len(details["tokens"])
 
 
+@pytest.mark.row("generate.n", "generate.best_of_sequences")
 @each_style
 @pytest.mark.parametrize("n", [2, 9], ids=["n fits", "n is more than the slots"])
 def test_sample_i_is_to_the_bit_what_a_request_with_the_seed_plus_i_gets(generate, style, n):
@@ -42,6 +43,7 @@ def test_sample_i_is_to_the_bit_what_a_request_with_the_seed_plus_i_gets(generat
         assert told(alone) == [sample]
 
 
+@pytest.mark.row("completions.n")
 @each_style
 def test_openais_choices_are_too(complete, style):
     fields = {"max_tokens": 8, "logprobs": 2, "temperature": 0} | style
@@ -77,6 +79,7 @@ def test_samples_in_company_get_what_they_get_alone(server, generate, in_backgro
     assert [neighbour.response.status_code for neighbour in neighbours] == [200] * 3
 
 
+@pytest.mark.row("generate.n_stream")
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -136,6 +139,7 @@ def test_a_stop_string_ends_each_sample_where_it_finds_it(generate):
         assert sample["tokens"] == before["tokens"][: sample["generated_tokens"]] or stop in text
 
 
+@pytest.mark.row("generate.best_of")
 def test_the_likeliest_of_best_of_are_told_in_their_order(generate):
     wanted = {"seed": 20, "temperature": 1.5, "max_new_tokens": 9, "logit_bias": {"499": 2}}
     drawn = told(generate(n=7, **wanted))
@@ -145,6 +149,7 @@ def test_the_likeliest_of_best_of_are_told_in_their_order(generate):
     assert told(generate(n=1, best_of=7, **wanted)) == ranked[:1]
 
 
+@pytest.mark.row("generate.best_of", "generate.best_of_sequences")
 def test_tgis_best_of_without_n_tells_all_the_others_in_the_details(client, generate):
     wanted = {"best_of": 4, "seed": 20, "temperature": 1.5, "max_new_tokens": 9}
     ranked = sorted(told(generate(n=4, **wanted)), key=mean_logprob, reverse=True)
@@ -153,6 +158,7 @@ def test_tgis_best_of_without_n_tells_all_the_others_in_the_details(client, gene
     assert bare == {"generated_text": ranked[0]["generated_text"]}
 
 
+@pytest.mark.row("completions.best_of", "completions.usage")
 def test_openais_best_of_counts_all_that_was_drawn(complete, generate):
     wanted = {"seed": 20, "temperature": 1.5}
     drawn = told(generate(n=5, max_new_tokens=9, **wanted))
@@ -174,6 +180,7 @@ def test_best_of_equal_to_n_is_not_ranked_and_may_be_streamed(generate, stream):
     assert sorted(stream(best_of=4, **wanted), key=key) == sorted(stream(**wanted), key=key)
 
 
+@pytest.mark.row("generate.details")
 def test_details_come_with_several_samples_even_if_nobody_asked(client):
     answer = client.post("/generate", json={"inputs": "a", "parameters": {"n": 3, "max_new_tokens": 2}}).json()
     assert len(answer["details"]["best_of_sequences"]) == 2
@@ -187,6 +194,7 @@ def test_details_come_with_several_samples_even_if_nobody_asked(client):
     }
 
 
+@pytest.mark.row("header.seed", "header.generated_tokens")
 def test_the_headers_have_the_first_seed_and_all_samples_tokens(client):
     response = client.post("/generate", json={"inputs": "a", "parameters": {"n": 3, "best_of": 4, "max_new_tokens": 2, "seed": 5}})
     assert (response.headers["x-seed"], response.headers["x-generated-tokens"]) == ("5", "8")

@@ -29,6 +29,7 @@ def ids_of(client):
     return lambda text: [token["id"] for token in client.post("/tokenize", json={"inputs": text}).json()]
 
 
+@pytest.mark.row("route.score", "score.prompt", "score.candidates", "score.answer")
 def test_each_candidate_has_its_tokens_and_their_sum_in_order(score, ids_of):
     answer = score(model="any")
     assert (answer["object"], answer["model"]) == ("list", "tiny-gpt2")
@@ -48,6 +49,7 @@ def test_each_candidate_has_its_tokens_and_their_sum_in_order(score, ids_of):
     assert answer["data"][0] | {"index": 4} == answer["data"][4]
 
 
+@pytest.mark.row("score.answer")
 def test_the_log_probabilities_are_the_references(score, ids_of, tiny_checkpoint):
     model = GPT2LMHeadModel.from_pretrained(tiny_checkpoint).double().eval()
     before = ids_of(PROMPT)
@@ -110,11 +112,11 @@ def test_prompt_and_candidate_may_fill_the_context(client, score):
     assert response.json()["error"]["param"] == "prompt"
 
 
+@pytest.mark.row("score.candidates", "score.prompt")
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"candidates": ["a"]}, "prompt"),
-        ({"prompt": "", "candidates": ["a"]}, "prompt"),
+        ({"prompt": 5, "candidates": ["a"]}, "prompt"),
         ({"prompt": ["a"], "candidates": ["a"]}, "prompt"),
         ({"prompt": "a"}, "candidates"),
         ({"prompt": "a", "candidates": []}, "candidates"),
@@ -170,3 +172,24 @@ def test_a_failure_of_one_candidate_is_the_requests(stepped_server):
     assert response.status_code == 500
     assert "not a number" in response.json()["error"]["message"]
     assert server.service.generator.client.num_unfinished == 0
+
+
+def test_a_prompt_to_score_after_is_read_as_any_other(client):
+    wanted = {"prompt": "a<|endoftext|>", "candidates": ["b"]}
+    tokens = client.post("/v1/score", json=wanted).json()["usage"]["prompt_tokens"]
+    plain = client.post("/v1/score", json={**wanted, "parse_special": False}).json()["usage"]["prompt_tokens"]
+    assert (tokens, plain > 3) == (3, True)
+
+
+def test_a_prompt_to_score_after_may_be_token_ids_or_nothing(client, server):
+    ids = [token["id"] for token in client.post("/tokenize", json={"inputs": "The old"}).json()]
+    by_ids, by_text = (
+        client.post("/v1/score", json={"prompt": prompt, "candidates": [" man"]}).json() for prompt in (ids, "The old")
+    )
+    assert by_ids["data"] == by_text["data"]
+    end = [server.service.generator.eos_token_ids[0]]
+    for body in ({}, {"prompt": ""}, {"prompt": []}):
+        assert (
+            client.post("/v1/score", json={**body, "candidates": ["a"]}).json()["data"]
+            == (client.post("/v1/score", json={"prompt": end, "candidates": ["a"]}).json()["data"])
+        )

@@ -108,6 +108,7 @@ def test_a_step_that_hangs_is_told_to_its_clients_and_does_not_keep_the_process_
     assert any("left behind" in line for line in server.log)
 
 
+@pytest.mark.row("error.not_ready")
 def test_a_running_stream_finishes_while_new_requests_are_sent_away(serve, call, eventually):
     server = serve()
     for _ in range(4):  # company, so that it runs for longer than the requests below take

@@ -8,6 +8,7 @@ from app.sse import PING
 ROUTES = [("/generate_stream", {}), ("/generate", {"stream": True}), ("/", {"stream": True})]
 
 
+@pytest.mark.row("route.generate_stream", "generate.stream", "stream.headers", "stream.native_event", "stream.native_last")
 @pytest.mark.parametrize(("path", "extra"), ROUTES)
 def test_each_route_streams_one_event_a_token(client, sse, path, extra):
     response = client.post(path, json={"inputs": "The old man", "parameters": {"max_new_tokens": 5, "seed": 9}, **extra})
@@ -24,6 +25,7 @@ def test_each_route_streams_one_event_a_token(client, sse, path, extra):
     assert events[-1]["details"] == {"finish_reason": "length", "generated_tokens": 5, "input_length": 5, "seed": 9}
 
 
+@pytest.mark.row("route.generate_stream")
 def test_generate_stream_streams_even_if_the_body_says_no(client, sse):
     response = client.post("/generate_stream", json={"inputs": "a", "stream": False, "parameters": {"max_new_tokens": 2}})
     assert len(sse(response)) == 2
@@ -52,6 +54,7 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.row("stream.same_text")
 @pytest.mark.parametrize("parameters", PARAMETERS.values(), ids=PARAMETERS.keys())
 def test_a_stream_adds_up_to_the_unstreamed_answer(generate, stream, parameters):
     answer = generate("Café 日本", **({"max_new_tokens": 60, "seed": 1} | parameters))
@@ -65,6 +68,7 @@ def test_a_stream_adds_up_to_the_unstreamed_answer(generate, stream, parameters)
     assert last["details"] == {name: answer["details"][name] for name in last["details"]}
 
 
+@pytest.mark.row("stream.utf8")
 def test_a_character_cut_over_tokens_comes_whole_with_the_last_of_them(stepped_server, sse):
     server, runner = stepped_server()
     runner.open()
@@ -76,6 +80,7 @@ def test_a_character_cut_over_tokens_comes_whole_with_the_last_of_them(stepped_s
     assert events[-1]["generated_text"] == "é🎉a\ufffd"
 
 
+@pytest.mark.row("stream.stop_strings")
 def test_a_stop_string_across_characters_and_tokens_is_held_back_until_it_is_clear(stepped_server, sse):
     server, runner = stepped_server()
     runner.open()
@@ -88,6 +93,7 @@ def test_a_stop_string_across_characters_and_tokens_is_held_back_until_it_is_cle
     assert events[-1]["details"]["finish_reason"] == "stop_sequence"
 
 
+@pytest.mark.row("stream.first_error")
 def test_an_error_before_the_first_token_is_a_real_status(client):
     for path, extra in ROUTES:
         response = client.post(path, json={"inputs": "the sea " * 2000, **extra})
@@ -95,6 +101,7 @@ def test_an_error_before_the_first_token_is_a_real_status(client):
         assert response.headers["content-type"] == "application/json"
 
 
+@pytest.mark.row("stream.first_error", "error.generation")
 def test_an_engine_failure_before_the_first_token_is_a_500(stepped_server):
     server, runner = stepped_server()
     runner.failures.append(RuntimeError("the first step breaks"))
@@ -105,6 +112,7 @@ def test_an_engine_failure_before_the_first_token_is_a_500(stepped_server):
     assert response.headers["x-request-id"]
 
 
+@pytest.mark.row("stream.later_error")
 def test_an_engine_failure_after_the_first_token_is_an_event(stepped_server, sse):
     server, runner = stepped_server()
     runner.let_through(2)
@@ -118,6 +126,7 @@ def test_an_engine_failure_after_the_first_token_is_an_event(stepped_server, sse
     assert "the third step breaks" in events[-1]["error"]
 
 
+@pytest.mark.row("stream.ping")
 def test_silence_is_filled_with_comments(stepped_server, monkeypatch):
     monkeypatch.setattr("app.api.outputs.PING_SECONDS", 0.02)
     server, runner = stepped_server()
@@ -144,9 +153,17 @@ def test_a_failure_after_a_comment_is_an_event(stepped_server, monkeypatch, sse)
     assert event["error_type"] == "generation"
 
 
+@pytest.mark.row("stream.utf8")
 def test_every_event_is_one_line_of_utf8(client):
     body = {"inputs": "a", "parameters": {"temperature": 5.0, "seed": 1, "max_new_tokens": 200}}
     content = client.post("/generate_stream", json=body).content
     blocks = content.decode("utf-8", errors="strict").split("\n\n")
     assert blocks[-1] == ""
     assert all(block.startswith("data: {") and "\n" not in block and "\r" not in block for block in blocks[:-1])
+
+
+@pytest.mark.row("stream.end_token")
+def test_the_end_token_has_an_event_that_is_special_and_without_a_text(stream):
+    *_, last = stream(max_new_tokens=5, logit_bias={"499": 100})
+    assert (last["index"], last["generated_text"]) == (1, "")
+    assert last["token"] == {"id": 499, "text": "", "logprob": last["token"]["logprob"], "special": True}

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.bench.dialects import Arrival
@@ -20,11 +20,13 @@ from tests.engine.event_loop import in_event_loop
 NUMBERS = st.lists(st.floats(0, 1e6, allow_nan=False), min_size=1, max_size=50)
 
 
+@settings(deadline=None)
 @given(NUMBERS, st.floats(0, 100))
 def test_a_percentile_is_numpys(values, percent):
     assert percentile(sorted(values), percent) == pytest.approx(float(np.percentile(values, percent)), rel=1e-9, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(NUMBERS)
 def test_percentiles_rise_from_the_least_value_to_the_largest(seconds):
     found = spread(seconds)

@@ -16,8 +16,9 @@ from app.chat.turns import AS_WRITTEN, Lead, Turns
 from app.errors import StartupError, TemplateFailed
 from app.prompt import Prompt
 from model.checkpoint import load_tokenizer
-from model.tokenizer import Tokenizer
+from model.tokenizer import PLAIN_TEXT, Tokenizer
 from tests.conftest import CHATML
+from tests.model.tokenizer_directories import BERT, WORD_FILES, WORDS, write_directory
 
 MARKED = "{% for m in messages %}{{ '<|user|>' if m.role == 'user' else '<|bot|>' }}{{ m.content }}{% endfor %}<|bot|>"
 END = "<|endoftext|>"
@@ -86,6 +87,33 @@ def test_dialogpt_puts_an_end_token_behind_each_turn(chat: Open) -> None:
 )  # fmt: skip
 def test_where_a_reply_begins_and_ends_is_seen_from_the_template(chat: Open, template: str, turns: Turns) -> None:
     assert chat(template).turns == turns
+
+
+def test_a_vocabulary_of_words_ends_its_turns_by_its_own_token(tmp_path: Path) -> None:
+    directory = write_directory(tmp_path / "words", WORD_FILES | {"tokenizer_config.json": BERT}, vocab_size=len(WORDS))
+    tokenizer = load_tokenizer(directory)
+    template = "[CLS]{% for m in messages %}{{ m.content }}[SEP]{% endfor %}"
+    words = Chat(ChatTemplate(template, "checkpoint", {}), tokenizer)
+    try:
+        assert words.turns == Turns(stop_token_ids=frozenset({WORDS.index("[SEP]")}))
+        said = {"role": "user", "content": "你好[SEP]世界"}
+        text, ids = prompt(words, said), prompt(words, said, parse_special=False)
+        assert isinstance(text, str)
+        names = [WORDS[i] for i in tokenizer.encode(text, AS_WRITTEN)]
+        assert names == ["[CLS]", "你", "好", "[SEP]", "世", "界", "[SEP]"]
+        as_text = tokenizer.encode(said["content"], PLAIN_TEXT)
+        assert ids == (WORDS.index("[CLS]"), *as_text, WORDS.index("[SEP]"))
+        assert WORDS.index("[SEP]") not in as_text
+    finally:
+        words.close()
+
+
+def test_a_character_that_a_vocabulary_lacks_ends_no_turn(tmp_path: Path) -> None:
+    directory = write_directory(tmp_path / "words", WORD_FILES | {"tokenizer_config.json": BERT}, vocab_size=len(WORDS))
+    template = "{% for m in messages %}{{ m.content }}\nΩ: {% endfor %}"
+    words = Chat(ChatTemplate(template, "checkpoint", {}), load_tokenizer(directory))
+    words.close()
+    assert words.turns == Turns(stop=("\nΩ:",))
 
 
 def test_a_final_message_is_continued_behind_its_last_character(chat: Open) -> None:

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.tokenizer_files import read_tokenizer
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.examples import ExampleData, Examples, hold_examples, read_examples
 from model.training.fused import IGNORED
 from model.training.objective import NextTokenLoss
 from model.training.recipe import Recipe
+from tests.model.tokenizer_directories import KINDS, write_directory
 
 EOS = 499
 
@@ -55,6 +57,23 @@ def test_the_completion_and_the_end_token_after_it_are_learned_and_nothing_else(
         assert [target for target in targets[row].tolist() if target != IGNORED] == learned
         assert targets[row, len(prompt_ids) - 1] == learned[0], "learned where the prompt ends"
     assert examples.num_targets(np.array([0, 1])) == (targets != IGNORED).sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt_ids", "learned"),
+    [
+        ("tokenizer.json", [8192, 39, 7827, 8193], [39, 7827, 8193, EOS]),
+        ("BOS", [8191, 39, 7827], [39, 7827, EOS]),
+    ],
+)
+def test_a_prompt_is_read_as_the_service_reads_it_and_a_completion_follows_it(tmp_path, kind, prompt_ids, learned):
+    """Turns are tokens in both; what begins a text begins the prompt alone."""
+    tokenizer = read_tokenizer(write_directory(tmp_path, KINDS[kind]()))
+    prompt, completion = ("<|user|>Hello<|bot|>", "Hello<|bot|>") if kind == "tokenizer.json" else ("Hello", "Hello")
+    file = write_examples(tmp_path / "a.jsonl", [(prompt, completion)])
+    examples = read_examples([file], tokenizer, EOS, 64, lambda line: None)
+    assert examples.ids.tolist() == prompt_ids + learned
+    assert examples.num_prompt.tolist() == [len(prompt_ids)]
 
 
 @torch.no_grad()

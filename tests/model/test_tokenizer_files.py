@@ -1,6 +1,7 @@
 """A directory's tokenizer gives the ids that `transformers` gives, whatever its files say; what it cannot is refused by name."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Both]:
     return {kind: (load_tokenizer(place), AutoTokenizer.from_pretrained(place)) for kind, place in directories.items()}
 
 
+@pytest.mark.row("tokens.as_transformers", "tokens.added", "tokens.bos")
 @KIND
 @settings(deadline=None, max_examples=60)
 @given(text=TEXTS)
@@ -82,6 +84,13 @@ def test_a_text_has_no_fewer_tokens_than_were_told(both: dict[str, Both], kind: 
     tokenizer, _ = both[kind]
     assert tokenizer.least_tokens(text) <= len(tokenizer.encode(text, Reading(add_special_tokens=False)))
     assert tokenizer.least_tokens(text) <= len(tokenizer.encode(text, PLAIN_TEXT))
+
+
+@KIND
+@pytest.mark.parametrize("text", [" " * 3000, "<|endoftext|>" * 300, "x" * 3000, "\u0301" * 3000, " \n" * 1500])
+def test_a_long_text_of_few_tokens_has_no_fewer_than_were_told(both: dict[str, Both], kind: str, text: str) -> None:
+    tokenizer, _ = both[kind]
+    assert tokenizer.least_tokens(text) <= len(tokenizer.encode(text, Reading(add_special_tokens=False)))
 
 
 @KIND
@@ -121,6 +130,7 @@ def test_what_is_saved_reads_a_text_alike(both: dict[str, Both], kind: str, tmp_
 # The examples of the issue
 
 
+@pytest.mark.row("tokens.as_transformers")
 @pytest.mark.parametrize(
     ("kind", "text", "ids"),
     [
@@ -146,6 +156,7 @@ def test_the_end_token_in_a_text_is_one_in_every_directory_that_names_it(both: d
         assert both[kind][0].encode("Hi there<|endoftext|>")[-1] == 8191
 
 
+@pytest.mark.row("tokens.special_output")
 def test_an_added_word_has_its_text_and_a_special_token_none(both: dict[str, Both]) -> None:
     for kind in ("tokenizer.json", "added_tokens.json", "lower case"):
         tokenizer, _ = both[kind]
@@ -171,6 +182,7 @@ def test_gpt2s_plain_tokenizer_is_tiktokens_and_everything_else_the_librarys(bot
 # What a reading is
 
 
+@pytest.mark.row("tokens.parse_special")
 @KIND
 def test_tokens_that_are_not_to_be_read_are_plain_text(both: dict[str, Both], kind: str) -> None:
     """A stranger's text must not begin a turn or end a document."""
@@ -247,6 +259,26 @@ def test_names_of_word_pieces_are_told_apart(both: dict[str, Both]) -> None:
 def test_a_million_characters_of_words_are_told_quickly_or_refused(both: dict[str, Both]) -> None:
     for kind in ("WordPiece", "BOS", "lower case"):
         assert len(both[kind][0].encode("你好 world" * 20_000)) > 20_000
+
+
+@pytest.mark.parametrize("kind", ["BOS", "lower case", "WordPiece"])
+def test_others_go_on_while_a_long_text_is_cut(both: dict[str, Both], kind: str) -> None:
+    """The library holds the interpreter as long as it likes; the service's event loop must not stand still for it."""
+    turns, over = 0, threading.Event()
+
+    def take_turns() -> None:
+        nonlocal turns
+        while not over.wait(0.001):
+            turns += 1
+
+    other = threading.Thread(target=take_turns)
+    other.start()
+    before = turns
+    both[kind][0].encode("你好 world, " * 60_000)
+    taken = turns - before
+    over.set()
+    other.join()
+    assert taken > 10
 
 
 # Where releases of `transformers` differ, and what a file may leave out

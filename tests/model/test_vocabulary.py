@@ -163,6 +163,20 @@ def test_a_directory_without_a_usable_vocabulary_is_refused(tmp_path: Path, byte
         load_vocabulary(tmp_path)
 
 
+def test_a_vocabulary_that_is_read_by_more_than_its_two_files_is_refused_or_kept_whole(
+    tmp_path: Path, byte_tokenizer: Tokenizer
+) -> None:
+    save_tokenizer(tmp_path, byte_tokenizer)
+    (tmp_path / "added_tokens.json").write_text('{"<|user|>": 257}')
+    read = load_vocabulary(tmp_path)
+    assert read.encode("<|user|>") == [257]
+    save_tokenizer(tmp_path / "out", read)
+    assert load_vocabulary(tmp_path / "out").encode("<|user|>") == [257]
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+    with pytest.raises(TrainingError, match="is not GPT-2's plain one"):
+        load_vocabulary(tmp_path)
+
+
 def test_a_vocabulary_that_cannot_mark_documents_is_refused(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
     ordinary = {token: i for token, i in byte_tokenizer.vocab.items() if i != byte_tokenizer.eos_token_id}
     save_tokenizer(tmp_path, BPETokenizer(ordinary, byte_tokenizer.merges))

@@ -117,6 +117,12 @@ KINDS: dict[str, Callable[[], Files]] = {
         }
     ),
     "whitespace": lambda: {"tokenizer.json": bpe_file(pre_tokenizer={"type": "Whitespace"}), "tokenizer_config.json": AS_IT_IS},
+    "whitespace, then bytes": lambda: (
+        {
+            "tokenizer.json": bpe_file(pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, BYTE_LEVEL]}),
+            "tokenizer_config.json": AS_IT_IS,
+        }
+    ),
     "tokens that take blanks": lambda: (
         {
             "tokenizer.json": bpe_file(
