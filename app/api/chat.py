@@ -9,8 +9,8 @@ from starlette.responses import Response
 from app.api.body import documented, json_body
 from app.api.documentation import GENERATION_STATUSES, answer, openai_errors
 from app.api.outputs import all_tokens, framed, outputs
-from app.api.replies import Json, Replies
-from app.api.responses import JSON, generation_headers, openai_head, timing_headers, usage
+from app.api.replies import Replies
+from app.api.responses import JSON, choice_framer, generation_headers, generation_usage, openai_head, timing_headers
 from app.chat.conversation import Chat, NoChat
 from app.errors import InvalidRequest, PromptTooLong, openai_error
 from app.generation import Generation, TextGenerator, off_loop
@@ -59,7 +59,7 @@ async def _answer(request: Request, body: ChatRequest) -> Response:
         choices = [written.whole(i, sample, tokens[sample.index]) for i, sample in enumerate(samples[: body.num_wanted])]
         headers = generation_headers(generation, samples[0]) | timing_headers(generation)
         head = openai_head(request.app.state.info, "chatcmpl", "chat.completion")
-        return JSON(head | {"choices": choices, "usage": _usage(generation)}, headers=headers)
+        return JSON(head | {"choices": choices, "usage": generation_usage(generation)}, headers=headers)
 
     return await off_loop(generation.writing_size, written_answer)
 
@@ -82,16 +82,13 @@ async def _chunks(
     batches: AsyncGenerator[list[TextToken], None],
 ) -> AsyncGenerator[bytes, None]:
     head = openai_head(request.app.state.info, "chatcmpl", "chat.completion.chunk")
+    framed_choice = choice_framer(head)
 
     def frame(token: TextToken) -> bytes:
-        return b"".join([event(head | {"choices": [chunk]}) for chunk in written.chunks(token)])
+        return b"".join([framed_choice(chunk) for chunk in written.chunks(token)])
 
     async for chunk in framed(request, generation, first, batches, frame, lambda error: event(openai_error(error))):
         yield chunk
     if generation.is_finished and body.tells_usage:
-        yield event(head | {"choices": [], "usage": _usage(generation)})
+        yield event(head | {"choices": [], "usage": generation_usage(generation)})
     yield DONE
-
-
-def _usage(generation: Generation) -> Json:
-    return usage(generation.num_prompt, generation.num_generated, generation.num_reused)

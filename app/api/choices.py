@@ -1,8 +1,8 @@
 """A completion's choices, whole or in chunks, with log-probabilities as the clients of OpenAI and of vLLM read them."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from app.api.responses import Json
 from app.engine.sequence import FinishReason
 from app.generation import Generation
 from app.prompt import PromptToken, ReadPrompt
@@ -10,7 +10,6 @@ from app.sample import Sample, TextToken
 from app.schemas.openai import CompletionRequest
 from model.tokenizer import Tokenizer
 
-Json = dict[str, Any]
 REASONS = {None: None, FinishReason.LENGTH: "length", FinishReason.EOS: "stop", FinishReason.STOP: "stop"}
 
 

@@ -1,18 +1,17 @@
 """OpenAI's dialect: /v1/completions and /v1/models."""
 
 import itertools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.body import documented, json_body
-from app.api.choices import Choices, Json
+from app.api.choices import Choices
 from app.api.documentation import GENERATION_STATUSES, answer, openai_errors
 from app.api.outputs import all_tokens, framed, outputs
-from app.api.responses import JSON, generation_headers, openai_head, timing_headers, usage
+from app.api.responses import JSON, Json, choice_framer, generation_headers, generation_usage, openai_head, timing_headers
 from app.errors import NotFound, openai_error
 from app.generation import Generation, TextGenerator, off_loop
 from app.info import ServiceInfo
@@ -67,7 +66,7 @@ async def _answer(request: Request, body: CompletionRequest) -> Response:
     def answer() -> Response:
         choices = [written.whole(i, sample, tokens[sample.index]) for i, sample in enumerate(samples)]
         headers = generation_headers(generation, samples[0]) | timing_headers(generation)
-        return JSON(_head(request) | {"choices": choices, "usage": _usage(generation)}, headers=headers)
+        return JSON(_head(request) | {"choices": choices, "usage": generation_usage(generation)}, headers=headers)
 
     return await off_loop(generation.writing_size, answer)
 
@@ -91,7 +90,7 @@ async def _chunks(
     batches: AsyncGenerator[list[TextToken], None],
 ) -> AsyncGenerator[bytes, None]:
     head, choices = _head(request), Choices(body, generation)
-    framed_choice = _framer(head)
+    framed_choice = choice_framer(head)
 
     def frame(token: TextToken) -> bytes:
         chunk = framed_choice(choices.chunk(token))
@@ -110,22 +109,12 @@ async def _chunks(
         if not generation.request.max_new_tokens:
             yield b"".join([framed_choice(choices.opening(sample)) for sample in generation.samples])
         if body.tells_usage:
-            yield event(head | {"choices": [], "usage": _usage(generation)})
+            yield event(head | {"choices": [], "usage": generation_usage(generation)})
     yield DONE
-
-
-def _framer(head: Json) -> Callable[[Json], bytes]:
-    """What makes a chunk of a choice. All else in a chunk is the same in every one, and written once."""
-    before, after = b"data: " + orjson.dumps(head)[:-1] + b',"choices":[', b"]}\n\n"
-    return lambda choice: before + orjson.dumps(choice) + after
 
 
 def _head(request: Request) -> Json:
     return openai_head(request.app.state.info, "cmpl", "text_completion")
-
-
-def _usage(generation: Generation) -> Json:
-    return usage(generation.num_prompt, generation.num_generated, generation.num_reused)
 
 
 def _model(info: ServiceInfo) -> dict[str, Any]:

@@ -1,14 +1,11 @@
 """A chat's choices, whole or in chunks, with log-probabilities as OpenAI's chat tells them."""
 
-from typing import Any
-
 from app.api.choices import REASONS
+from app.api.responses import Json
 from app.chat.turns import Lead
 from app.generation import Generation
 from app.sample import Sample, TextToken
 from app.schemas.chat import ChatRequest
-
-Json = dict[str, Any]
 
 
 class Replies:

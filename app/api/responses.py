@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -10,6 +11,8 @@ from starlette.responses import Response
 from app.generation import Generation
 from app.info import ServiceInfo
 from app.sample import Sample
+
+Json = dict[str, Any]
 
 
 class JSON(Response):
@@ -21,7 +24,7 @@ class JSON(Response):
         return orjson.dumps(content)
 
 
-def openai_head(info: ServiceInfo, prefix: str, kind: str) -> dict[str, Any]:
+def openai_head(info: ServiceInfo, prefix: str, kind: str) -> Json:
     """What an answer under /v1 begins with, and each chunk of one."""
     return {
         "id": f"{prefix}-{uuid.uuid4().hex}",
@@ -32,7 +35,17 @@ def openai_head(info: ServiceInfo, prefix: str, kind: str) -> dict[str, Any]:
     }
 
 
-def usage(num_prompt: int, num_generated: int, num_reused: int) -> dict[str, Any]:
+def choice_framer(head: Json) -> Callable[[Json], bytes]:
+    """What makes a chunk of a choice. All else in a chunk is the same in every one, and written once."""
+    before, after = b"data: " + orjson.dumps(head)[:-1] + b',"choices":[', b"]}\n\n"
+    return lambda choice: before + orjson.dumps(choice) + after
+
+
+def generation_usage(generation: Generation) -> Json:
+    return usage(generation.num_prompt, generation.num_generated, generation.num_reused)
+
+
+def usage(num_prompt: int, num_generated: int, num_reused: int) -> Json:
     """The tokens of a request, as OpenAI's clients read them."""
     return {
         "prompt_tokens": num_prompt,

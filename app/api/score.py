@@ -6,10 +6,9 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.body import documented, json_body
-from app.api.choices import Json
 from app.api.documentation import answer, openai_errors
 from app.api.outputs import watched
-from app.api.responses import JSON, usage
+from app.api.responses import JSON, Json, usage
 from app.generation import TextGenerator, off_loop
 from app.schemas.answers import ScoreAnswer
 from app.schemas.openai import ScoreRequest
