@@ -11,7 +11,7 @@ from app.version import VERSION
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the result is the exit code: 0, 2 for a wrong call, 78 for a service that cannot start as configured."""
+    """Run a command; the result is the exit code: 0, 2 for a wrong call, 70 and 78 as app/errors.py has them."""
     options = build_parser().parse_args(arguments)
     try:
         return int(options.run(options))

@@ -13,6 +13,7 @@ ServiceError                     500 generation
 |- DeadlinePassed               504 timeout
 |- GenerationFailed              500 generation
 StartupError                     exit code 78 (EX_CONFIG of sysexits.h)
+RunnerLost, of model/batch.py    exit code 70 (EX_SOFTWARE), once all clients have been told: NotReady
 CommandError                     exit code 2: training or measuring cannot be done as asked
 """
 
@@ -112,6 +113,9 @@ class DeadlinePassed(ServiceError):
 
 class GenerationFailed(ServiceError):
     """The engine failed on this request."""
+
+
+RUNNER_LOST_EXIT_CODE = 70
 
 
 class StartupError(Exception):

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from app.engine.client import EngineClient
 from app.engine.mailbox import Mailbox
-from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokenOutput
+from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokensOutput
 from app.errors import DeadlinePassed, InvalidRequest, PromptTooLong, ServiceError
 from app.metrics import Metrics
 from app.prompt import Prompt, ReadPrompt, read_prompts
@@ -221,13 +221,14 @@ class Generation:
             for output in outputs:
                 if isinstance(output, ScoresOutput):
                     self._take_scores(output)
-                elif (token := self._take_token(output)) is not None:
-                    tokens.append(token)
+                else:
+                    tokens += self._take_tokens(output)
         return tokens
 
     def abort(self, error: ServiceError | None = None) -> None:
         """End it if it has not ended; with `error`, a reader that waits is woken by it."""
         self.generator.client.abort(self.mailbox)
+        self.mailbox.close()
         if self._deadline is not None:
             self._deadline.cancel()
         if error is not None:
@@ -244,24 +245,25 @@ class Generation:
                 sample.finish_reason = FinishReason.LENGTH
                 self._end_one()
 
-    def _take_token(self, output: TokenOutput) -> TextToken | None:
+    def _take_tokens(self, output: TokensOutput) -> list[TextToken]:
         number = output.request_id - self.mailbox.request_ids.start
         sample = self.samples[number * self.request.num_samples + output.sample]
         if sample.finish_reason is not None:
-            return None  # it was drawn past a stop string, and is nobody's
+            return []  # they were drawn past a stop string, and are nobody's
         self._observe_output(output)
-        metrics = self.generator.metrics
-        if sample.last_published is None:
+        before, tokens = sample.last_published, sample.take(output)
+        metrics, num_tokens = self.generator.metrics, len(tokens)
+        if before is None:
             self.prompts[number].num_reused = output.num_reused
             metrics.first_token.observe(output.published_at - self.timings.arrived)
+            metrics.inter_token.observe(0.0, num_tokens - 1)
         else:
-            metrics.inter_token.observe(output.published_at - sample.last_published)
-        token = sample.take(output)
-        if token.finish_reason is not None:
+            metrics.inter_token.observe((output.published_at - before) / num_tokens, num_tokens)
+        if sample.finish_reason is not None:
             if output.finish_reason is None:  # a stop string, which the engine knows nothing of
                 self.generator.client.end_sample(output.request_id, output.sample)
             self._end_one()
-        return token
+        return tokens
 
     def _end_one(self) -> None:
         self._num_open -= 1
@@ -270,7 +272,7 @@ class Generation:
                 self._deadline.cancel()
             self.generator.metrics.request.observe(self.timings.total_seconds)
 
-    def _observe_output(self, output: TokenOutput | ScoresOutput) -> None:
+    def _observe_output(self, output: TokensOutput | ScoresOutput) -> None:
         """Times are those of the engine, so that a reader who is late does not distort them."""
         timings = self.timings
         if timings.last_output is None:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from app.engine.sequence import FinishReason, TokenOutput
+from app.engine.sequence import FinishReason, TokensOutput
 from app.stop_strings import StopStrings
-from model.batch import Top
+from model.batch import SampledToken, Top
 from model.tokenizer import IncrementalDecoder, Tokenizer
+
+ENDED_BY_ID = (FinishReason.EOS, FinishReason.STOP)  # in the engine's words: by a token whose text is nobody's
 
 
 class TextToken(NamedTuple):
@@ -52,10 +54,22 @@ class Sample:
         """A token, the end token included: what `best_of` ranks by."""
         return self.sum_logprob / max(self.num_generated, 1)
 
-    def take(self, output: TokenOutput) -> TextToken:
-        ended, decoder = output.finish_reason, self.decoder
-        ended_by_id = ended is FinishReason.EOS or ended is FinishReason.STOP  # whose text is nobody's
-        piece = decoder.flush() if ended_by_id and not self.keeps_end else decoder.decode(output.token_id)
+    def take(self, output: TokensOutput) -> list[TextToken]:
+        """The output's tokens up to the sample's end: what was drawn past a stop string is nobody's."""
+        self.last_published = output.published_at
+        tokens: list[TextToken] = []
+        num_tokens = len(output.tokens)
+        for i, token in enumerate(output.tokens, start=1):
+            tokens.append(self._take(token, output.finish_reason if i == num_tokens else None))
+            if self.finish_reason is not None:
+                break
+        return tokens
+
+    def _take(self, token: SampledToken, ended: FinishReason | None) -> TextToken:
+        token_id, logprob, top = token
+        decoder = self.decoder
+        is_left_out = ended is not None and ended in ENDED_BY_ID and not self.keeps_end
+        piece = decoder.flush() if is_left_out else decoder.decode(token_id)
         offset = decoder.offset
         self.num_generated += 1
         text, stopped = self.stops.feed(piece, may_end=self.num_generated > self.stop_after)
@@ -66,17 +80,6 @@ class Sample:
             text += tail if stopped else tail + self.stops.flush()
             self.finish_reason = FinishReason.STOP if stopped else ended
         self.text += text
-        self.sum_logprob += output.logprob
-        self.last_published = output.published_at
-        is_special = self.tokenizer.is_special(output.token_id)
-        return TextToken(
-            self.index,
-            self.num_generated,
-            output.token_id,
-            text,
-            output.logprob,
-            is_special,
-            output.top,
-            offset,
-            self.finish_reason,
-        )
+        self.sum_logprob += logprob
+        special = self.tokenizer.is_special(token_id)
+        return TextToken(self.index, self.num_generated, token_id, text, logprob, special, top, offset, self.finish_reason)

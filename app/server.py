@@ -1,4 +1,7 @@
-"""uvicorn with a drain of its own: at SIGTERM ready turns 503 while the listener stays open, running requests finish, exit 0."""
+"""uvicorn with a drain of its own: at SIGTERM ready turns 503 while the listener stays open, running requests finish, exit 0.
+
+A runner that can compute nothing more in this process ends it, so that whoever watches over it starts another.
+"""
 
 import asyncio
 import logging
@@ -11,10 +14,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.engine.client import EngineClient
+from app.errors import RUNNER_LOST_EXIT_CODE
 from app.protocol import HttpProtocol
 from app.settings import Settings
 
 CLOSE_SECONDS = 5
+LOST_SECONDS = 0.5  # in which clients and load balancers can still be told that the runner is lost
 log = logging.getLogger("gpt2.server")
 
 
@@ -40,10 +45,21 @@ class Server(uvicorn.Server):
         self._app, self._drain_seconds, self._on_ready = app, settings.drain_seconds, on_ready
         self._drains: list[asyncio.Task[None]] = []
 
+    @property
+    def exit_code(self) -> int:
+        """Of the process, once this has run."""
+        return RUNNER_LOST_EXIT_CODE if self._engine.lost.is_set() else 0 if self.started else 1
+
+    @property
+    def _engine(self) -> EngineClient:
+        engine: EngineClient = self._app.state.generator.client
+        return engine
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._loop = asyncio.get_running_loop()
+            self._watch = asyncio.create_task(self._leave_when_lost())
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
@@ -59,8 +75,13 @@ class Server(uvicorn.Server):
         self._drains.append(asyncio.create_task(self._drain(cause, seconds)))
 
     async def _drain(self, cause: str, seconds: float) -> None:
-        engine: EngineClient = self._app.state.generator.client
-        log.info("%s: %d requests may finish within %g s", cause, engine.num_unfinished, seconds)
-        if num_cut := await engine.drain(seconds):
+        log.info("%s: %d requests may finish within %g s", cause, self._engine.num_unfinished, seconds)
+        if num_cut := await self._engine.drain(seconds):
             log.warning("the time is up: %d requests were cut off", num_cut)
+        self.should_exit = True
+
+    async def _leave_when_lost(self) -> None:
+        await self._engine.lost.wait()
+        log.critical("the runner is lost: this process ends with exit code %d", RUNNER_LOST_EXIT_CODE)
+        await asyncio.sleep(LOST_SECONDS)
         self.should_exit = True

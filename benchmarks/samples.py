@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from app.bootstrap import load, make_engine
-from app.engine.sequence import EngineRequest, TokenOutput
+from app.engine.sequence import EngineRequest, TokensOutput
 from app.settings import Settings
 from benchmarks.machine import gpt2_tokenizer, prompts_of, random_gpt2, write_result
 from model.batch import SamplingParams
@@ -36,7 +36,7 @@ def main() -> None:
         engine.submit(i, EngineRequest(prompt, SamplingParams(temperature=1.0), max_new_tokens=1, num_samples=num_samples))
         num_tokens = 0
         while engine.has_work:
-            num_tokens += sum(isinstance(output, TokenOutput) for output in engine.step().outputs)
+            num_tokens += sum(len(output.tokens) for output in engine.step().outputs if isinstance(output, TokensOutput))
         assert num_tokens == num_samples
         seconds[num_samples].append(time.perf_counter() - started)
     one, several = (seconds[n][1:] for n in (1, NUM_SAMPLES))  # the first of each warms up

@@ -162,6 +162,10 @@ class OutputMismatch(Exception):
     """A runner answered something else than it was asked for."""
 
 
+class RunnerLost(Exception):
+    """The runner can compute nothing more in this process, as when its context on the device is gone."""
+
+
 def check_output(batch: ForwardBatch, output: StepOutput) -> None:
     """Raise OutputMismatch unless the output has exactly what the batch asks for."""
     if len(output.chunks) != len(batch.chunks):
@@ -190,12 +194,14 @@ class Capabilities:
     """What a runner can do, and what it gains by.
 
     `exact_at_any_cut`: a position's bits are the same however its prompt is cut into chunks, decoded instead, or copied from a
-    slot. `max_draws` of one chunk. `num_steps` in one call pay; more work all the same.
+    slot. `max_draws` of one chunk. `num_steps` in one call pay; more work all the same. `is_asynchronous`: a launch returns while
+    the step still runs.
     """
 
     exact_at_any_cut: bool
     max_draws: int
     num_steps: int = 1
+    is_asynchronous: bool = False
 
 
 class Launched(Protocol):
@@ -208,7 +214,9 @@ class Launched(Protocol):
 class Runner(Protocol):
     """Carries out steps. The seam for speed: how keys, values and logits are kept is a runner's own affair.
 
-    It knows the tokens of its slots, since it has run them.
+    It knows the tokens of its slots, since it has run them. It carries out what it is told in the order in which it is told.
+    A MemoryError, from `launch` or from `collect`, leaves whatever the slots held before the batch's chunks as it was: the same
+    can be asked again in smaller batches. RunnerLost may come from anywhere.
     """
 
     @property

@@ -112,20 +112,37 @@ class ByteDecoder(IncrementalDecoder):
     def __init__(self, bytes_of_id: dict[int, bytes]) -> None:
         self._bytes_of_id = bytes_of_id
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._holds_back = False
         self._num_chars = 0
 
     def decode(self, token_id: int) -> str:
-        token, text, self.offset = self._bytes_of_id.get(token_id, b""), "", self._num_chars
-        if self._utf8.getstate()[0]:
+        token, self.offset = self._bytes_of_id.get(token_id, b""), self._num_chars
+        text = None if self._holds_back else _whole(token)
+        if text is None:
+            text = self._decode_parts(token)
+        self._num_chars += len(text)
+        return text
+
+    def _decode_parts(self, token: bytes) -> str:
+        text = ""
+        if self._holds_back:
             # What is held back is completed or lengthened by the first byte, or becomes U+FFFD before it.
             text, token = self._utf8.decode(token[:1]), token[1:]
             self.offset += text[:1] == "\ufffd" and (len(text) > 1 or self._utf8.getstate()[0] != b"")
         text += self._utf8.decode(token)
-        self._num_chars += len(text)
+        self._holds_back = self._utf8.getstate()[0] != b""
         return text
 
     def flush(self) -> str:
-        text = self._utf8.decode(b"", final=True)
+        text, self._holds_back = self._utf8.decode(b"", final=True), False
         self._num_chars += len(text)
         self.offset = self._num_chars
         return text
+
+
+def _whole(token: bytes) -> str | None:
+    """The text of bytes that are whole characters, as most tokens are: at a quarter of an incremental decoder's time."""
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return None

@@ -6,12 +6,12 @@ import pytest
 
 from app.engine.client import Limits
 from app.engine.mailbox import Mailbox
-from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokenOutput
+from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokensOutput
 from app.errors import ClientLeft, DeadlinePassed, PromptTooLong
 from app.generation import Generation, GenerationRequest, TextGenerator
 from app.metrics import Metrics
 from app.scoring import start_scoring
-from model.batch import SamplingParams, ScoredToken
+from model.batch import SampledToken, SamplingParams, ScoredToken
 from model.tokenizer import DEFAULT_READING
 
 
@@ -52,8 +52,9 @@ class Bench:
         return await self.generator.start(GenerationRequest(**fields))
 
     def draw(self, text: str, sample: int = 0, at: float = 0.0, ended: FinishReason | None = None, request: int = 0) -> None:
-        (token_id,) = self.generator.tokenizer.encode(text)
-        self.client.mailbox.put(TokenOutput(request, sample, token_id, -1.0, (), ended, at, 0.25, 3))
+        """A step's tokens of a sample: one a letter."""
+        tokens = tuple(SampledToken(token_id, -1.0) for letter in text for token_id in self.generator.tokenizer.encode(letter))
+        self.client.mailbox.put(TokensOutput(request, sample, tokens, ended, at, 0.25, 3))
 
     def score(self, *logprobs: float, is_last: bool = False, request: int = 0) -> None:
         scores = tuple(ScoredToken(logprob) for logprob in logprobs)
@@ -103,6 +104,53 @@ def test_a_stop_string_ends_its_own_sample_alone(bench):
         assert bench.client.aborted == [(0, 1)], "the other ended by itself"
 
     asyncio.run(run())
+
+
+def test_of_tokens_that_come_together_those_behind_a_stop_string_are_nobodys(bench):
+    async def run():
+        generation = await bench.start(stop=("yz",))
+        bench.draw("ab")
+        bench.draw("yzcd", ended=FinishReason.LENGTH)
+        tokens = await generation.next()
+        assert [(token.number, token.text, token.finish_reason) for token in tokens] == [
+            (1, "a", None),
+            (2, "b", None),
+            (3, "", None),
+            (4, "", FinishReason.STOP),
+        ]
+        assert generation.is_finished
+        (sample,) = generation.samples
+        assert (sample.text, sample.num_generated, sample.sum_logprob) == ("ab", 4, -4.0)
+
+    asyncio.run(run())
+
+
+def test_equal_tokens_that_come_together_end_with_the_last_of_them(bench):
+    """Values may be the very same object, where they are equal."""
+
+    async def run():
+        generation = await bench.start()
+        (token_id,) = bench.generator.tokenizer.encode("a")
+        bench.client.mailbox.put(TokensOutput(0, 0, (SampledToken(token_id, -1.0),) * 3, FinishReason.LENGTH, 0.0, 0.0, 0))
+        assert [token.finish_reason for token in await generation.next()] == [None, None, FinishReason.LENGTH]
+
+    asyncio.run(run())
+
+
+def test_tokens_that_come_together_share_the_time_since_those_before(bench):
+    async def run():
+        generation = await bench.start()
+        arrived = generation.timings.arrived
+        bench.draw("a", at=arrived + 0.5)
+        bench.draw("bcde", at=arrived + 0.9, ended=FinishReason.LENGTH)
+        await generation.next()
+
+    asyncio.run(run())
+    assert bench.observed("time_to_first_token_seconds") == pytest.approx(0.5)
+    assert bench.observed("inter_token_seconds", "count") == 4
+    assert bench.metrics.registry.get_sample_value("gpt2_inter_token_seconds_bucket", {"le": "0.05"}) == 0
+    assert bench.metrics.registry.get_sample_value("gpt2_inter_token_seconds_bucket", {"le": "0.2"}) == 4
+    assert bench.observed("inter_token_seconds") == pytest.approx(0.4)
 
 
 def test_a_reader_who_is_late_distorts_no_time(bench):

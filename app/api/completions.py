@@ -99,11 +99,11 @@ async def _chunks(
 
     async def prepare(batch: list[TextToken]) -> None:
         """A prompt, which may have thousands of log-probabilities, is told with its sample's first token: they are there then."""
-        opening = [generation.samples[token.sample] for token in batch if token.number == 1]
-        if opening and choices.have_opening:
+        if opening := [generation.samples[token.sample] for token in batch if token.number == 1]:
             await off_loop(generation.writing_size, lambda: [choices.opening(sample) for sample in opening])
 
-    async for chunk in framed(request, generation, first, batches, frame, lambda error: event(openai_error(error)), prepare):
+    prepares = prepare if choices.have_opening else None
+    async for chunk in framed(request, generation, first, batches, frame, lambda error: event(openai_error(error)), prepares):
         yield chunk
     if generation.is_finished:
         if not generation.request.max_new_tokens:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.commands.options import add_settings, read_settings
 from app.environment import prepare_for_torch
+from app.errors import RUNNER_LOST_EXIT_CODE
 from app.logs import configure_logging, is_console
 from app.settings import Settings
 
@@ -41,7 +43,9 @@ def _serve(options: argparse.Namespace) -> int:
 
     server = _build(settings, report, lambda address: report(f"ready at {address} after {time.monotonic() - started:.1f} s"))
     server.run()
-    return 0 if server.started else 1
+    if server.exit_code == RUNNER_LOST_EXIT_CODE:
+        os._exit(RUNNER_LOST_EXIT_CODE)  # what frees a lost device's memory may hang, or end the process by a signal
+    return server.exit_code
 
 
 def _build(settings: Settings, report: Callable[[str], None], on_ready: Callable[[str], None]) -> "Server":

@@ -15,9 +15,10 @@ from functools import partial
 from app.engine.door import Door
 from app.engine.engine import StepResult
 from app.engine.mailbox import Mailbox
-from app.engine.sequence import EngineRequest, FailureOutput, Output, TokenOutput
+from app.engine.sequence import EngineRequest, FailureOutput, Output, TokensOutput
 from app.engine.worker import Abort, Crashed, Message, RunningWorker, StartWorker, Stop, Submit, Warm
 from app.errors import GenerationFailed, NotReady, ServiceError
+from model.batch import RunnerLost
 
 STALL_SECONDS = 30.0  # without a sign of life for so long the engine counts as hung; the slowest step on record took 2 s
 STOP_SECONDS = 5.0  # for the step under way when the service ends
@@ -44,7 +45,7 @@ class _Inside:
 class EngineClient:
     """One engine, run by a worker that `start_worker` starts; after a crash `start` puts another in its place.
 
-    `on_step` is called on the event loop with the statistics of every step.
+    `on_step` is called on the event loop with the statistics of every step. `lost` is set when only another process can help.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class EngineClient:
         self._watch: asyncio.TimerHandle | None = None
         self._beat = 0.0
         self._crash: BaseException | None = None
+        self._max_tokens: int | None = None  # of a step, while memory is short
+        self.lost = asyncio.Event()
 
     async def start(self) -> None:
         """Start a worker and return when it takes work; raises what warming it up raised.
@@ -200,6 +203,7 @@ class EngineClient:
             case StepResult():
                 for output in message.outputs:
                     self._deliver(output)
+                self._report_room(message.stats.max_tokens)
                 if self._on_step is not None:
                     self._on_step(message)
 
@@ -211,7 +215,7 @@ class EngineClient:
             self._leave(output.request_id, inside.samples, is_completed=False)
             inside.mailbox.fail(GenerationFailed(output.message))
             return
-        if isinstance(output, TokenOutput):
+        if isinstance(output, TokensOutput):
             if output.sample not in inside.samples:
                 return
             if output.finish_reason is not None:
@@ -220,8 +224,18 @@ class EngineClient:
             self._leave(output.request_id, inside.samples, is_completed=True)
         inside.mailbox.put(output)
 
+    def _report_room(self, max_tokens: int | None) -> None:
+        before, self._max_tokens = self._max_tokens, max_tokens
+        if max_tokens is None and before is not None:
+            log.info("memory suffices again: steps are as large as they may be")
+        elif max_tokens is not None and (before is None or max_tokens < before):
+            log.warning("a step found no memory: it is done again in steps of at most %d tokens", max_tokens)
+
     def _on_crash(self, error: BaseException) -> None:
+        log.error("the engine has stopped", exc_info=error)
         self._crash = error
         if self._warm is not None and not self._warm.done():
             self._warm.set_exception(error)
         self._fail_all(lambda: NotReady(f"the engine has stopped: {error!r}"))
+        if isinstance(error, RunnerLost):
+            self.lost.set()

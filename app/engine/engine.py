@@ -1,14 +1,15 @@
-"""Continuous batching over token ids: schedule, execute, publish. Knows nothing of text, HTTP, threads or tensors."""
+"""Continuous batching over token ids: schedule, launch, collect. Knows nothing of text, HTTP, threads or tensors."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.engine.scheduler import Group, Plan, Scheduler
-from app.engine.sequence import EngineRequest, FailureOutput, Output, ScoresOutput, Sequence, TokenOutput
-from model.batch import Chunk, ChunkOutput, Runner, SampledToken, StepOutput, check_output
+from app.engine.sequence import EngineRequest, FailureOutput, Output, ScoresOutput, Sequence, TokensOutput
+from app.engine.step import NO_STEP, Step
+from model.batch import Chunk, ChunkOutput, Runner, SampledToken, StepOutput
 
-Prefills = list[tuple[Group, Chunk]]  # those of a step's chunks that are of a prompt
+NO_MEMORY = "memory does not suffice, even for a step of this request alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class StepStats:
     num_running: int  # requests of which a sample has a slot
     num_waiting: int  # the others
     num_slots_used: int
+    max_tokens: int | None  # of a step, while the device is short of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,11 @@ class Engine:
     def __init__(self, runner: Runner, scheduler: Scheduler, clock: Callable[[], float] = time.monotonic) -> None:
         self.runner, self.scheduler, self._clock = runner, scheduler, clock
         self._requests: dict[int, dict[int, Sequence]] = {}  # the samples under way
+        self._in_flight = NO_STEP
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        return self.scheduler.has_work or self._in_flight is not NO_STEP
 
     def submit(self, request_id: int, request: EngineRequest, arrived_at: float | None = None) -> None:
         """Take a request in; `arrived_at` is a time of the engine's clock, None for now."""
@@ -61,51 +64,71 @@ class Engine:
             if sample in (None, sequence.sample):
                 self._finish(sequence)
 
+    def wait(self) -> None:
+        """Return when the step in flight is done: what came meanwhile can be carried out before the next one is planned."""
+        self._in_flight.wait()
+
     def step(self) -> StepResult:
-        """Run one step. A runner's exception ends the requests of the step, and no others, with a FailureOutput."""
-        started = self._clock()
-        plan = self.scheduler.schedule(started)
-        prefills = [(g, c) for g, c in zip(plan.groups, plan.batch.chunks, strict=True) if c.start < g[0].num_prompt]
-        num_reused = _num_reused(prefills)
-        try:
-            output = self._execute(plan)
-        except Exception as error:
-            message = f"the step failed: {type(error).__name__}: {error}"
-            outputs = self._fail([(group[0], message) for group in plan.groups])
+        """Run one step. A runner's exception ends the requests of the step, and no others, with a FailureOutput.
+
+        But for two: after a MemoryError the same is done again in smaller steps as far as that is possible, and RunnerLost is let
+        through. Where a launch returns while its step still runs, the outputs are those of the step that the last call launched,
+        and the next one runs while the caller publishes them.
+        """
+        overlaps = self.runner.capabilities.is_asynchronous
+        if not overlaps:
+            self._launch()
+        result = self._collect()
+        if overlaps:
+            self._launch()
+        return result
+
+    def _launch(self) -> None:
+        now = self._clock()
+        step = Step(self.scheduler.schedule(now), now)
+        step.launch(self.runner)
+        self._in_flight = step if step.plan.groups else NO_STEP
+
+    def _collect(self) -> StepResult:
+        """Take what has come of the step in flight."""
+        step, self._in_flight = self._in_flight, NO_STEP
+        output = step.wait()
+        if step.found_no_memory and self.scheduler.can_be_smaller(step.plan.batch):
+            self.scheduler.room.halve(step.plan.batch.num_tokens, self._clock())
+            return StepResult((), self._stats(NO_STEP, []))  # it will be done again, in parts
+        if isinstance(output, StepOutput):
+            outputs = self._take(step.plan, output)
         else:
-            outputs = self._publish(plan, output)
-        return StepResult(tuple(outputs), self._stats(plan, prefills, started, outputs, num_reused))
+            what = NO_MEMORY if step.found_no_memory else "the step failed"
+            outputs = self._fail([(group[0], f"{what}: {type(output).__name__}: {output}") for group in step.plan.groups])
+        return StepResult(tuple(outputs), self._stats(step, outputs))
 
-    def _execute(self, plan: Plan) -> StepOutput:
-        if not plan.batch.chunks:
-            return StepOutput(())
-        for copy in plan.copies:
-            self.runner.copy_prefix(copy.source, copy.target, copy.length)
-        output = self.runner.launch(plan.batch).collect()
-        check_output(plan.batch, output)
-        return output
-
-    def _publish(self, plan: Plan, output: StepOutput) -> list[Output]:
+    def _take(self, plan: Plan, output: StepOutput) -> list[Output]:
         now = self._clock()
         outputs: list[Output] = []
         failed: list[tuple[Sequence, str]] = []
         for group, chunk, out in zip(plan.groups, plan.batch.chunks, output.chunks, strict=True):
             if out.error is None:
-                outputs += self._publish_chunk(group, chunk, out, now)
+                outputs += self._take_chunk(group, chunk, out, now)
             else:
                 failed.append((group[0], out.error))
         return outputs + self._fail(failed)
 
-    def _publish_chunk(self, group: Group, chunk: Chunk, out: ChunkOutput, now: float) -> list[Output]:
-        """The scores of a chunk, then its tokens; a group has the sequence that ran it, then those that drew with it."""
-        owner, outputs = group[0], list[Output]()
+    def _take_chunk(self, group: Group, chunk: Chunk, out: ChunkOutput, now: float) -> list[Output]:
+        """The scores of a chunk, then its tokens; a group has the sequence that ran it, then those that drew with it.
+
+        What was aborted while the step ran takes nothing of it.
+        """
+        outputs: list[Output] = []
+        owner = group[0]
         num_more = len(out.tokens[0]) - 1 if out.tokens else 0  # ran in further steps of the same call
-        self.scheduler.advance(owner, chunk.end + num_more)
-        if out.scores or not out.tokens:
-            outputs += self._take_scores(owner, out, now)
+        if not owner.has_ended:
+            self.scheduler.advance(owner, chunk.end + num_more)
+            if out.scores or not out.tokens:
+                outputs += self._take_scores(owner, out, now)
         for sequence, tokens in zip(group, out.tokens, strict=False):  # without draws a group has its owner all the same
-            for token in tokens:
-                outputs.append(self._take_token(sequence, token, now))
+            if not sequence.has_ended:
+                outputs.append(self._take_tokens(sequence, tokens, now))
         return outputs
 
     def _take_scores(self, owner: Sequence, out: ChunkOutput, now: float) -> list[Output]:
@@ -116,64 +139,46 @@ class Engine:
             return []
         return [ScoresOutput(owner.request_id, out.scores, is_last, now, owner.queue_seconds, owner.num_reused)]
 
-    def _take_token(self, sequence: Sequence, token: SampledToken, now: float) -> TokenOutput:
-        finish_reason = sequence.append(token.token_id)
+    def _take_tokens(self, sequence: Sequence, tokens: tuple[SampledToken, ...], now: float) -> TokensOutput:
+        finish_reason = sequence.append(*[token.token_id for token in tokens])
         if finish_reason is not None:
             self._finish(sequence)
-        return TokenOutput(
-            sequence.request_id,
-            sequence.sample,
-            token.token_id,
-            token.logprob,
-            token.top,
-            finish_reason,
-            now,
-            sequence.queue_seconds,
-            sequence.num_reused,
-        )
+        seconds, num_reused = sequence.queue_seconds, sequence.num_reused
+        return TokensOutput(sequence.request_id, sequence.sample, tokens, finish_reason, now, seconds, num_reused)
 
     def _fail(self, failed: list[tuple[Sequence, str]]) -> list[Output]:
         """End the requests whose chunks failed, and trust nothing of what those chunks' slots hold.
 
         Others that would have drawn from such a chunk compute their prompt by themselves.
         """
-        outputs: list[Output] = []
-        spoilt = {sequence for sequence, _ in failed}
+        failures: list[Output] = []
         for sequence, message in failed:
-            if (samples := self._requests.get(sequence.request_id)) is None:
-                continue  # with another of its samples
-            for sample in list(samples.values()):
-                self._finish(sample, trust_slot=sample not in spoilt)
-            outputs.append(FailureOutput(sequence.request_id, message))
-        return outputs
+            self.scheduler.distrust(sequence)
+            if sequence.has_ended:
+                continue  # while the step ran, or with another of its samples
+            for sample in list(self._requests[sequence.request_id].values()):
+                self._finish(sample)
+            failures.append(FailureOutput(sequence.request_id, message))
+        return failures
 
-    def _finish(self, sequence: Sequence, trust_slot: bool = True) -> None:
+    def _finish(self, sequence: Sequence) -> None:
         samples = self._requests[sequence.request_id]
         del samples[sequence.sample]
         if not samples:
             del self._requests[sequence.request_id]
-        self.scheduler.finish(sequence, trust_slot)
+        self.scheduler.finish(sequence)
 
-    def _stats(self, plan: Plan, prefills: Prefills, started: float, outputs: list[Output], num_reused: int) -> StepStats:
+    def _stats(self, step: Step, outputs: list[Output]) -> StepStats:
         num_running = len({sequence.request_id for sequence in self.scheduler.running})
         return StepStats(
-            num_sequences=len(plan.groups),
-            num_prompt_tokens=sum(len(chunk.token_ids) for _, chunk in prefills),
-            num_reused_tokens=num_reused,
-            num_prefill_chunks=len(prefills),
-            num_generated_tokens=sum(isinstance(output, TokenOutput) for output in outputs),
-            step_seconds=self._clock() - started,
+            num_sequences=len(step.plan.groups),
+            num_prompt_tokens=sum(len(chunk.token_ids) for _, chunk in step.prefills),
+            num_reused_tokens=step.num_reused,
+            num_prefill_chunks=len(step.prefills),
+            num_generated_tokens=sum(len(output.tokens) for output in outputs if isinstance(output, TokensOutput)),
+            step_seconds=self._clock() - step.started,
             num_running=num_running,
             num_waiting=len(self._requests) - num_running,
             num_slots_used=self.scheduler.slots.num_used,
+            max_tokens=self.scheduler.room.limit,
         )
-
-
-def _num_reused(prefills: Prefills) -> int:
-    """Prompt tokens that a step takes from what was computed for somebody else."""
-    num_reused = 0
-    for (owner, *followers), chunk in prefills:
-        if not owner.num_generated and chunk.start == owner.num_reused:
-            num_reused += owner.num_reused
-        num_reused += sum(follower.num_reused for follower in followers)
-    return num_reused

@@ -5,13 +5,17 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from app.engine.room import Room
 from app.engine.sequence import Sequence
 from app.engine.slots import PrefixCopy, SlotPool
-from model.batch import Capabilities, ForwardBatch
+from model.batch import Capabilities, Chunk, ForwardBatch
 
-MAX_DEFERRED = 64  # of those that wait for others' prompts, how many a step looks past; each takes some 10 microseconds
+MAX_DEFERRED = (
+    64  # of those that wait for others' prompts, how many a step looks past; each takes some 20 microseconds with 256 running
+)
 
 
+Work = list[tuple[Sequence, Chunk]]
 Group = tuple[Sequence, ...]  # the one that runs a chunk, then, where it draws, those that draw with it
 
 
@@ -31,14 +35,19 @@ class Scheduler:
     `max_batch_tokens`; `chunk_size` tokens of prompts may always run, so that nobody starves. Chunks end at its multiples, and
     prefixes are shared in whole chunks of prompts; a runner whose bits depend on no cut lifts both rules. A prompt is computed once
     for all that come while it is: equal ones draw from its last row, those that share a part of it start when that is there.
+    While the device is short of memory, all that run take turns.
     """
 
     def __init__(self, num_slots: int, chunk_size: int, max_batch_tokens: int, capabilities: Capabilities) -> None:
         self.chunk_size, self.max_batch_tokens, self.capabilities = chunk_size, max_batch_tokens, capabilities
         self.slots = SlotPool(num_slots, self.multiple)
+        self.room = Room(max(max_batch_tokens, num_slots + chunk_size))
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self._worth_waiting: dict[tuple[Sequence, int], bool] = {}  # found out once a step
+        # Found out once a step.
+        self._prefilling: list[Sequence] = []
+        self._worth_waiting: dict[tuple[Sequence, int], bool] = {}
+        self._num_deferred = 0  # those first in line that cannot start yet
 
     @property
     def cut_freely(self) -> bool:
@@ -56,27 +65,23 @@ class Scheduler:
     def submit(self, sequence: Sequence, now: float) -> None:
         self.waiting.append(sequence)
         for leader in self.running:
-            if self._gather(leader, [sequence], now):
+            if leader.is_prefilling and self._gather(leader, [sequence], now):
                 return
 
     def schedule(self, now: float) -> Plan:
-        """Plan a step: the decoding sequences, then as many chunks of prompts as its budget allows."""
+        """Plan a step; what is planned is to be carried out before the next one is."""
         copies: list[PrefixCopy] = []
+        self._prefilling = [s for s in self.running if s.is_prefilling]
         self._worth_waiting.clear()
-        work = [(s, s.next_chunk(1, 1)) for s in self.running if not s.is_prefilling]
-        budget = max(self.max_batch_tokens - len(work), self.chunk_size)
-        prefilling = deque(s for s in self.running if s.is_prefilling)
-        is_decoding = not prefilling
-        while budget >= self.multiple:
-            sequence = prefilling.popleft() if prefilling else self._start_next(now, copies)
-            if sequence is None:
-                break
-            is_decoding &= not sequence.is_prefilling
-            chunk = sequence.next_chunk(budget if self.cut_freely else self.chunk_size, self.multiple)
-            work.append((sequence, chunk))
-            budget -= len(chunk.token_ids)
-        batch = ForwardBatch(tuple(chunk for _, chunk in work), self.capabilities.num_steps if is_decoding else 1)
+        self._num_deferred = 0
+        self.room.grow(now)
+        work = self._fill(now, copies) if self.room.limit is None else self._take_turns(self.room.limit, now, copies)
+        batch = ForwardBatch(tuple(chunk for _, chunk in work), self._num_steps(work))
         return Plan(batch, tuple((s, *s.followers) if chunk.draws else (s,) for s, chunk in work), tuple(copies))
+
+    def can_be_smaller(self, batch: ForwardBatch) -> bool:
+        """Whether the same could be done in several smaller calls."""
+        return len(batch.chunks) > 1 or batch.num_steps > 1 or (self.cut_freely and batch.num_tokens > 1)
 
     def advance(self, sequence: Sequence, end: int) -> None:
         """Note that the sequence has been run up to a position; those that drew with its prompt go their own ways then."""
@@ -87,8 +92,14 @@ class Scheduler:
         if not sequence.is_prefilling:
             self._part(sequence)
 
-    def finish(self, sequence: Sequence, trust_slot: bool = True) -> None:
-        """Let go of a waiting or running sequence; its slot is free at once and keeps its contents if they are to be trusted."""
+    def distrust(self, sequence: Sequence) -> None:
+        """Share nothing more of a sequence's slot, whose contents an error has spoilt."""
+        assert sequence.slot is not None
+        self.slots.forget(sequence.slot)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Let go of a waiting or running sequence; its slot is free at once, also while a step that uses it is under way."""
+        sequence.has_ended = True
         self._part(sequence)
         if sequence.leader is not None:
             sequence.leader.followers.remove(sequence)
@@ -96,19 +107,64 @@ class Scheduler:
             self.waiting.remove(sequence)
             return
         self.running.remove(sequence)
-        if not trust_slot:
-            self.slots.forget(sequence.slot)
         self.slots.release(sequence.slot)
+
+    def _fill(self, now: float, copies: list[PrefixCopy]) -> Work:
+        """The decoding sequences, then as many chunks of prompts as the step's budget allows."""
+        work = [(s, s.next_chunk(1, 1)) for s in self.running if not s.is_prefilling]
+        budget = max(self.max_batch_tokens - len(work), self.chunk_size)
+        prefilling = deque(self._prefilling)
+        while budget >= self.multiple:
+            sequence = prefilling.popleft() if prefilling else self._start_next(now, copies)
+            if sequence is None:
+                break
+            work.append((sequence, self._next_chunk(sequence, budget)))
+            budget -= len(work[-1][1].token_ids)
+        return work
+
+    def _take_turns(self, room: int, now: float, copies: list[PrefixCopy]) -> Work:
+        """What `room` tokens allow, one chunk at least: of those who run, the longest idle first, then of those who wait."""
+        work: Work = []
+        for sequence in self.running:
+            if room <= 0:
+                break
+            chunk = self._next_chunk(sequence, room)
+            if not work or len(chunk.token_ids) <= room:
+                work.append((sequence, chunk))
+                room -= len(chunk.token_ids)
+        while (room >= self.multiple or not work) and (started := self._start_next(now, copies)):
+            work.append((started, self._next_chunk(started, room)))
+            room -= len(work[-1][1].token_ids)
+        ran = {sequence for sequence, _ in work}
+        self.running.sort(key=ran.__contains__)  # they go to the end of the line
+        return work
+
+    def _next_chunk(self, sequence: Sequence, budget: int) -> Chunk:
+        return sequence.next_chunk(budget if self.cut_freely else self.chunk_size, self.multiple)
+
+    def _num_steps(self, work: Work) -> int:
+        """Steps in one call, none in which nobody draws: who waits, for a slot or for a turn, is not to wait for all of them.
+
+        While the device is short of memory a call has one step.
+        """
+        if self._prefilling or self.room.limit is not None:
+            return 1
+        most = self.capabilities.num_steps
+        if self.waiting or len(work) < len(self.running):
+            most = max(most // 4, 1)
+        return min(most, max((chunk.draws[0].max_new for _, chunk in work), default=1))
 
     def _start_next(self, now: float, copies: list[PrefixCopy]) -> Sequence | None:
         """The first of those who wait that can start, in a slot of its own."""
         if not self.slots.num_free:
             return None
-        for i, sequence in enumerate(itertools.islice(self.waiting, MAX_DEFERRED + 1)):
+        while self._num_deferred < min(len(self.waiting), MAX_DEFERRED + 1):
+            sequence = self.waiting[self._num_deferred]
             if not (sequence.leader or self._awaits_scores(sequence) or self._awaits_a_prefix(sequence)):
-                del self.waiting[i]
+                del self.waiting[self._num_deferred]
                 self._start(sequence, now, copies)
                 return sequence
+            self._num_deferred += 1  # nothing that it waits for comes before the step has run
         return None
 
     def _start(self, sequence: Sequence, now: float, copies: list[PrefixCopy]) -> None:
@@ -121,6 +177,8 @@ class Scheduler:
         if acquired.copy:
             copies.append(acquired.copy)
         self.running.append(sequence)
+        if sequence.is_prefilling:
+            self._prefilling.append(sequence)
 
     def _gather(self, leader: Sequence, candidates: Iterable[Sequence], now: float) -> int:
         """Let those whose prompt is the leader's draw from its last row, as far as the runner can; how many these are."""
@@ -147,7 +205,7 @@ class Scheduler:
         """Whether a prompt that is being computed will soon share more with this one than any slot does now."""
         if sequence.num_generated:
             return False
-        return any(self._will_share(leader, sequence) for leader in self.running if leader.is_prefilling)
+        return any(self._will_share(leader, sequence) for leader in self._prefilling)
 
     def _will_share(self, leader: Sequence, sequence: Sequence) -> bool:
         length = self.slots.shareable(leader.token_ids, sequence.token_ids, min(leader.num_prompt, sequence.max_reused))

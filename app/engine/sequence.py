@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from model.batch import Chunk, Draw, SamplingParams, ScoredToken, Scores, TokenMask, Top
+from model.batch import Chunk, Draw, SampledToken, SamplingParams, ScoredToken, Scores, TokenMask
 
 
 class FinishReason(StrEnum):
@@ -44,21 +44,23 @@ class EngineRequest:
     mask: TokenMask | None = None
 
 
-class TokenOutput(NamedTuple):
-    """One new token of a sample; the last one carries the finish reason.
+class TokensOutput(NamedTuple):
+    """A sample's new tokens of a step, one at least; the last of them all comes with the finish reason.
 
-    `published_at` is when the engine had it, a time of its clock, whenever it is read.
+    `published_at` is when the engine had them, a time of its clock, whenever they are read.
     """
 
     request_id: int
     sample: int
-    token_id: int
-    logprob: float
-    top: Top
+    tokens: tuple[SampledToken, ...]
     finish_reason: FinishReason | None
     published_at: float
     queue_seconds: float
     num_reused: int
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token.token_id for token in self.tokens]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class FailureOutput:
     message: str
 
 
-Output = TokenOutput | ScoresOutput | FailureOutput
+Output = TokensOutput | ScoresOutput | FailureOutput
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +106,7 @@ class Sequence:
     started_at: float | None = None
     num_cached: int = 0  # positions whose keys and values are in the slot
     num_reused: int = 0  # of the prompt's, the ones that were computed for somebody else
+    has_ended: bool = False  # what a step under way still brings for it is dropped
     leader: "Sequence | None" = None
     followers: list["Sequence"] = field(default_factory=list)
 
@@ -144,10 +147,12 @@ class Sequence:
         The leader draws its first token there. A request's scores come before its tokens, and a mask that leaves nothing is to
         fail nobody else's.
         """
+        if self.num_prompt != leader.num_prompt or self.request.prompt_ids != leader.request.prompt_ids:
+            return False  # so it is with most
         is_fresh = self.leader is None and not self.num_generated and self.scores is None and self.request.max_new_tokens > 0
         is_led = leader.is_prefilling and leader.request.max_new_tokens > 0 and not leader.num_generated
         is_free = self.request_id == leader.request_id or (self.request.scores is None and self.request.mask is None)
-        return is_fresh and is_led and is_free and self.request.prompt_ids == leader.request.prompt_ids
+        return is_fresh and is_led and is_free
 
     def next_chunk(self, max_tokens: int, multiple: int) -> Chunk:
         """The next token to decode, or of the prompt at most `max_tokens`, to its end or to a multiple of `multiple`.
@@ -171,11 +176,11 @@ class Sequence:
             banned_ids, num_left = self.end_ids, min(num_left, num_banned)
         return Draw(row, self.sampling, self.num_prompt, banned_ids, self.end_ids, num_left, request.mask, request.top_n)
 
-    def append(self, token_id: int) -> FinishReason | None:
-        """Take a drawn token; the result says whether, and why, it was the last."""
-        self.token_ids.append(token_id)
-        if token_id in self.end_ids:
-            return FinishReason.EOS if token_id in self.request.eos_token_ids else FinishReason.STOP
+    def append(self, *token_ids: int) -> FinishReason | None:
+        """Take drawn tokens, of which the last alone can be an end; the result says whether, and why, it was the last of all."""
+        self.token_ids += token_ids
+        if (last := token_ids[-1]) in self.end_ids:
+            return FinishReason.EOS if last in self.request.eos_token_ids else FinishReason.STOP
         return FinishReason.LENGTH if self.num_generated == self.request.max_new_tokens else None
 
     def _scores_of(self, start: int, end: int) -> Scores | None:

@@ -82,12 +82,23 @@ class SlotPool:
 
     def longest_shared(self, token_ids: Sequence[int], max_reused: int, is_fork: bool = False) -> tuple[int, int]:
         """The slot that shares most with these tokens, a free one if several do, and how many positions these are."""
-        lengths = {slot: self._shared(slot, token_ids, max_reused, is_fork) for slot in range(self.num_slots)}
-        best = max(lengths, key=lambda slot: (lengths[slot], slot in self._free))
-        return best, lengths[best]
+        best, longest = 0, 0
+        for slot in (*self._free, *range(self.num_slots)):  # of equals the first stays, a free one
+            if longest == max_reused:
+                break
+            held, length = self._contents[slot]
+            # The token that would make it longer than the best so far tells of most slots that they need not be compared.
+            if longest < length and held[longest] == token_ids[longest]:
+                shared = self._shared(slot, token_ids, max_reused, is_fork)
+                if shared > longest:
+                    best, longest = slot, shared
+        return best, longest
 
     def shareable(self, held: Sequence[int], token_ids: Sequence[int], limit: int) -> int:
         """How many of the first `limit` tokens may be shared by two that begin so; none if it is too few to be worth it."""
+        last = self.min_shared - 1
+        if limit <= last or held[last] != token_ids[last]:  # so it is with most, and quickly seen
+            return 0
         common = num_common(held, token_ids, limit) // self.multiple * self.multiple
         return common if common >= self.min_shared else 0
 

@@ -76,6 +76,7 @@ class Worker:
 
     def turn(self, patience: float) -> bool:
         """Carry out the commands that are there, then a step; an idle engine waits up to `patience` seconds. False once stopped."""
+        self._engine.wait()
         for command in self._take_commands(patience):
             match command:
                 case Submit(request_id, request, arrived_at):

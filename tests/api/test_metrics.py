@@ -5,6 +5,9 @@ import subprocess
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+
+from app.metrics import TokenHistogram
 
 OUTCOMES = ("completed", "invalid", "rejected", "aborted", "failed")
 ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions", "/v1/score")
@@ -131,3 +134,15 @@ def test_no_text_of_a_request_appears_in_the_metrics_or_the_log(client, capfd, c
     client.post("/tokenize", json={"inputs": canary})
     assert canary not in client.get("/metrics").text
     assert canary not in "".join(capfd.readouterr()) + caplog.text
+
+
+def test_many_observations_at_once_are_told_as_the_library_tells_them_one_by_one():
+    one_by_one, at_once = CollectorRegistry(), CollectorRegistry()
+    theirs = Histogram("spans", "Spans.", registry=one_by_one, buckets=(0.5, 1, 2.5))
+    ours = TokenHistogram("spans", "Spans.", (0.5, 1, 2.5), at_once)
+    for amount, count in ((0.25, 3), (0.5, 1), (1.0, 2), (2.0, 0), (7.0, 2)):
+        ours.observe(amount, count)
+        for _ in range(count):
+            theirs.observe(amount)
+    text = [line for line in generate_latest(one_by_one).decode().splitlines() if "_created" not in line]
+    assert generate_latest(at_once).decode().splitlines() == text

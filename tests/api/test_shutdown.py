@@ -108,6 +108,50 @@ def test_a_step_that_hangs_is_told_to_its_clients_and_does_not_keep_the_process_
     assert any("left behind" in line for line in server.log)
 
 
+# A runner that is lost, as soon as somebody asks for 77 tokens; and time to see what is told then.
+LOSES = """
+import sys
+from app import server
+from model.batch import RunnerLost
+from model.native.runner import NativeRunner
+
+launch = NativeRunner.launch
+
+def lose(runner, batch):
+    if any(draw.max_new == 76 for chunk in batch.chunks for draw in chunk.draws):
+        raise RunnerLost("its device is gone")
+    return launch(runner, batch)
+
+NativeRunner.launch = lose
+server.LOST_SECONDS = 5.0
+from app.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_a_runner_that_is_lost_is_told_to_all_clients_and_ends_the_process_with_70(serve):
+    server = serve(program=("-c", LOSES))
+    body = {"inputs": "a", "parameters": {"max_new_tokens": 77, "ignore_eos": True}}
+    with (
+        httpx.Client(base_url=server.url, timeout=60) as client,
+        httpx.Client(base_url=server.url, timeout=60) as other,
+        long_stream(other) as going,
+    ):
+        lines = going.iter_lines()
+        next(lines)
+        with client.stream("POST", "/generate_stream", json=body) as response:
+            *_, last = events_of(response.iter_lines())
+        for error in (last, events_of(lines)[-1]):
+            assert error["error_type"] == "not_ready"
+            assert "its device is gone" in error["error"]
+        assert client.get("/health/ready").status_code == 503
+        assert client.post("/generate", json=body).status_code == 503
+        assert client.get("/health/live").status_code == 200
+        assert server.exit_code() == 70
+    assert any("the runner is lost" in line for line in server.log)
+
+
 @pytest.mark.row("error.not_ready")
 def test_a_running_stream_finishes_while_new_requests_are_sent_away(serve, call, eventually):
     server = serve()

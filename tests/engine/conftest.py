@@ -14,6 +14,7 @@ from model.batch import (
     ChunkOutput,
     Draw,
     ForwardBatch,
+    Launched,
     SampledToken,
     ScoredToken,
     StepOutput,
@@ -45,11 +46,25 @@ class Done:
         return self._output
 
 
+class UnderWay:
+    """A step that is computed while it is waited for, so that everything that happens before that happens while it runs."""
+
+    def __init__(self, runner: "FakeRunner", batch: ForwardBatch) -> None:
+        self._runner, self._batch = runner, batch
+
+    def collect(self) -> StepOutput:
+        require(self._runner.under_way is self, "a step is collected twice or out of order")
+        self._runner.under_way = None
+        self._runner.calls.append("collect")
+        return self._runner.compute(self._batch)
+
+
 class FakeRunner:
     """Draws tokens that depend on the exact history of a slot, so that any wrong reuse shows in the text.
 
-    `fail_next` makes the next call of that name raise, after it has spoilt what it would have written; the next chunks of
-    `nan_slots` compute what is not a number. `may_run` holds steps back while it is not set.
+    `fail_next` makes the next call of that name raise, after it has spoilt what it would have written; "memory" is an "execute"
+    that runs out of it. `num_spared` calls go well before that. Steps of more than `max_tokens` run out of memory, too. The next
+    chunks of `nan_slots` compute what is not a number. `may_run` holds steps back while it is not set.
     """
 
     def __init__(
@@ -60,13 +75,18 @@ class FakeRunner:
         exact_at_any_cut: bool = False,
         max_draws: int = 16,
         num_steps: int = 1,
+        is_asynchronous: bool = False,
     ) -> None:
-        self.capabilities = Capabilities(exact_at_any_cut, max_draws, num_steps)
+        self.capabilities = Capabilities(exact_at_any_cut, max_draws, num_steps, is_asynchronous)
         self.num_slots, self.max_positions, self.vocab_size = num_slots, max_positions, vocab_size
         self.contents: list[list[History | None]] = [[None] * max_positions for _ in range(num_slots)]
         self.batches: list[ForwardBatch] = []
         self.copies: list[tuple[int, int, int]] = []
+        self.calls: list[str] = []
+        self.under_way: UnderWay | None = None
         self.fail_next: str | None = None
+        self.num_spared = 0
+        self.max_tokens: int | None = None
         self.nan_slots: set[int] = set()
         self.may_run = threading.Event()
         self.may_run.set()
@@ -76,8 +96,18 @@ class FakeRunner:
         self.may_run.clear()
         self.is_held.clear()
 
-    def launch(self, batch: ForwardBatch) -> "Done":
-        return Done(run_steps(self.execute, batch))
+    def launch(self, batch: ForwardBatch) -> Launched:
+        require(self.under_way is None, "a step is launched while another is under way")
+        self.calls.append("launch")
+        if self._fails("launch"):
+            raise MemoryError("no room to launch")
+        if not self.capabilities.is_asynchronous:
+            return Done(self.compute(batch))
+        self.under_way = UnderWay(self, batch)
+        return self.under_way
+
+    def compute(self, batch: ForwardBatch) -> StepOutput:
+        return run_steps(self.execute, batch)
 
     def execute(self, batch: ForwardBatch) -> StepOutput:
         if not self.may_run.is_set():
@@ -87,9 +117,12 @@ class FakeRunner:
         require(len(set(slots)) == len(slots), "two chunks for one slot")
         self.batches.append(batch)
         failing = self._fails("execute")
-        outputs = tuple(self._run(chunk, failing) for chunk in batch.chunks)
+        has_no_room = self._fails("memory") or (self.max_tokens is not None and batch.num_tokens > self.max_tokens)
+        outputs = tuple(self._run(chunk, failing or has_no_room) for chunk in batch.chunks)
         if failing:
             raise RuntimeError("out of memory")
+        if has_no_room:
+            raise MemoryError("no room to compute")
         return StepOutput(outputs)
 
     def warm_up(self) -> None:
@@ -97,6 +130,7 @@ class FakeRunner:
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         require(source != target, "a slot is copied to itself")
+        require(self.under_way is None, "a slot is copied while a step is under way")
         self.copies.append((source, target, length))
         self.history(source, length)
         failing = self._fails("copy_prefix")
@@ -151,6 +185,9 @@ class FakeRunner:
 
     def _fails(self, name: str) -> bool:
         if self.fail_next != name:
+            return False
+        if self.num_spared:
+            self.num_spared -= 1
             return False
         self.fail_next = None
         return True

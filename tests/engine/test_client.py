@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import logging
 import random
 import threading
 import time
@@ -11,15 +12,16 @@ from collections import Counter
 import pytest
 
 from app.engine import client as module
+from app.engine import room
 from app.engine import worker as worker_module
 from app.engine.client import EngineClient, Limits
-from app.engine.engine import Engine
+from app.engine.engine import Engine, StepResult
 from app.engine.mailbox import Mailbox
 from app.engine.scheduler import Scheduler
-from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokenOutput
+from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokensOutput
 from app.engine.worker import Command, Publish, ThreadWorker, Worker
 from app.errors import GenerationFailed, NotReady, QueueFull
-from model.batch import ForwardBatch, SamplingParams, StepOutput
+from model.batch import ForwardBatch, RunnerLost, SamplingParams, StepOutput
 from tests.engine.event_loop import in_event_loop
 
 ENDLESS = 10_000
@@ -61,8 +63,8 @@ def request(max_new_tokens: int = 3, prompt_ids=(1, 2, 3), seed: int = 0, **opti
     return EngineRequest(tuple(prompt_ids), SamplingParams(seed=seed), max_new_tokens, **options)
 
 
-async def read(mailbox: Mailbox, num_samples: int = 1) -> list[TokenOutput]:
-    outputs: list[TokenOutput] = []
+async def read(mailbox: Mailbox, num_samples: int = 1) -> list[TokensOutput]:
+    outputs: list[TokensOutput] = []
     while sum(output.finish_reason is not None for output in outputs) < num_samples:
         outputs += await mailbox.get()
     return outputs
@@ -90,7 +92,7 @@ async def test_many_requests_get_the_tokens_they_would_get_alone(runner):
         prompts = [tuple(range(i, i + 1 + i % 9)) for i in range(12)]
         together = await asyncio.gather(*(read(engine.submit(request(4, prompt))) for prompt in prompts))
         alone = [await read(engine.submit(request(4, prompt))) for prompt in prompts]
-        assert [[o.token_id for o in outputs] for outputs in together] == [[o.token_id for o in outputs] for outputs in alone]
+        assert [[o.token_ids for o in outputs] for outputs in together] == [[o.token_ids for o in outputs] for outputs in alone]
 
 
 @in_event_loop
@@ -194,13 +196,20 @@ async def test_a_requests_samples_and_scores_come_into_one_mailbox(runner):
         mailbox = engine.submit(request(3, range(10), num_samples=4, scores=PromptScores()))
         while num_ended < 4:
             outputs += await mailbox.get()
-            num_ended = sum(isinstance(output, TokenOutput) and output.finish_reason is not None for output in outputs)
+            num_ended = sum(isinstance(output, TokensOutput) and output.finish_reason is not None for output in outputs)
         assert engine.num_unfinished == 0
     assert sum(len(output.scores) for output in outputs if isinstance(output, ScoresOutput)) == 9
     for i in range(4):
-        samples = [output.token_id for output in outputs if isinstance(output, TokenOutput) and output.sample == i]
+        samples = [
+            token_id
+            for output in outputs
+            if isinstance(output, TokensOutput) and output.sample == i
+            for token_id in output.token_ids
+        ]
         async with started(runner) as engine:
-            assert [output.token_id for output in await read(engine.submit(request(3, range(10), seed=i)))] == samples
+            assert [
+                token_id for output in await read(engine.submit(request(3, range(10), seed=i))) for token_id in output.token_ids
+            ] == samples
 
 
 @in_event_loop
@@ -395,6 +404,74 @@ async def test_when_the_engines_thread_breaks_all_requests_hear_of_it_and_none_i
         assert engine.num_unfinished == 0
 
 
+@pytest.mark.parametrize("is_asynchronous", [False, True], ids=["step by step", "overlapping"])
+@in_event_loop
+async def test_a_lost_runner_is_told_to_all_and_known_to_be_lost(make_runner, monkeypatch, is_asynchronous):
+    runner = make_runner(num_slots=2, max_positions=ENDLESS + 100, is_asynchronous=is_asynchronous)
+    runner.hold()
+    async with started(runner) as engine:
+        mailboxes = [engine.submit(request(ENDLESS)) for _ in range(4)]
+        await held(runner)
+
+        def lose(batch: ForwardBatch) -> StepOutput:
+            raise RunnerLost("the device is gone")
+
+        monkeypatch.setattr(runner, "compute", lose)
+        assert not engine.lost.is_set()
+        runner.may_run.set()
+        for mailbox in mailboxes:
+            with pytest.raises(NotReady, match="the engine has stopped: RunnerLost"):
+                await read(mailbox)
+        with pytest.raises(NotReady, match="the engine has stopped"):
+            engine.check_ready()
+        await engine.lost.wait()
+        assert engine.num_unfinished == 0
+
+
+@in_event_loop
+async def test_an_ordinary_crash_is_no_lost_runner(runner, monkeypatch):
+    start_worker = Engines(runner)
+    async with started(runner, start_worker=start_worker) as engine:
+        monkeypatch.setattr(start_worker.engines[0].scheduler, "schedule", lambda now: 1 / 0)
+        with pytest.raises(NotReady):
+            await read(engine.submit(request()))
+        assert not engine.lost.is_set()
+
+
+@in_event_loop
+async def test_the_log_says_when_memory_is_short_and_when_it_suffices_again(runner, monkeypatch, caplog):
+    monkeypatch.setattr(room, "GROW_SECONDS", 0.2)
+    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0.01)
+    caplog.set_level(logging.INFO, logger="gpt2.engine")
+    are_both_there = asyncio.Event()
+
+    def look(_: StepResult) -> None:
+        if len(caplog.records) == 2:
+            are_both_there.set()
+
+    async with started(runner, on_step=look) as engine:
+        runner.fail_next = "memory"
+        mailboxes = [engine.submit(request(2, (i, 2, 3))) for i in range(2)]
+        assert [len(await read(mailbox)) for mailbox in mailboxes] == [2, 2]
+        await are_both_there.wait()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "found no memory" in caplog.records[0].message
+    assert "suffices again" in caplog.records[1].message
+
+
+@in_event_loop
+async def test_what_comes_while_a_step_is_under_way_takes_part_in_the_next(make_runner):
+    runner = make_runner(num_slots=2, max_positions=ENDLESS + 100, is_asynchronous=True)
+    runner.hold()
+    async with started(runner) as engine:
+        engine.submit(request(ENDLESS))
+        await held(runner)
+        second = engine.submit(request(1, (7, 8)))
+        runner.may_run.set()
+        await read(second)
+        assert [chunk.token_ids for chunk in runner.batches[1].chunks][1:] == [(7, 8)]
+
+
 @in_event_loop
 async def test_draining_waits_for_what_runs_and_takes_nothing_new(runner):
     runner.hold()
@@ -473,14 +550,15 @@ def try_submit(engine: EngineClient, asked: EngineRequest, counts: Counter) -> M
     return mailbox
 
 
+@pytest.mark.parametrize("kind", [{}, {"is_asynchronous": True, "num_steps": 8}], ids=["step by step", "overlapping"])
 @in_event_loop
-async def test_of_200_clients_each_ends_exactly_once_whatever_happens(make_runner, monkeypatch):
-    runner = make_runner(num_slots=5)
+async def test_of_200_clients_each_ends_exactly_once_whatever_happens(make_runner, monkeypatch, kind):
+    runner = make_runner(num_slots=5, **kind)
     execute, steps = runner.execute, itertools.count(1)
 
     def disturbed(batch: ForwardBatch) -> StepOutput:
         step = next(steps)
-        runner.fail_next = {0: "execute", 5: "copy_prefix"}.get(step % 11)
+        runner.fail_next = {0: "execute", 5: "copy_prefix", 8: "memory"}.get(step % 11)
         runner.nan_slots = {step % 5} if step % 3 == 0 else set()
         return execute(batch)
 

@@ -5,13 +5,14 @@ import asyncio
 import pytest
 
 from app.engine.mailbox import Mailbox
-from app.engine.sequence import TokenOutput
+from app.engine.sequence import TokensOutput
 from app.errors import GenerationFailed
+from model.batch import SampledToken
 from tests.engine.event_loop import in_event_loop
 
 
-def token(i: int) -> TokenOutput:
-    return TokenOutput(0, 0, i, -1.0, (), None, 0.0, 0.0, 0)
+def token(i: int) -> TokensOutput:
+    return TokensOutput(0, 0, (SampledToken(i, -1.0),), None, 0.0, 0.0, 0)
 
 
 @in_event_loop
@@ -19,9 +20,9 @@ async def test_a_slow_reader_finds_all_outputs_at_once_and_in_order():
     mailbox = Mailbox(range(1))
     for i in range(3):
         mailbox.put(token(i))
-    assert [output.token_id for output in await mailbox.get()] == [0, 1, 2]
+    assert [token_id for output in await mailbox.get() for token_id in output.token_ids] == [0, 1, 2]
     mailbox.put(token(3))
-    assert [output.token_id for output in await mailbox.get()] == [3]
+    assert [token_id for output in await mailbox.get() for token_id in output.token_ids] == [3]
 
 
 @in_event_loop
@@ -31,7 +32,7 @@ async def test_a_reader_that_waits_wakes_up_once_for_all_outputs_of_a_moment():
     await asyncio.sleep(0)
     mailbox.put(token(0))
     mailbox.put(token(1))
-    assert [output.token_id for output in await reader] == [0, 1]
+    assert [token_id for output in await reader for token_id in output.token_ids] == [0, 1]
 
 
 @in_event_loop
@@ -54,7 +55,7 @@ async def test_a_reader_that_is_cancelled_loses_no_output():
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reader
-    assert [output.token_id for output in await mailbox.get()] == [0]
+    assert [token_id for output in await mailbox.get() for token_id in output.token_ids] == [0]
 
 
 @in_event_loop
@@ -63,3 +64,24 @@ async def test_a_reader_with_little_patience_gets_nothing_and_may_come_again():
     assert await mailbox.get(patience=0.001) == []
     mailbox.put(token(0))
     assert len(await mailbox.get(patience=60)) == 1
+
+
+@in_event_loop
+async def test_each_wait_has_all_of_its_patience_however_many_came_before():
+    mailbox, loop = Mailbox(range(1)), asyncio.get_running_loop()
+    for i in range(3):
+        loop.call_later(0.05, mailbox.put, token(i))
+        assert await mailbox.get(patience=0.1) != []
+    began = loop.time()
+    assert await mailbox.get(patience=0.1) == []
+    assert loop.time() - began > 0.09
+    assert await mailbox.get(patience=0.01) == [], "a shorter one is kept to as well"
+
+
+@in_event_loop
+async def test_a_reader_without_a_limit_is_woken_by_an_output_alone():
+    mailbox, loop = Mailbox(range(1)), asyncio.get_running_loop()
+    loop.call_later(0.01, mailbox.put, token(0))
+    assert len(await mailbox.get(patience=0.05)) == 1
+    loop.call_later(0.15, mailbox.put, token(1))
+    assert len(await mailbox.get()) == 1

@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.engine.engine import Engine, StepResult
 from app.engine.scheduler import Plan, Scheduler
-from app.engine.sequence import EngineRequest, FailureOutput, PromptScores, ScoresOutput, Sequence, TokenOutput
-from model.batch import Capabilities, SamplingParams
+from app.engine.sequence import EngineRequest, FailureOutput, PromptScores, ScoresOutput, Sequence, TokensOutput
+from model.batch import Capabilities, ForwardBatch, SamplingParams
 
 BLOCK = st.sampled_from([(0, 0, 0), (0, 1, 2), (1, 1, 1), (2,), (0, 0)])  # so that prompts often begin alike
 Sample = tuple[int, int]  # a request's id and which of its samples
@@ -22,10 +22,12 @@ PROMPTS = st.lists(BLOCK, min_size=1, max_size=6).map(lambda blocks: tuple(itert
 
 
 class RecordingScheduler(Scheduler):
-    plan: Plan
+    plan = Plan(ForwardBatch(()), (), ())
+    limit: int | None = None  # under which it was planned
 
     def schedule(self, now: float) -> Plan:
         self.plan = super().schedule(now)
+        self.limit = self.room.limit
         return self.plan
 
 
@@ -40,21 +42,22 @@ class Engines(RuleBasedStateMachine):
 
     make_runner: Callable
     cut_freely: bool
+    is_asynchronous: bool
 
     @initialize(
         num_slots=st.integers(1, 4),
         chunk_size=st.integers(1, 4),
         max_batch_tokens=st.integers(1, 24),
         max_draws=st.integers(1, 4),
-        num_steps=st.integers(1, 3),
+        num_steps=st.sampled_from([1, 2, 3, 8]),
     )
     def start(self, num_slots: int, chunk_size: int, max_batch_tokens: int, max_draws: int, num_steps: int) -> None:
-        self.runner = self.make_runner(
-            num_slots, vocab_size=3, exact_at_any_cut=self.cut_freely, max_draws=max_draws, num_steps=num_steps
-        )
+        kind = {"exact_at_any_cut": self.cut_freely, "is_asynchronous": self.is_asynchronous}
+        self.runner = self.make_runner(num_slots, vocab_size=3, max_draws=max_draws, num_steps=num_steps, **kind)
         self.scheduler = RecordingScheduler(num_slots, chunk_size, max_batch_tokens, self.runner.capabilities)
         self.scheduler.slots.min_shared = 2 if self.cut_freely else chunk_size  # prompts are short here
-        self.engine = Engine(self.runner, self.scheduler, clock=lambda: 0.0)
+        self.now = 0.0
+        self.engine = Engine(self.runner, self.scheduler, clock=lambda: self.now)
         self.requests: dict[int, EngineRequest] = {}
         self.tokens: dict[Sample, list[int]] = {}
         self.scores: dict[int, list[float]] = {}
@@ -89,40 +92,69 @@ class Engines(RuleBasedStateMachine):
                 self.ends[request_id, i].append("aborted")
         self.engine.abort(request_id, None if whole else sample)
 
+    @rule(seconds=st.sampled_from([1.0, 5.0, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def the_step_in_flight_is_waited_for(self) -> None:
+        self.engine.wait()
+
+    def step(self) -> tuple[StepResult, Plan]:
+        """The next result and the plan that it came of."""
+        plan = self.scheduler.plan
+        result = self.engine.step()
+        self.check_plan(self.scheduler.plan)
+        return result, plan if self.is_asynchronous else self.scheduler.plan
+
     @rule(num_steps=st.integers(1, 4))
     def steps(self, num_steps: int) -> None:
         for _ in range(num_steps):
-            result = self.engine.step()
+            result, plan = self.step()
             assert not any(isinstance(output, FailureOutput) for output in result.outputs)
+            assert plan.groups or self.scheduler.plan.groups or not self.engine.has_work, "a step with work does something"
             self.take(result)
 
-    @rule(name=st.sampled_from(["execute", "copy_prefix"]))
-    def step_that_fails(self, name: str) -> None:
-        self.runner.fail_next = name
-        result = self.engine.step()
-        plan = self.scheduler.plan
+    @rule(name=st.sampled_from(["execute", "copy_prefix", "launch", "memory"]), num_spared=st.integers(0, 2))
+    def step_that_fails(self, name: str, num_spared: int) -> None:
+        self.runner.fail_next, self.runner.num_spared = name, num_spared
+        result, plan = self.step()
         failed = self.runner.fail_next is None
-        assert failed == bool(plan.copies if name == "copy_prefix" else plan.groups)
         self.runner.fail_next = None
+        if self.is_asynchronous and name in ("copy_prefix", "launch"):  # in the second half of that step
+            assert not any(isinstance(output, FailureOutput) for output in result.outputs)
+            self.take(result)
+            result, plan = self.step()
         if failed:
-            assert [type(output) for output in result.outputs] == [FailureOutput] * len(result.outputs)
-            expected = dict.fromkeys(group[0].request_id for group in plan.groups)
-            assert [output.request_id for output in result.outputs] == [*expected]
+            is_short = name in ("launch", "memory")
+            self.check_failure(result, plan, is_short and self.scheduler.can_be_smaller(plan.batch))
+        elif not (num_spared or self.is_asynchronous):
+            assert not (plan.copies if name == "copy_prefix" else plan.groups)
         self.take(result)
+
+    def check_failure(self, result: StepResult, plan: Plan, will_be_repeated: bool) -> None:
+        owners = [] if will_be_repeated else [group[0] for group in plan.groups]
+        expected = dict.fromkeys(s.request_id for s in owners if not self.ends[s.request_id, s.sample])
+        assert [type(output) for output in result.outputs] == [FailureOutput] * len(expected)
+        assert [output.request_id for output in result.outputs] == [*expected]
+        if will_be_repeated:
+            assert result.stats.num_sequences == 0, "nothing is counted twice"
+            assert result.stats.max_tokens is not None
 
     @rule(slot=st.integers(0, 3))
     def step_that_computes_a_nan(self, slot: int) -> None:
         self.runner.nan_slots = {slot}
-        result = self.engine.step()
-        self.runner.nan_slots = set()
-        plan = self.scheduler.plan
-        hit = [group[0] for group, chunk in zip(plan.groups, plan.batch.chunks, strict=True) if chunk.slot == slot]
-        failed = [output.request_id for output in result.outputs if isinstance(output, FailureOutput)]
-        assert failed == [s.request_id for s in hit]
+        result, plan = self.step()
+        if slot in self.runner.nan_slots:
+            self.runner.nan_slots = set()
+            assert not any(isinstance(output, FailureOutput) for output in result.outputs)
+        else:
+            hit = [group[0] for group, chunk in zip(plan.groups, plan.batch.chunks, strict=True) if chunk.slot == slot]
+            failed = [output.request_id for output in result.outputs if isinstance(output, FailureOutput)]
+            assert failed == [s.request_id for s in hit if not self.ends[s.request_id, s.sample]]
         self.take(result)
 
     def take(self, result: StepResult) -> None:
-        self.check_plan(self.scheduler.plan)
         for output in result.outputs:
             if isinstance(output, FailureOutput):
                 open_samples = [key for key, ends in self.ends.items() if key[0] == output.request_id and not ends]
@@ -130,10 +162,10 @@ class Engines(RuleBasedStateMachine):
                 for key in open_samples:
                     self.ends[key].append("failed")
                 continue
-            key = (output.request_id, output.sample if isinstance(output, TokenOutput) else 0)
+            key = (output.request_id, output.sample if isinstance(output, TokensOutput) else 0)
             assert not self.ends[key], "an output after the end"
-            if isinstance(output, TokenOutput):
-                self.tokens[key].append(output.token_id)
+            if isinstance(output, TokensOutput):
+                self.tokens[key] += output.token_ids
                 if output.finish_reason is not None:
                     self.ends[key].append(output.finish_reason)
             else:
@@ -147,7 +179,13 @@ class Engines(RuleBasedStateMachine):
         owners = [group[0] for group in plan.groups]
         prefills = [(s, c) for s, c in zip(owners, plan.batch.chunks, strict=True) if c.start < s.num_prompt]
         num_decoding = len(owners) - len(prefills)
-        assert plan.batch.num_tokens <= max(budget, num_decoding + size)
+        if self.scheduler.limit is None:
+            assert plan.batch.num_tokens <= max(budget, num_decoding + size)
+        else:
+            assert plan.batch.num_tokens <= self.scheduler.limit or not self.scheduler.can_be_smaller(plan.batch)
+        most, wanted = self.runner.capabilities.num_steps, max((d.max_new for c in plan.batch.chunks for d in c.draws), default=1)
+        is_single = prefills or self.scheduler.limit is not None
+        assert plan.batch.num_steps in ((1,) if is_single else (min(most, wanted), min(max(most // 4, 1), wanted)))
         for sequence, chunk in prefills[:-1] if self.cut_freely else prefills:
             assert chunk.start % multiple == 0
             wanted = sequence.num_prompt if self.cut_freely else min(chunk.start + size, sequence.num_prompt)
@@ -198,11 +236,12 @@ class Engines(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "engine"):
             return
-        for _ in range(1000):
+        for _ in range(10_000):
             if not self.engine.has_work:
                 break
             self.steps(1)
-            assert self.scheduler.plan.batch.chunks, "a step with work does something"
+            self.now += 1.0
+        assert not self.runner.under_way
         assert all(len(ends) == 1 for ends in self.ends.values()), "every sample ends exactly once"
         assert self.scheduler.slots.num_used == 0
         for (request_id, sample), ends in self.ends.items():
@@ -219,18 +258,19 @@ class Engines(RuleBasedStateMachine):
         outputs = []
         while engine.has_work:
             outputs += engine.step().outputs
-        tokens = [output.token_id for output in outputs if isinstance(output, TokenOutput)]
+        tokens = [token_id for output in outputs if isinstance(output, TokensOutput) for token_id in output.token_ids]
         return tokens, [s.logprob for output in outputs if isinstance(output, ScoresOutput) for s in output.scores]
 
 
+@pytest.mark.parametrize("overlapping", [False, True], ids=["step_by_step", "overlapping"])
 @pytest.mark.parametrize("freely", [False, True], ids=["cut_at_multiples", "cut_freely"])
-def test_the_rules_hold_whatever_happens(make_runner, freely):
+def test_the_rules_hold_whatever_happens(make_runner, freely, overlapping):
     class Machine(Engines):
-        cut_freely = freely
+        cut_freely, is_asynchronous = freely, overlapping
 
     Machine.make_runner = staticmethod(make_runner)
     quick = settings(
-        max_examples=250,
+        max_examples=150,
         stateful_step_count=40,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -305,6 +345,65 @@ def test_a_scheduler_that_cuts_freely_fills_each_step_to_its_budget():
         [(0, 15, 16), (1, 5, 24)],
         [(0, 16, 17), (1, 24, 30)],
     ]
+
+
+def steps_of_a_call(scheduler: Scheduler) -> int:
+    plan = scheduler.schedule(0.0)
+    for (sequence,), chunk in zip(plan.groups, plan.batch.chunks, strict=True):
+        scheduler.advance(sequence, chunk.end)
+        sequence.append(7)
+    return plan.batch.num_steps
+
+
+@pytest.mark.parametrize(("num_steps", "quarter"), [(8, 2), (4, 1), (2, 1), (1, 1)])
+def test_a_call_has_all_steps_when_all_decode_a_quarter_when_others_wait_and_one_when_a_prompt_is_in_it(num_steps, quarter):
+    capabilities = Capabilities(exact_at_any_cut=True, max_draws=16, num_steps=num_steps)
+    scheduler = Scheduler(num_slots=2, chunk_size=8, max_batch_tokens=64, capabilities=capabilities)
+    first, _, _ = waiting(scheduler, 3, 3, 3, max_new_tokens=100)
+    assert [steps_of_a_call(scheduler) for _ in range(3)] == [1, quarter, quarter]
+    scheduler.finish(first)
+    assert [steps_of_a_call(scheduler) for _ in range(3)] == [1, num_steps, num_steps]
+
+
+@pytest.mark.parametrize(("num_left", "num_steps"), [((1, 1), 1), ((1, 3), 3), ((3, 20), 8)])
+def test_a_call_has_no_more_steps_than_anybody_still_draws_tokens(num_left, num_steps):
+    capabilities = Capabilities(exact_at_any_cut=True, max_draws=16, num_steps=8)
+    scheduler = Scheduler(num_slots=2, chunk_size=8, max_batch_tokens=64, capabilities=capabilities)
+    for i, num in enumerate(num_left):
+        waiting(scheduler, 3 + i, max_new_tokens=1 + num)
+    assert [steps_of_a_call(scheduler) for _ in range(2)] == [1, num_steps]
+
+
+def test_a_prompt_that_awaits_anothers_is_looked_at_once_a_step_and_starts_in_the_next(monkeypatch):
+    scheduler = Scheduler(num_slots=8, chunk_size=8, max_batch_tokens=64, capabilities=IN_CHUNKS)
+    leader, sharing, *others = (
+        Sequence(i, 0, EngineRequest(prompt, SamplingParams(), 3), arrived_at=0.0)
+        for i, prompt in enumerate([(1,) * 9, (1,) * 8 + (2,), (3,) * 4, (4,) * 4, (5,) * 4])
+    )
+    for sequence in (leader, sharing, *others):
+        scheduler.submit(sequence, 0.0)
+    looked_at = []
+    awaits = scheduler._awaits_a_prefix
+    monkeypatch.setattr(scheduler, "_awaits_a_prefix", lambda sequence: looked_at.append(sequence) or awaits(sequence))
+    assert carry_out(scheduler) == [(0, 0, 8), (2, 0, 4), (3, 0, 4), (4, 0, 4)]
+    assert looked_at == [leader, sharing, *others]
+    assert (1, 8, 9) in carry_out(scheduler)
+
+
+def test_who_comes_looks_for_its_prompt_among_those_that_are_being_prefilled_alone(monkeypatch):
+    scheduler = Scheduler(num_slots=4, chunk_size=8, max_batch_tokens=16, capabilities=IN_CHUNKS)
+    waiting(scheduler, 4, 4, max_new_tokens=30)
+    carry_out(scheduler)
+    prefilling = Sequence(2, 0, EngineRequest((9,) * 20, SamplingParams(), 3), arrived_at=0.0)
+    scheduler.submit(prefilling, 0.0)
+    carry_out(scheduler)
+    asked = []
+    can_follow = Sequence.can_follow
+    monkeypatch.setattr(Sequence, "can_follow", lambda self, leader: asked.append(leader) or can_follow(self, leader))
+    equal = Sequence(3, 0, EngineRequest((9,) * 20, SamplingParams(), 3), arrived_at=0.0)
+    scheduler.submit(equal, 0.0)
+    assert asked == [prefilling]
+    assert equal.leader is prefilling
 
 
 def test_an_idle_scheduler_plans_nothing():

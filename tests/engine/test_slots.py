@@ -1,8 +1,10 @@
 """Cache slots: who gets which, and which prefixes may start a new prompt."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.engine.slots import Acquired, PrefixCopy, SlotPool
+from app.engine.slots import Acquired, PrefixCopy, SlotPool, num_common
 
 A, B, C = (1,) * 4, (2,) * 4, (3,) * 4  # whole chunks
 END = (9,)
@@ -176,3 +178,46 @@ def test_where_they_do_not_a_fork_may_come_from_a_slot_that_went_on(free_pool):
     free_pool.record(slot, [1, 2, 3, 40, 41], 5)
     fork = free_pool.acquire((1, 2, 3, 50), 3, is_fork=True)
     assert fork.copy == PrefixCopy(slot, fork.slot, 3)
+
+
+# The search for the longest prefix, which passes over most slots after one look.
+
+TOKENS = st.lists(st.integers(0, 1), max_size=12)
+
+
+@given(TOKENS, TOKENS)
+def test_the_number_of_common_tokens_is_that_of_a_comparison_one_by_one(a, b):
+    limit = min(len(a), len(b))
+    assert num_common(a, b, limit) == next((i for i in range(limit) if a[i] != b[i]), limit)
+
+
+@given(st.data(), st.sampled_from([1, 4]), st.lists(TOKENS, min_size=1, max_size=6), TOKENS, st.booleans())
+def test_the_slot_found_is_one_that_shares_most_and_free_if_one_of_these_is(data, multiple, contents, prompt, is_fork):
+    in_use = data.draw(st.sets(st.sampled_from(range(len(contents)))))
+    max_reused = data.draw(st.integers(0, len(prompt)))
+    pool = holding(contents, multiple, in_use)
+    lengths = [holding([held], multiple, set()).longest_shared(prompt, max_reused, is_fork)[1] for held in contents]
+    best, length = pool.longest_shared(prompt, max_reused, is_fork)
+    assert length == lengths[best] == max(lengths)
+    assert not length or best not in in_use or all(lengths[slot] < length or slot in in_use for slot in range(len(contents)))
+
+
+def holding(contents: list[list[int]], multiple: int, in_use: set[int]) -> SlotPool:
+    pool = SlotPool(len(contents), multiple)
+    pool.min_shared = 2 if multiple == 1 else multiple  # prompts are short here
+    for _ in contents:
+        pool.acquire([], 0)
+    for slot, held in enumerate(contents):
+        pool.record(slot, held, len(held))
+        if slot not in in_use:
+            pool.release(slot)
+    return pool
+
+
+@given(st.data(), st.sampled_from([1, 4]), TOKENS, TOKENS)
+def test_what_may_be_shared_is_whole_multiples_of_what_is_common_if_enough(data, multiple, held, prompt):
+    pool = SlotPool(1, multiple)
+    pool.min_shared = 3 if multiple == 1 else multiple
+    limit = data.draw(st.integers(0, min(len(held), len(prompt))))
+    common = num_common(held, prompt, limit) // multiple * multiple
+    assert pool.shareable(held, prompt, limit) == (common if common >= pool.min_shared else 0)
