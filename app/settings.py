@@ -26,22 +26,30 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto is cuda if there is one, else cpu.")
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
-        description="Precision; auto is bfloat16 on cuda, and on a CPU int8 if it keeps the checkpoint's perplexity, else float32.",
+        description="Precision; auto is bfloat16 on cuda (float16 on older cards), and on a CPU int8 if it keeps the checkpoint's "
+        "perplexity, else float32.",
     )
-    kernels: Literal["auto", "scalar", "avx2", "avx512", "amx", "neon"] = Field(
+    kernels: Literal["auto", "scalar", "avx2", "avx512", "amx", "neon", "triton", "torch"] = Field(
         "auto",
-        description="Instructions that the native step uses; auto is the fastest that the CPU has. But for bfloat16, all give the "
-        "same answers.",
+        description="What computes: on a CPU the instructions that the native step uses; auto is the fastest that the CPU has. But "
+        "for bfloat16, all give the same answers. On cuda triton or torch, plain PyTorch; auto is triton if its self-test passes.",
     )
     threads: int = Field(
         0, ge=0, le=1024, description="Threads for computing on a CPU; 0 is one a core, of those that the process may use."
     )
     max_running: int = Field(
-        32, ge=1, le=1024, description="Samples that run at once, each in a cache slot of its own; a request has one, or n."
+        0,
+        ge=0,
+        le=1024,
+        description="Samples that run at once, each in a cache slot of its own; a request has one, or n. 0 is 32 on a CPU, and "
+        "256, or what has room, on a GPU.",
     )
     max_waiting: int = Field(1024, ge=0, description="Samples that may wait for a slot; beyond it the answer is 429.")
     max_batch_tokens: int = Field(
-        256, ge=1, description="Tokens in one step: less keeps those that are decoding smooth, more prefills long prompts sooner."
+        0,
+        ge=0,
+        description="Tokens in one step: less keeps those that are decoding smooth, more prefills long prompts sooner. 0 is 256 on "
+        "a CPU and 2048 on a GPU.",
     )
     prefill_chunk: int = Field(
         128,

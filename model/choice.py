@@ -18,6 +18,8 @@ from model.native.self_test import SelfTestFailed, check_kernels
 from model.tokenizer import Tokenizer
 
 SANITY_TOKENS = 8
+NUM_SLOTS = 32
+CUDA_KERNELS = ("triton", "torch")
 
 Report = Callable[[str], None]
 
@@ -33,7 +35,7 @@ class Wanted(NamedTuple):
     dtype: str = "auto"
     kernels: str = "auto"
     num_threads: int = 0
-    num_slots: int = 1
+    num_slots: int = 0
     chunk_size: int = 128
 
 
@@ -71,6 +73,9 @@ def choose_runner(checkpoint: Checkpoint, tokenizer: Callable[[], Tokenizer], wa
     if device == "cuda":
         _check_cuda_can(wanted)
         return _torch(checkpoint, wanted, report)
+    wanted = wanted._replace(num_slots=wanted.num_slots or NUM_SLOTS)
+    if wanted.kernels in CUDA_KERNELS:
+        raise ChoiceError(f"kernels {wanted.kernels} are asked for, which are for cuda; leave GPT2_KERNELS at auto")
     try:
         runner = _native(checkpoint, tokenizer, wanted, report)
     except NotFinite as error:
@@ -85,9 +90,10 @@ def choose_runner(checkpoint: Checkpoint, tokenizer: Callable[[], Tokenizer], wa
 
 
 def _check_cuda_can(wanted: Wanted) -> None:
-    if wanted.kernels != "auto":
+    if wanted.kernels not in ("auto", *CUDA_KERNELS):
         raise ChoiceError(
-            f"kernels {wanted.kernels} are asked for, but on cuda PyTorch computes; set GPT2_DEVICE to cpu, or GPT2_KERNELS to auto"
+            f"kernels {wanted.kernels} are asked for, but on cuda there are {' and '.join(CUDA_KERNELS)}; set GPT2_DEVICE to cpu, "
+            "or GPT2_KERNELS to auto"
         )
     if wanted.dtype == "int8":
         raise ChoiceError(

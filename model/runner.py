@@ -27,13 +27,14 @@ from model.batch import (
     ScoredToken,
     StepOutput,
 )
+from model.device_errors import translated_errors
 from model.download import Download
 from model.gpt2 import GPT2
 from model.history import History
 from model.kv_cache import KVCache
 from model.layout import Grids, LaidOut, Layout, Pass, Ragged
 from model.packed_linear import packed, padded_rows
-from model.sampler import DrawRow, Sampler, SamplingPlan, ScoringPlan, score
+from model.sampler import DrawRow, Sampler, SamplingPlan, ScoringPlan, log_softmax, score
 from model.steps import Done, run_steps
 from model.top import to_top
 from model.upload import Handle, Upload
@@ -44,11 +45,11 @@ MAX_DRAWS = 64  # of a chunk; more would do as well
 
 
 class HeadRows(NamedTuple):
-    """Some of a step's rows for the output head, padded, and how what is wanted of the first `num_rows` is made of their logits."""
+    """Some of a step's rows for the output head, padded, and what is made of the logits and log-probabilities of `num_rows`."""
 
     rows: Handle
     num_rows: int
-    told_of: Callable[[Tensor], Tensor]
+    told_of: Callable[[Tensor, Tensor], Tensor]
 
 
 class TorchRunner:
@@ -83,14 +84,15 @@ class TorchRunner:
 
     def launch(self, batch: ForwardBatch) -> Launched:
         """Begin to run the chunks; waits for nothing on the device unless the batch has several steps."""
-        with torch.inference_mode():
+        with translated_errors(), torch.inference_mode():
             if batch.num_steps > 1:
                 return Done(run_steps(lambda step: self._launch(step.chunks).collect(), batch))
             return self._launch(batch.chunks)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
-        self.cache.copy_prefix(source, target, length)
-        self.history.copy_prefix(source, target, length)
+        with translated_errors():
+            self.cache.copy_prefix(source, target, length)
+            self.history.copy_prefix(source, target, length)
 
     def warm_up(self) -> None:
         """Run the largest chunk and a decoding step, so that the first request does not pay for allocations and kernel choices."""
@@ -154,7 +156,7 @@ class TorchRunner:
         blocks = []
         for part in self._parts(len(rows)):
             plan = ScoringPlan(token_ids[part], top_ns[part], upload)
-            blocks.append(self._head_rows(rows[part], upload, partial(score, plan=plan, upload=upload)))
+            blocks.append(self._head_rows(rows[part], upload, partial(_score, plan=plan, upload=upload)))
         return blocks
 
     def _parts(self, num_rows: int) -> Iterator[slice]:
@@ -162,14 +164,18 @@ class TorchRunner:
         most = MAX_HEAD_ROWS if self.device.type == "cpu" else self.num_slots
         return (slice(first, first + most) for first in range(0, num_rows, most))
 
-    def _head_rows(self, rows: list[int], upload: Upload, told_of: Callable[[Tensor], Tensor]) -> HeadRows:
+    def _head_rows(self, rows: list[int], upload: Upload, told_of: Callable[[Tensor, Tensor], Tensor]) -> HeadRows:
         """The rows, padded to a number for which a row's bits are the same whatever the others."""
         wanted = padded_rows(len(rows)) if self.device.type == "cpu" else self.num_slots
         return HeadRows(upload.ints(rows + rows[:1] * (wanted - len(rows))), len(rows), told_of)
 
     def _told(self, block: HeadRows, hidden: Tensor, upload: Upload) -> Tensor:
-        logits = self.model.lm_head(hidden[upload[block.rows]])[: block.num_rows]  # (B, V)
-        return block.told_of(logits.float())
+        logits = self.model.lm_head(hidden[upload[block.rows]])[: block.num_rows].float()  # (B, V)
+        return block.told_of(logits, log_softmax(logits))
+
+
+def _score(_: Tensor, logprobs: Tensor, plan: ScoringPlan, upload: Upload) -> Tensor:
+    return score(logprobs, plan, upload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +189,11 @@ class UnderWay:
     scored: list[int]
 
     def collect(self) -> StepOutput:
+        with translated_errors():
+            finite = self.download[self.finite]
         drawn, scored = (iter([row for place in places for row in self.download[place]]) for places in (self.drawn, self.scored))
         outputs = []
-        for chunk, (is_finite,) in zip(self.chunks, self.download[self.finite], strict=True):
+        for chunk, (is_finite,) in zip(self.chunks, finite, strict=True):
             num_scores = len(chunk.scores.token_ids) if chunk.scores else 0
             of_draws, of_scores = list(islice(drawn, len(chunk.draws))), list(islice(scored, num_scores))
             outputs.append(_output(chunk, bool(is_finite), of_draws, of_scores))

@@ -96,8 +96,8 @@ class Sampler:
     def __init__(self, history: History, device: torch.device) -> None:
         self._history, self._masks = history, Masks(device)
 
-    def draw(self, logits: Tensor, plan: SamplingPlan, upload: Upload) -> Tensor:
-        """What becomes of float32 logits (B, V), as float64 (B, 3 + 2 N); the plan's upload has been sent.
+    def draw(self, logits: Tensor, logprobs: Tensor, plan: SamplingPlan, upload: Upload) -> Tensor:
+        """What becomes of float32 logits and their log-probabilities (B, V), as float64 (B, 3 + 2 N); the upload has been sent.
 
         A row has the token's id, its log-probability, whether nothing was left to be drawn, then the likeliest of `with_top`. Where
         something was computed that is no number, the log-probability is NaN.
@@ -110,7 +110,6 @@ class Sampler:
             probabilities = self.probabilities(adjusted, plan, upload)  # (S, V)
             token_ids[upload[plan.sampled]] = _inverse_cdf(probabilities, upload[plan.uniforms])
             no_number[upload[plan.sampled]] = probabilities[:, 0].isnan()  # a row of the softmax is NaN all over or nowhere
-        logprobs = _log_softmax(logits)  # (B, V)
         drawn = logprobs.gather(-1, token_ids[:, None])[:, 0].masked_fill(no_number, torch.nan)  # (B,)
         told = torch.stack([token_ids.double(), drawn.double(), nothing_left.double()], dim=-1)  # (B, 3)
         return with_top(told, logprobs, plan.top, upload)
@@ -153,13 +152,12 @@ class Sampler:
         return logits - frequency * generated - presence * (generated > 0)
 
 
-def score(logits: Tensor, plan: ScoringPlan, upload: Upload) -> Tensor:
-    """The log-probabilities of the plan's tokens under float32 logits (B, V), then `with_top`'s likeliest: float64 (B, 1 + 2 N)."""
-    logprobs = _log_softmax(logits)
+def score(logprobs: Tensor, plan: ScoringPlan, upload: Upload) -> Tensor:
+    """The plan's tokens' of log-probabilities float32 (B, V), then `with_top`'s likeliest: float64 (B, 1 + 2 N)."""
     return with_top(logprobs.gather(-1, upload[plan.token_ids][:, None]).double(), logprobs, plan.top, upload)
 
 
-def _log_softmax(logits: Tensor) -> Tensor:
+def log_softmax(logits: Tensor) -> Tensor:
     """The log-probabilities (B, V) of logits (B, V), a row's bits the same whatever the others.
 
     Not logits - logsumexp: on several threads torch adds up a single row of 32,768 values or more in pieces. CUDA's softmax adds up

@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from model.batch import Chunk, ChunkOutput, Draw, ForwardBatch, SampledToken, StepOutput
+from model.batch import Chunk, ChunkOutput, Draw, ForwardBatch, Runner, SampledToken, StepOutput
 
 
 def run_steps(run_one: Callable[[ForwardBatch], StepOutput], batch: ForwardBatch) -> StepOutput:
     """Run the batch, then as often as it asks for a batch of the tokens just drawn; `run_one` runs a single step."""
     if batch.num_steps == 1:
         return run_one(batch)
+    return _run_further_steps(run_one(ForwardBatch(batch.chunks)), run_one, batch)
+
+
+def _run_further_steps(first: StepOutput, run_one: Callable[[ForwardBatch], StepOutput], batch: ForwardBatch) -> StepOutput:
     for chunk in batch.chunks:
         assert [draw.row for draw in chunk.draws] == [len(chunk.token_ids) - 1], "several steps take one draw, at the end"
-    first = run_one(ForwardBatch(batch.chunks))
     rows = [_Going(chunk, out) for chunk, out in zip(batch.chunks, first.chunks, strict=True)]
     for _ in range(batch.num_steps - 1):
         if not (going := [row for row in rows if row.goes_on]):
@@ -31,6 +34,17 @@ class Done:
 
     def collect(self) -> StepOutput:
         return self.output
+
+
+class StepByStep:
+    """A batch of several steps of which the first is under way; the others are launched one by one when it is collected."""
+
+    def __init__(self, runner: Runner, batch: ForwardBatch) -> None:
+        self._runner, self._batch = runner, batch
+        self._first = runner.launch(ForwardBatch(batch.chunks))
+
+    def collect(self) -> StepOutput:
+        return _run_further_steps(self._first.collect(), lambda one: self._runner.launch(one).collect(), self._batch)
 
 
 class _Going:

@@ -1,4 +1,4 @@
-"""PyTorch's part of the choice: its runner, for CUDA and for CPUs without the native step, built and tested."""
+"""The part of the choice that needs torch: on CUDA, and on CPUs without the native step; a runner built and tested."""
 
 import time
 
@@ -6,7 +6,8 @@ import torch
 
 from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
 from model.checkpoint import Checkpoint
-from model.choice import ChoiceError, Chosen, Report, Wanted
+from model.choice import NUM_SLOTS, ChoiceError, Chosen, Report, Wanted
+from model.cuda.choice import KernelsFailed, choose_cuda_runner, choose_precision, choose_slots
 from model.gpt2 import GPT2
 from model.network_files import Progress, network_of
 from model.packed_linear import packs_bfloat16
@@ -14,7 +15,7 @@ from model.runner import TorchRunner
 
 SELF_TEST_LENGTH = 8
 # How far below the plain network's best logit the runner's choice may lie, in standard deviations of the logits: rounding, no more.
-SELF_TEST_TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.5}
+SELF_TEST_TOLERANCE = {torch.float32: 0.01, torch.float16: 0.1, torch.bfloat16: 0.5}
 PROGRESS_SECONDS = 2.0
 
 
@@ -23,23 +24,43 @@ def cuda_is_available() -> bool:
 
 
 def choose_torch_runner(checkpoint: Checkpoint, wanted: Wanted, report: Report) -> Chosen:
-    """TorchRunner on `wanted.device`, cpu or cuda, in the precision that is asked for; auto is bfloat16 on cuda, else float32."""
-    default = torch.bfloat16 if wanted.device == "cuda" else torch.float32
-    dtype = {"auto": default, "float32": torch.float32, "bfloat16": torch.bfloat16}[wanted.dtype]
-    if wanted.device == "cpu":
-        torch.set_num_threads(wanted.num_threads)
-        if dtype is torch.bfloat16 and not packs_bfloat16():
-            raise ChoiceError(
-                "dtype bfloat16 is asked for, but PyTorch needs AVX512BW or AVX-NE-CONVERT for it, which this CPU lacks; it "
-                "computes in float32, with GPT2_DTYPE at auto"
-            )
+    """CudaRunner on cuda, or where its kernels fail TorchRunner, which is also for cpu; in the precision that is asked for."""
+    if wanted.device == "cuda":
+        return _on_cuda(checkpoint, wanted, report)
+    torch.set_num_threads(wanted.num_threads)
+    if wanted.dtype == "bfloat16" and not packs_bfloat16():
+        raise ChoiceError(
+            "dtype bfloat16 is asked for, but PyTorch needs AVX512BW or AVX-NE-CONVERT for it, which this CPU lacks; it "
+            "computes in float32, with GPT2_DTYPE at auto"
+        )
+    dtype = torch.bfloat16 if wanted.dtype == "bfloat16" else torch.float32
+    return _plain(network_of(checkpoint, _told_to(report)), wanted, torch.device("cpu"), dtype)
+
+
+def _on_cuda(checkpoint: Checkpoint, wanted: Wanted, report: Report) -> Chosen:
+    device = torch.device("cuda", torch.cuda.current_device())
+    dtype = choose_precision(wanted, torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device), report)
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    num_slots = choose_slots(checkpoint.config, wanted.num_slots, dtype, free_bytes, report)
     model = network_of(checkpoint, _told_to(report))
+    if wanted.kernels != "torch":
+        try:
+            return choose_cuda_runner(model, num_slots, device, dtype, report)
+        except KernelsFailed as error:
+            if wanted.kernels == "triton":
+                raise ChoiceError(f"kernels triton are asked for, but {error}; leave GPT2_KERNELS at auto") from error
+            report(f"computing with plain PyTorch in place of Triton's kernels: {error}")
+    # Its steps are as wide as there are slots, whoever is in them.
+    return _plain(model, wanted._replace(num_slots=wanted.num_slots or min(num_slots, NUM_SLOTS)), device, dtype)
+
+
+def _plain(model: GPT2, wanted: Wanted, device: torch.device, dtype: torch.dtype) -> Chosen:
     try:
-        runner = TorchRunner(model, wanted.num_slots, wanted.chunk_size, torch.device(wanted.device), dtype)
+        runner = TorchRunner(model, wanted.num_slots, wanted.chunk_size, device, dtype)
     except RuntimeError as error:
         if "memory" in str(error).lower():  # torch says it so
             raise MemoryError(str(error)) from error
-        raise ChoiceError(f"the model cannot run in {dtype} on {wanted.device} here: {error}") from error
+        raise ChoiceError(f"the model cannot run in {dtype} on {device} here: {error}") from error
     _self_test(runner, model, SELF_TEST_TOLERANCE[dtype])
     label = str(dtype).removeprefix("torch.")
     return Chosen(runner, label, "torch", "torch", f"torch-{label}", runner.cache.data.nbytes)

@@ -22,6 +22,12 @@ LESSER_CPUS = {
 if "GPT2_TEST_CPU" in os.environ:
     os.environ.update(LESSER_CPUS[os.environ["GPT2_TEST_CPU"]])
 
+from model.machine import num_cuda_devices
+
+# Without a card kernels run in Triton's interpreter, which Triton has to hear of before anybody imports it, PyTorch too.
+if not num_cuda_devices():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import torch
 
 from app.bootstrap import Service, build_service
@@ -35,7 +41,7 @@ from model.choice import Chosen, choose_runner
 from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.native.library import NativeUnavailable, available_kernels
-from model.network_files import save_checkpoint
+from model.network_files import load_model, save_checkpoint
 from model.packed_linear import packs_bfloat16
 from model.tokenizer import Tokenizer
 
@@ -219,9 +225,13 @@ def server(tiny_checkpoint: Path) -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.fixture(scope="module", params=["native", "torch"])
+@pytest.fixture(scope="module", params=["native", "torch", "cuda"])
 def server_of_each_kind(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Iterator[RunningServer]:
-    """The same by each runner of a CPU, in float32 and with few slots."""
+    """The same by each runner, in float32 and with few slots; CUDA's has its kernels' twins where there is no card."""
+    if request.param == "cuda":
+        with running_server_on_kernels(tiny_checkpoint) as running:
+            yield running
+        return
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "torch":
             patch.setattr("model.choice.NativeRunner", refuse_native)
@@ -231,6 +241,18 @@ def server_of_each_kind(request: pytest.FixtureRequest, tiny_checkpoint: Path) -
             if running.service.info.backend != request.param:
                 pytest.skip("the native step is not built")
             yield running
+
+
+@contextmanager
+def running_server_on_kernels(checkpoint: Path) -> Iterator[RunningServer]:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from tests.model.cuda.running import cuda_runner
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    runner = cuda_runner(device, num_slots=4, model=load_model(checkpoint))
+    settings = Settings(model=str(checkpoint), port=0, device="cpu", dtype="float32", max_running=4, _env_file=None)
+    with running_server(settings, lambda _: runner) as running:
+        yield running
 
 
 def refuse_native(*_: object) -> NoReturn:

@@ -142,7 +142,7 @@ def complaint(environment, capsys):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--port", "70000"), ("--max-running", "0"), ("--device", "tpu"), ("--threads", "x")]
+    ("option", "value"), [("--port", "70000"), ("--max-running", "-1"), ("--device", "tpu"), ("--threads", "x")]
 )
 def test_a_wrong_option_is_named_with_its_value(complaint, option, value):
     assert f"{option}: '{value}' is refused" in complaint("serve", option, value)

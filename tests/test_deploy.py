@@ -51,6 +51,12 @@ def stages() -> dict[str, str]:
     return texts
 
 
+def packages(stage: str) -> list[str]:
+    """What apt installs for a stage and those that it is made of."""
+    lines = re.findall(r"apt-get install (.*) \\\n", stages()[stage])
+    return [word for line in lines for word in line.split() if not word.startswith("--")]
+
+
 def expressions() -> list[str]:
     """Every query of the dashboard and of the alerts."""
     panels = json.loads(DASHBOARD.read_text())["panels"]
@@ -71,7 +77,8 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
 def test_an_image_runs_as_a_numbered_user_that_is_not_root(target: str) -> None:
     users = re.findall(r"(?m)^USER (.*)", stages()[target])
-    assert users == ["10001:10001"]
+    assert users[-1] == "10001:10001"
+    assert set(users) <= {"10001:10001", "0"}, "numbers"
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
@@ -88,13 +95,33 @@ def test_the_cpu_image_knows_no_cuda_index_and_the_cuda_image_no_cpu_index() -> 
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
-def test_an_image_is_not_built_without_the_native_step_and_brings_no_compiler(target: str) -> None:
+def test_an_image_is_not_built_without_the_native_step(target: str) -> None:
     image = stages()[target]
-    assert re.findall(r"apt-get install .* (\S+) ", stages()["build"]) == ["g++"]
+    assert packages("build") == ["g++"]
     assert "\nRUN GPT2_REQUIRE_NATIVE=1 pip install --no-deps --no-build-isolation .\n" in image
     [check] = re.findall(r"(?m)^RUN (.*load_library\(\).*)$", image)
     assert check.startswith("python -c"), "on every machine"
-    assert "apt-get" not in stages()["runtime"]
+
+
+def test_the_cuda_image_alone_brings_a_compiler_which_is_c_only() -> None:
+    assert packages("runtime") == []
+    assert packages("cpu") == packages("build") == ["g++"], "of whose stage but /opt/gpt2 is copied"
+    assert packages("cuda") == ["g++", "gcc", "libc6-dev"]
+
+
+def test_what_triton_compiles_outlives_a_container_and_may_be_loaded() -> None:
+    [directory] = re.findall(r"TRITON_CACHE_DIR=(\S+)", stages()["cuda"])
+    assert "TRITON" not in stages()["cpu"]
+    volumes = {mount["target"] for mount in compose("gpu")["gpt2-gpu"]["volumes"] if mount["type"] == "volume"}
+    kept = {parent for parent in Path(directory).parents if str(parent) in volumes}
+    assert kept, "tmpfs mounts are gone with their container, and Docker's are noexec"
+    assert any(f"install -d -o gpt2 -g gpt2 {parent}" in stages()["runtime"] for parent in kept), "a new volume is root's otherwise"
+
+
+def test_the_cuda_image_and_its_wheels_name_the_same_cuda() -> None:
+    [index] = re.findall(r"ARG TORCH_INDEX=\S+/cu(\d+)", stages()["cuda"])
+    [required] = re.findall(r'NVIDIA_REQUIRE_CUDA="cuda>=([\d.]+)"', stages()["cuda"])
+    assert required.replace(".", "") == index
 
 
 def test_an_image_gets_no_file_but_those_it_needs() -> None:
@@ -308,7 +335,9 @@ def test_what_is_tested_is_what_is_served() -> None:
     assert locked("requirements.lock").items() <= locked("requirements-dev.lock").items()
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-torch.txt", "Makefile"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "requirements-dev.lock", "requirements-torch.txt", "requirements-triton.txt", "Makefile"]
+)
 def test_no_file_names_a_package_index_or_a_machine_of_ours(name: str) -> None:
     text = (ROOT / name).read_text().replace("TORCH_INDEX=https://download.pytorch.org/whl/cpu", "")
     assert not re.search(r"https?://(?!127\.0\.0\.1)|(?<![\w)])/(work|opt|home|root|tmp)/", text)
@@ -332,8 +361,10 @@ esac
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout in which installing takes no time and reaches no registry."""
-    for name in ("Makefile", "pyproject.toml", "setup.py", "requirements.lock", "requirements-dev.lock", "requirements-torch.txt"):
+    for name in ("Makefile", "pyproject.toml", "setup.py"):
         shutil.copy(ROOT / name, tmp_path)
+    for file in ROOT.glob("requirements*"):
+        shutil.copy(file, tmp_path)
     (tmp_path / "model/native/src/avx2").mkdir(parents=True)
     (tmp_path / "model/native/src/step.cpp").touch()
     (tmp_path / "model/native/src/avx2/dot.h").touch()
@@ -396,6 +427,23 @@ def test_an_installation_without_the_native_step_says_so(checkout: Path, built: 
 def test_torch_comes_from_the_index_that_was_named(checkout: Path) -> None:
     _, asked = make(checkout, "install", TORCH_INDEX="https://index.invalid/cpu")
     assert "--index-url https://index.invalid/cpu -r requirements-torch.txt" in asked
+
+
+def test_triton_is_installed_to_develop_where_torch_brings_none(checkout: Path) -> None:
+    question = '"triton"'
+    result, asked = make(checkout, "install-dev", fail=question)
+    assert result.returncode == 0, result.stderr
+    assert asked.index("-r requirements-torch.txt") < asked.index(question) < asked.index("-r requirements-triton.txt")
+
+
+def test_the_triton_that_torch_brings_stays(checkout: Path) -> None:
+    _, asked = make(checkout, "install-dev")
+    assert '"triton"' in asked
+    assert "-r requirements-triton.txt" not in asked
+
+
+def test_to_serve_nobody_installs_triton(checkout: Path) -> None:
+    assert "triton" not in make(checkout, "install", fail='"triton"')[1]
 
 
 def test_make_wheel_builds_it_from_the_sdist_with_the_native_step(checkout: Path) -> None:

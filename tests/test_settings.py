@@ -50,9 +50,9 @@ def test_settings_do_not_change():
     [
         ("port", "65536"),
         ("port", "-1"),
-        ("max_running", "0"),
+        ("max_running", "-1"),
         ("max_waiting", "-1"),
-        ("max_batch_tokens", "0"),
+        ("max_batch_tokens", "-1"),
         ("prefill_chunk", "0"),
         ("max_body_bytes", "1"),
         ("keep_alive_seconds", "0"),

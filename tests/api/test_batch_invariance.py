@@ -105,20 +105,29 @@ async def among_neighbours(url, requests, num_neighbours, num_at_once):
     return dict(zip([name for name, *_ in requests], answers, strict=True))
 
 
-PRECISIONS = {"cpu": ["torch float32", "float32", "bfloat16", "int8"], "cuda": ["auto"]}
+PRECISIONS = {"cpu": ["torch float32", "float32", "bfloat16", "int8"], "cuda": ["auto", "float32", "torch auto"]}
 
 
-@pytest.fixture(params=[(kind, precision) for kind, precisions in PRECISIONS.items() for precision in precisions], ids=" ".join)
+def kinds():
+    for kind, precisions in PRECISIONS.items():
+        for precision in precisions:
+            marks = [pytest.mark.gpu] if kind == "cuda" else []
+            yield pytest.param((kind, precision), id=f"{kind} {precision}", marks=marks)
+
+
+@pytest.fixture(params=kinds())
 def start(request, start_server, monkeypatch):
-    """Start a server on a device and in a precision; on a CPU by the native step, unless it says torch."""
+    """Start a server on a device and in a precision; by the native step and by Triton's kernels, unless it says torch."""
     kind, precision = request.param
     dtype = precision.removeprefix("torch ")
-    backend = "torch" if kind == "cuda" or dtype != precision else "native"
+    backend = "torch" if dtype != precision else {"cpu": "native", "cuda": "cuda"}[kind]
     if kind == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU; none is here")
-    if backend == "native":
+    if kind == "cuda":
+        monkeypatch.setenv("GPT2_KERNELS", {"cuda": "triton", "torch": "torch"}[backend])
+    elif backend == "native":
         request.getfixturevalue("needs_native")
-    elif kind == "cpu":
+    else:
         monkeypatch.setattr(model.choice, "NativeRunner", refuse)
         monkeypatch.delenv("GPT2_KERNELS", raising=False)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.batch import Draw, SamplingParams
 from model.history import History
-from model.sampler import DrawRow, Sampler, SamplingPlan
+from model.sampler import DrawRow, Sampler, SamplingPlan, log_softmax
 from model.upload import Upload
 
 
@@ -57,4 +57,4 @@ class Drawing:
         return self.sampler.probabilities(self.adjusted(logits), self.plan, self.upload)
 
     def draw(self, logits: Tensor) -> list[list[float]]:
-        return self.sampler.draw(logits, self.plan, self.upload).tolist()
+        return self.sampler.draw(logits, log_softmax(logits), self.plan, self.upload).tolist()

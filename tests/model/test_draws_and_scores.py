@@ -15,6 +15,7 @@ from model.batch import (
     ChunkOutput,
     Draw,
     ForwardBatch,
+    Runner,
     SampledToken,
     SamplingParams,
     Scores,
@@ -48,14 +49,32 @@ def network() -> GPT2:
 
 
 @pytest.fixture(params=["own", "grids"])
-def runner(request: pytest.FixtureRequest, device: torch.device) -> TorchRunner:
+def torch_runner(request: pytest.FixtureRequest, device: torch.device) -> TorchRunner:
     runner = TorchRunner(network(), NUM_SLOTS, CHUNK, device, torch.float32)
     if request.param == "grids":
         runner.layout = Grids(runner.cache, CHUNK)
     return runner
 
 
-def run(runner: TorchRunner, *chunks: Chunk) -> tuple[ChunkOutput, ...]:
+@pytest.fixture(params=["own", "grids", "kernels"])
+def runner(request: pytest.FixtureRequest, device: torch.device) -> Runner:
+    """PyTorch's runner in its two layouts, and CUDA's with its kernels, or on a CPU with their twins."""
+    if request.param == "kernels":
+        return kernels_runner(network(), NUM_SLOTS, device)
+    runner = TorchRunner(network(), NUM_SLOTS, CHUNK, device, torch.float32)
+    if request.param == "grids":
+        runner.layout = Grids(runner.cache, CHUNK)
+    return runner
+
+
+def kernels_runner(model: GPT2, num_slots: int, device: torch.device) -> Runner:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from tests.model.cuda.running import cuda_runner
+
+    return cuda_runner(device, num_slots, model)
+
+
+def run(runner: Runner, *chunks: Chunk) -> tuple[ChunkOutput, ...]:
     return execute(runner, ForwardBatch(chunks)).chunks
 
 
@@ -64,7 +83,7 @@ def chunk_with(*draws: Draw, slot: int = 0, scores: Scores | None = None) -> Chu
     return Chunk(slot, 0, PROMPT[:CHUNK], draws, scores)
 
 
-def draw_of(runner: TorchRunner, draw: Draw) -> SampledToken:
+def draw_of(runner: Runner, draw: Draw) -> SampledToken:
     """What comes of it alone."""
     (output,) = run(runner, chunk_with(draw))
     return output.tokens[0][0]
@@ -204,22 +223,22 @@ def test_more_of_the_likeliest_than_there_are_tokens_are_all_of_them(runner):
 
 
 @pytest.fixture
-def rows_of_the_head(runner) -> Iterator[list[int]]:
+def rows_of_the_head(torch_runner) -> Iterator[list[int]]:
     """How many rows the output head is given, call by call."""
     nums: list[int] = []
-    hook = runner.model.lm_head.register_forward_pre_hook(lambda _, inputs: nums.append(len(inputs[0])))
+    hook = torch_runner.model.lm_head.register_forward_pre_hook(lambda _, inputs: nums.append(len(inputs[0])))
     yield nums
     hook.remove()
 
 
-def test_logits_are_never_there_for_more_rows_than_a_bound(runner, rows_of_the_head):
+def test_logits_are_never_there_for_more_rows_than_a_bound(torch_runner, rows_of_the_head):
     """Scoring a step's whole prompts would take 200 KB a token of GPT-2's logits, and more for what is made of them."""
     chunks = [Chunk(slot, 0, PROMPT[:CHUNK], scores=Scores(0, PROMPT[1 : CHUNK + 1], top_n=2)) for slot in range(NUM_SLOTS)]
     chunks[3] = chunks[3]._replace(draws=tuple(Draw(row, PARAMS[1]) for row in range(CHUNK)))
-    outputs = run(runner, *chunks)
+    outputs = run(torch_runner, *chunks)
     assert sum(rows_of_the_head) >= NUM_SLOTS * CHUNK + CHUNK
-    assert max(rows_of_the_head) <= (MAX_HEAD_ROWS if runner.device.type == "cpu" else NUM_SLOTS)
-    (alone,) = run(runner, chunks[0])
+    assert max(rows_of_the_head) <= (MAX_HEAD_ROWS if torch_runner.device.type == "cpu" else NUM_SLOTS)
+    (alone,) = run(torch_runner, chunks[0])
     assert all(output.scores == alone.scores for output in outputs)
 
 
@@ -312,7 +331,10 @@ def test_a_chunk_that_computed_no_numbers_says_so_whatever_it_was_asked_for(runn
     assert (first, third) == expected
 
 
-def test_an_output_head_that_overflows_is_an_error_too(device):
+@pytest.mark.parametrize(
+    "make", [lambda *of: TorchRunner(*of[:2], CHUNK, of[2], torch.float32), kernels_runner], ids=["torch", "kernels"]
+)
+def test_an_output_head_that_overflows_is_an_error_too(device, make):
     """With one sign no probability is a number, with the other that of the token is infinitely small."""
     model = network()
     model.ln_f.weight.data *= 1000
@@ -321,7 +343,7 @@ def test_an_output_head_that_overflows_is_an_error_too(device):
     model.wte.weight.data[7] = 0
     model.wte.weight.data[7, place] = 3e38
     above, below = hidden[:, place].argsort(descending=True).tolist()
-    runner = TorchRunner(model, 2, CHUNK, device, torch.float32)
+    runner = make(model, 2, device)
     for draw in (Draw(above, PARAMS[0]), Draw(above, PARAMS[1])):
         assert run(runner, Chunk(0, 0, (1, 2), (draw,))) == (ChunkOutput(error=NOT_FINITE),)
     for scores in (Scores(above, (3,)), Scores(above, (7,)), Scores(below, (7,))):

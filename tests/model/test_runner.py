@@ -8,8 +8,20 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from model.batch import NOT_FINITE, Chunk, Draw, ForwardBatch, SampledToken, SamplingParams, Scores, StepOutput, TokenMask
+from model.batch import (
+    NOT_FINITE,
+    Chunk,
+    Draw,
+    ForwardBatch,
+    RunnerLost,
+    SampledToken,
+    SamplingParams,
+    Scores,
+    StepOutput,
+    TokenMask,
+)
 from model.config import GPT2Config
+from model.download import Download
 from model.gpt2 import GPT2
 from model.layout import Grids
 from model.runner import TorchRunner
@@ -299,6 +311,29 @@ def test_what_cannot_be_run_raises_and_harms_no_later_step(monkeypatch, chunk, l
     while len(sequences[0].drawn) < NUM_NEW:
         step(runner, sequences)
     assert [bits(sequence.drawn) for sequence in sequences] == expected
+
+
+@pytest.mark.parametrize("when", ["launch", "collect", "copy"])
+def test_torchs_errors_become_those_of_the_border(monkeypatch, when):
+    runner = TorchRunner(network(SHAPES["width_64"]), 2, CHUNK, torch.device("cpu"), torch.float32)
+    batch = ForwardBatch((Running(0, range(20), SamplingParams()).chunk(),))
+    raised: list[Exception] = []
+
+    def fail(*_: object) -> None:
+        raise raised[-1]
+
+    owner, name = {"launch": (runner.cache, "write"), "collect": (Download, "__getitem__"), "copy": (runner.cache, "copy_prefix")}[
+        when
+    ]
+    monkeypatch.setattr(owner, name, fail)
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    for error, expected in (
+        (torch.OutOfMemoryError("CUDA out of memory"), MemoryError),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), RunnerLost),
+    ):
+        raised.append(error)
+        with pytest.raises(expected):
+            runner.copy_prefix(0, 1, 3) if when == "copy" else runner.launch(batch).collect()
 
 
 def test_warming_up_changes_no_answer(device):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from model.batch import SamplingParams, TokenMask
 from model.masks import MAX_MASKS
-from model.sampler import DrawRow, SamplingPlan, ScoringPlan, _inverse_cdf, score
+from model.sampler import DrawRow, SamplingPlan, ScoringPlan, _inverse_cdf, log_softmax, score
 from model.upload import Upload
 from tests.model.drawing import Asked, Drawing, asked
 
@@ -260,7 +260,7 @@ def test_scores_of_a_large_vocabulary_keep_their_bits_and_are_what_a_draw_report
         upload = Upload(torch.device("cpu"))
         plan = ScoringPlan([told.token_id for told in drawn[rows]], [0] * len(drawn[rows]), upload)
         upload.send()
-        return score(logits[rows], plan, upload).tolist()
+        return score(log_softmax(logits[rows]), plan, upload).tolist()
 
     assert scores(slice(0, 40)) == [[told.logprob] for told in drawn]
     assert [scores(slice(i, i + 1))[0] for i in range(40)] == scores(slice(0, 40))

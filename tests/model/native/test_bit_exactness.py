@@ -7,20 +7,18 @@ inputs, 16 rows of a piece of attention, 64 positions of a group in the cache.
 
 import functools
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from model.batch import Chunk, Draw, ForwardBatch, SampledToken, SamplingParams
+from model.batch import Chunk, ForwardBatch
 from model.config import GPT2Config
 from model.native.runner import NativeRunner
 from model.network_files import weights_of
 from tests.model.native.kinds import network
-from tests.model.native.running import bits, drawn, execute
+from tests.model.schedules import Schedule, check_schedule, random_sequences
 
 NUM_SLOTS = 40
 MAX_ROWS = 100
@@ -31,7 +29,6 @@ SHAPES = {
     "deep": GPT2Config(vocab_size=257, n_positions=200, n_embd=64, n_layer=1, n_head=1, n_inner=1700, eos_token_ids=(0,)),
 }
 LENGTHS = [1, 2, 3, 4, 5, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 66, 97, 129, 150]
-CUTS = [1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 17, 20, 31, 33, 64, 65, 100, 150]
 
 
 @functools.lru_cache(maxsize=8)  # each holds megabytes
@@ -42,99 +39,6 @@ def runner_of(kind, shape: str, num_slots: int, num_threads: int = 1) -> NativeR
 def shortened(kind, lengths: list[int]) -> list[int]:
     """Sequences that slow kernels are done with soon; they meet the borders up to 33 positions."""
     return [1 + (length - 1) % 33 for length in lengths[:6]] if kind.is_slow else lengths
-
-
-@dataclass
-class Running:
-    """A sequence: its tokens, how many of them are in the cache, and what came out."""
-
-    token_ids: list[int]
-    num_prompt: int
-    params: SamplingParams = field(default_factory=SamplingParams)
-    num_cached: int = 0
-    slot: int = 0
-    drawn: list[SampledToken] = field(default_factory=list)
-
-    def chunk(self, length: int) -> Chunk:
-        """The next tokens, with a draw if they are the last known."""
-        start, end = self.num_cached, min(self.num_cached + length, len(self.token_ids))
-        draws = (Draw(end - start - 1, self.params, self.num_prompt),) if end == len(self.token_ids) else ()
-        return Chunk(self.slot, start, tuple(self.token_ids[start:end]), draws)
-
-
-class Schedule:
-    """Sequences that come and go in the slots of one runner; slots keep what they held, and a prefix may be taken from any."""
-
-    def __init__(self, runner: NativeRunner, chance: random.Random, max_running: int) -> None:
-        self.runner, self.chance, self.max_running = runner, chance, max_running
-        self.held: dict[int, list[int]] = {}
-
-    def steps(self, waiting: list[Running], num_new: int) -> Iterator[list[tuple[Running, Chunk]]]:
-        """Each step's chunks; whoever iterates runs them. A sequence is done with `num_new` draws."""
-        waiting, running = list(waiting), []
-        while waiting or running:
-            while waiting and len(running) < self.max_running and (not running or self.chance.random() < 0.7):
-                running.append(self._start(waiting.pop(), {sequence.slot for sequence in running}))
-            chosen = [sequence for sequence in running if self.chance.random() < 0.8] or running[:1]
-            self.chance.shuffle(chosen)
-            chunks = [(sequence, sequence.chunk(self.chance.choice(CUTS))) for sequence in chosen]
-            yield chunks
-            for sequence, chunk in chunks:
-                sequence.num_cached = chunk.end
-                self.held[sequence.slot][chunk.start :] = chunk.token_ids
-            running = [s for s in running if len(s.drawn) < num_new if s.num_cached < len(s.token_ids)]
-
-    def _start(self, sequence: Running, busy: set[int]) -> Running:
-        sequence.slot = self.chance.choice([slot for slot in range(NUM_SLOTS) if slot not in busy])
-        shared = {slot: common_prefix(held, sequence.token_ids[:-1]) for slot, held in self.held.items()}
-        sources = [slot for slot, length in shared.items() if length]
-        if sources and self.chance.random() < 0.8:
-            source = self.chance.choice(sources)
-            sequence.num_cached = self.chance.choice([shared[source], self.chance.randint(1, shared[source])])
-            if source != sequence.slot:
-                self.runner.copy_prefix(source, sequence.slot, sequence.num_cached)
-        self.held[sequence.slot] = list(sequence.token_ids[: sequence.num_cached])
-        return sequence
-
-
-def common_prefix(one: list[int], other: list[int]) -> int:
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def random_sequences(chance: random.Random, lengths: list[int], vocab_size: int) -> list[Running]:
-    """Tokens of these lengths, most of them with a beginning in common."""
-    base = [chance.randrange(vocab_size) for _ in range(max(lengths))]
-    sequences = []
-    for length in lengths:
-        shared = chance.choice([0, chance.randint(0, length), length])
-        ids = base[:shared] + [chance.randrange(vocab_size) for _ in range(length - shared)]
-        sequences.append(Running(ids, length, random_params(chance)))
-    return sequences
-
-
-def random_params(chance: random.Random) -> SamplingParams:
-    return SamplingParams(
-        temperature=chance.choice([0.0, 0.8, 1.5]),
-        top_k=chance.choice([0, 20]),
-        top_p=chance.choice([1.0, 0.9]),
-        min_p=chance.choice([0.0, 0.01]),
-        typical_p=chance.choice([1.0, 0.9]),
-        repetition_penalty=chance.choice([1.0, 1.2]),
-        frequency_penalty=chance.choice([0.0, 0.5]),
-        logit_bias=chance.choice([(), ((3, 2.0), (9, -100.0))]),
-        seed=chance.getrandbits(64),
-    )
-
-
-def generate_alone(runner: NativeRunner, prompt: list[int], params: SamplingParams, num_new: int) -> list[tuple[int, str]]:
-    sequence = Running(list(prompt), len(prompt), params)
-    while len(sequence.drawn) < num_new:
-        chunk = sequence.chunk(1)
-        tokens = drawn(execute(runner, chunk))
-        sequence.num_cached = chunk.end
-        sequence.drawn.extend(tokens)
-        sequence.token_ids.extend(token.token_id for token in tokens)
-    return bits(sequence.drawn)
 
 
 def logits_alone(runner: NativeRunner, token_ids: list[int]) -> list[bytes]:
@@ -162,17 +66,7 @@ def check_tokens(kind, shape: str, lengths: list[int], seed: int, num_new: int) 
     chance = random.Random(seed)
     runner, alone = runner_of(kind, shape, NUM_SLOTS, chance.choice([1, 2, 3])), runner_of(kind, shape, 1)
     sequences = random_sequences(chance, shortened(kind, lengths), runner.vocab_size)
-    schedule = Schedule(runner, chance, max_running=chance.choice([1, 2, 5, NUM_SLOTS - 1]))
-    for step in schedule.steps(sequences, num_new):
-        tokens = iter(drawn(execute(runner, *(chunk for _, chunk in step))))
-        for sequence, chunk in step:
-            if chunk.draws:
-                sequence.drawn.append(next(tokens))
-                sequence.token_ids.append(sequence.drawn[-1].token_id)
-        assert next(tokens, None) is None
-    for sequence in sequences:
-        prompt = sequence.token_ids[: sequence.num_prompt]
-        assert bits(sequence.drawn) == generate_alone(alone, prompt, sequence.params, num_new), f"prompt of {len(prompt)} tokens"
+    check_schedule(Schedule(runner, chance, max_running=chance.choice([1, 2, 5, NUM_SLOTS - 1])), alone, sequences, num_new)
 
 
 LENGTH = st.sampled_from(LENGTHS) | st.integers(1, 150)

@@ -1,0 +1,51 @@
+"""The kernels of a step as one value: Triton's, or their twins in plain PyTorch, the oracle in whose terms a step can be read."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from model.cuda.kernels.adjust import adjust, adjust_twin
+from model.cuda.kernels.attention import attention, attention_twin
+from model.cuda.kernels.choose import choose, choose_twin
+from model.cuda.kernels.embed import embed, embed_twin
+from model.cuda.kernels.fc import fc, fc_twin
+from model.cuda.kernels.filters import filters, filters_twin
+from model.cuda.kernels.head import head, head_twin
+from model.cuda.kernels.log_sums import log_sums, log_sums_twin
+from model.cuda.kernels.norm import norm, norm_twin
+from model.cuda.kernels.parts import parts, parts_twin
+from model.cuda.kernels.qkv import qkv, qkv_twin
+from model.cuda.kernels.residual import residual, residual_twin
+
+
+class KernelSet(NamedTuple):
+    """One function a kernel, as described where it is defined; they write into what they are given first."""
+
+    embed: Callable[..., None]
+    norm: Callable[..., None]
+    qkv: Callable[..., None]
+    attention: Callable[..., None]
+    residual: Callable[..., None]
+    fc: Callable[..., None]
+    head: Callable[..., None]
+    log_sums: Callable[..., None]
+    adjust: Callable[..., None]
+    filters: Callable[..., None]
+    parts: Callable[..., None]
+    choose: Callable[..., None]
+
+
+TRITON = KernelSet(embed, norm, qkv, attention, residual, fc, head, log_sums, adjust, filters, parts, choose)
+TWINS = KernelSet(
+    embed_twin,
+    norm_twin,
+    qkv_twin,
+    attention_twin,
+    residual_twin,
+    fc_twin,
+    head_twin,
+    log_sums_twin,
+    adjust_twin,
+    filters_twin,
+    parts_twin,
+    choose_twin,
+)
