@@ -31,7 +31,7 @@ CPP := $(wildcard $(foreach folder,model/native/src model/native/src/* benchmark
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
-.PHONY: help serve test test-as test-gpu test-clients sanitize check lint format install install-train install-dev install-clients wheel lock
+.PHONY: help serve test test-as test-gpu gpu-check test-clients sanitize check lint format install install-train install-dev install-clients wheel lock
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -53,6 +53,10 @@ test-as: install-dev ## run tests as on a CPU without AVX-512 (CPU=avx2), or wit
 
 test-gpu: install-dev ## run the tests that need a GPU
 	$(VENV)/bin/python -m pytest -m gpu
+
+# By the machine's own Python, which has torch for its card; OUT and WHEELS are folders.
+gpu-check: ## measure all there is on a machine with a GPU and no network: make gpu-check OUT=results WHEELS=wheels
+	PYTHON=$(PYTHON) benchmarks/gpu/run.sh "$(OUT)" $(if $(WHEELS),"$(WHEELS)")
 
 test-clients: install-clients ## run the tests that drive the service by clients as people have them, Python's and node's
 	$(CLIENTS)/bin/python -m pytest tests/clients

@@ -26,16 +26,19 @@ class ServerProcess:
 
     def __enter__(self) -> "ServerProcess":
         started = time.monotonic()
-        scripts = Path(sys.executable).parent if self._checkout == ROOT else self._checkout / ".venv" / "bin"
-        command = [str(scripts / "gpt2"), "serve", *self._options]
+        # This checkout's by this interpreter, where the package need not be installed.
+        program = [sys.executable, "-m", "app"] if self._checkout == ROOT else [str(self._checkout / ".venv" / "bin" / "gpt2")]
+        command = [*program, "serve", *self._options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=self._checkout)
         assert self.process.stderr is not None
+        said = []
         for line in self.process.stderr:
+            said.append(line)
             if match := re.search(r"ready at (http://[\d.:]+)", line):
                 self.url, self.ready_seconds = match[1], time.monotonic() - started
                 break
         else:
-            raise RuntimeError("the server did not come up")
+            raise RuntimeError(f"the server did not come up:\n{''.join(said)}")
         # Its log goes on; unread, it would fill the pipe and stop the server.
         subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
         return self
