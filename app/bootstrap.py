@@ -49,7 +49,7 @@ def build_service(settings: Settings, report: Report) -> Service:
     """Load, warm up and test everything; `report` is told of each stage. Raises StartupError, naming what to mend."""
     loaded = load(settings, report)
     config, chosen, runner = loaded.config, loaded.chosen, loaded.chosen.runner
-    settings = _settled(settings, loaded)
+    settings = settled(settings, runner)
     kind = f"{chosen.dtype} on {loaded.device}, by the {chosen.backend} runner"
     report(f"{config.num_parameters / 1e6:,.1f} M parameters, {kind} (kernels {chosen.kernels}, arithmetic {chosen.arithmetic})")
     report(f"{settings.max_running} cache slots of {runner.max_positions} positions, {chosen.cache_bytes / 1e6:,.0f} MB")
@@ -95,15 +95,16 @@ def load(settings: Settings, report: Report) -> Loaded:
         raise StartupError(f"no room for {slots}: {error}; lower GPT2_MAX_RUNNING") from error
 
 
-def _settled(settings: Settings, loaded: Loaded) -> Settings:
-    """With what was left to the device."""
-    default = MAX_BATCH_TOKENS_ON_CUDA if loaded.chosen.backend == "cuda" else MAX_BATCH_TOKENS
-    max_batch_tokens = settings.max_batch_tokens or default
-    return settings.model_copy(update={"max_running": loaded.chosen.runner.num_slots, "max_batch_tokens": max_batch_tokens})
+def settled(settings: Settings, runner: Runner) -> Settings:
+    """With what they leave to the device as the runner has it."""
+    default = MAX_BATCH_TOKENS_ON_CUDA if runner.capabilities.is_asynchronous else MAX_BATCH_TOKENS
+    update = {"max_running": runner.num_slots, "max_batch_tokens": settings.max_batch_tokens or default}
+    return settings.model_copy(update=update)
 
 
 def make_engine(settings: Settings, runner: Runner) -> Engine:
     """An engine with nothing in its slots."""
+    settings = settled(settings, runner)
     scheduler = Scheduler(settings.max_running, settings.prefill_chunk, settings.max_batch_tokens, runner.capabilities)
     return Engine(runner, scheduler)
 

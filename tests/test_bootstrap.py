@@ -1,13 +1,15 @@
 """The service is built, or refused in a line that an operator can act on."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import app.bootstrap
-from app.bootstrap import build_service
+from app.bootstrap import build_service, make_engine
 from app.errors import StartupError
 from app.settings import Settings
+from model.batch import Capabilities
 from model.choice import ChoiceError, Chosen, Wanted
 
 
@@ -74,3 +76,11 @@ def test_what_is_chosen_is_what_is_told(build):
     text = service.metrics.exposition().decode()
     labels = 'arithmetic="bfloat16-tdpbf16ps",device="cpu",dtype="bfloat16",kernels="amx",model="tiny-gpt2"'
     assert f"gpt2_model_info{{{labels}}} 1.0" in text
+
+
+@pytest.mark.parametrize(("is_asynchronous", "max_batch_tokens"), [(False, 256), (True, 2048)], ids=["cpu", "gpu"])
+def test_an_engine_has_the_runners_slots_and_steps_as_large_as_the_device_likes_unless_told(is_asynchronous, max_batch_tokens):
+    runner = SimpleNamespace(num_slots=7, capabilities=Capabilities(True, 1, is_asynchronous=is_asynchronous))
+    scheduler = make_engine(Settings(_env_file=None), runner).scheduler
+    assert (scheduler.slots.num_slots, scheduler.max_batch_tokens) == (7, max_batch_tokens)
+    assert make_engine(Settings(max_batch_tokens=33, _env_file=None), runner).scheduler.max_batch_tokens == 33
