@@ -104,7 +104,7 @@ class TorchRunner:
     def _launch(self, chunks: Sequence[Chunk]) -> Launched:
         if not chunks:
             return Done(StepOutput(()))
-        upload, download = Upload(self.device), Download(self.device)
+        upload, download = Upload(self.device), Download()
         laid_out = self.layout(chunks, upload)
         draws, scores = self._draws(chunks, laid_out, upload), self._scores(chunks, laid_out, upload)
         last_rows = upload.ints(first + len(chunk.token_ids) - 1 for first, chunk in zip(laid_out.first_rows, chunks, strict=True))

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from model.batch import Draw
 from model.cuda.plan import WantedDraw, has_record
 from model.cuda.records import MAX_IDS, SIZE, Field
+from model.sampler import MAX_TOP_K
 
-MAX_TOP_K = 2**31  # more than any vocabulary; a client may send any number
 _WORDS = struct.Struct(f"<{Field.SEED}qQ{Field.TEMPERATURE - Field.TOP_K}q{Field.BANNED - Field.TEMPERATURE}d{2 * MAX_IDS}q")
 _NOTHING = bytes(8 * SIZE)
 

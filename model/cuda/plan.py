@@ -65,15 +65,13 @@ class Pass:
 
 def plan_passes(chunks: Sequence[Chunk], max_rows: int) -> list[Pass]:
     """Passes of at most `max_rows` rows: a chunk that does not fit goes on in the next."""
-    passes = [Pass()]
+    passes: list[Pass] = []
     for number, chunk in enumerate(chunks):
         first = 0
         while first < len(chunk.token_ids):
-            room = max_rows - len(passes[-1].token_ids)
-            if not room:
+            if not passes or len(passes[-1].token_ids) == max_rows:
                 passes.append(Pass())
-                continue
-            num = min(room, len(chunk.token_ids) - first)
+            num = min(max_rows - len(passes[-1].token_ids), len(chunk.token_ids) - first)
             passes[-1].add(number, chunk, first, num)
             first += num
     return passes

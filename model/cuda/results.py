@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from model.batch import (
     NOT_FINITE,
@@ -20,7 +18,7 @@ from model.batch import (
 from model.cuda.plan import WantedDraw, WantedScore
 from model.cuda.records import Status
 from model.device_errors import translated_errors
-from model.download import Download
+from model.download import Arriving, Download
 from model.top import to_top
 
 
@@ -39,24 +37,6 @@ class Gathered:
         if not self.is_left:
             return ChunkOutput(error=NOTHING_TO_DRAW)
         return ChunkOutput(tuple(self.tokens[i] for i in range(len(self.tokens))), tuple(self.scores))
-
-
-class Arriving:
-    """An int32 tensor on its way to the host; on CUDA from behind the work that was asked for before it."""
-
-    def __init__(self, values: Tensor) -> None:
-        on_cuda = values.is_cuda
-        self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=on_cuda)
-        self._host.copy_(values, non_blocking=on_cuda)
-        self._arrived: torch.cuda.Event | None = None
-        if on_cuda:
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
-
-    def read(self) -> Tensor:
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._host
 
 
 @dataclass(slots=True)

@@ -18,10 +18,10 @@ from model.cuda.network import for_kernels
 from model.cuda.pack import RecordPacker
 from model.cuda.plan import Pass, WantedDraw, WantedScore, can_go_on, check, plan_passes
 from model.cuda.records import SIZE, Field
-from model.cuda.results import Arriving, CheckedEnds, DrawnBlock, ScoredBlock, UnderWay
+from model.cuda.results import CheckedEnds, DrawnBlock, ScoredBlock, UnderWay
 from model.cuda.step import MAX_ROWS, MAX_STEPS, DeviceStep, split_rows
 from model.device_errors import translated_errors
-from model.download import Download
+from model.download import Arriving, Download
 from model.gpt2 import GPT2
 from model.sampler import DrawRow, Sampler, SamplingPlan, ScoringPlan, score
 from model.steps import StepByStep
@@ -76,7 +76,7 @@ class CudaRunner:
             return StepByStep(self, batch)
         with translated_errors(), torch.inference_mode():
             under_way = UnderWay(batch.chunks, [])
-            for one in plan_passes(batch.chunks, MAX_ROWS) if batch.chunks else ():
+            for one in plan_passes(batch.chunks, MAX_ROWS):
                 self._run_pass(one, batch.num_steps, under_way)
             return under_way
 
@@ -138,7 +138,7 @@ class CudaRunner:
         """Draw by PyTorch what no record can ask for, from the logits that are there."""
         if not asking:
             return {}, None
-        upload, download = Upload(self.device), Download(self.device)
+        upload, download = Upload(self.device), Download()
         rows = upload.ints(asking)
         plan = SamplingPlan([DrawRow(draws[i].slot, draws[i].length, draws[i].draw) for i in asking], upload)
         upload.send()
@@ -149,7 +149,7 @@ class CudaRunner:
 
     def _score(self, scores: Sequence[WantedScore]) -> ScoredBlock:
         num = bucket_of(len(scores))
-        upload, download = Upload(self.device), Download(self.device)
+        upload, download = Upload(self.device), Download()
         padding = num - len(scores)
         rows = upload.ints([wanted.row for wanted in scores] + [0] * padding)
         plan = ScoringPlan(
@@ -163,7 +163,7 @@ class CudaRunner:
         return ScoredBlock(scores, download)
 
     def _check_ends(self, ends: Sequence[tuple[int, int]]) -> CheckedEnds:
-        upload, download = Upload(self.device), Download(self.device)
+        upload, download = Upload(self.device), Download()
         rows = upload.ints(row for _, row in ends)
         upload.send()
         download.add(self.step.x[upload[rows]].isfinite().all(dim=-1, keepdim=True))

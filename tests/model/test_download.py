@@ -9,7 +9,7 @@ from model.download import Download
 
 
 def test_everything_comes_back_at_its_own_place_exactly(device):
-    download = Download(device)
+    download = Download()
     ids = torch.tensor([[2**24 + 1, 50256]], device=device)
     floats = torch.tensor([[0.1], [-math.inf], [math.nan]], device=device)
     places = [download.add(values) for values in (ids, floats, torch.tensor([[True, False]], device=device))]
@@ -23,7 +23,7 @@ def test_everything_comes_back_at_its_own_place_exactly(device):
 
 def test_what_was_sent_keeps_its_values_though_others_are_computed_in_their_place(device):
     values = torch.ones(2, 2, device=device)
-    download = Download(device)
+    download = Download()
     place = download.add(values)
     download.send()
     values.zero_()
@@ -31,7 +31,7 @@ def test_what_was_sent_keeps_its_values_though_others_are_computed_in_their_plac
 
 
 def test_reading_before_sending_is_an_error():
-    download = Download(torch.device("cpu"))
+    download = Download()
     place = download.add(torch.zeros(1, 1))
     with pytest.raises(AssertionError, match="only after send"):
         download[place]

@@ -26,6 +26,7 @@ from model.gpt2 import GPT2
 from model.layout import Grids
 from model.runner import TorchRunner
 from tests.model.execute import execute
+from tests.model.schedules import bits
 
 CHUNK = 16
 NUM_SLOTS = 32
@@ -94,10 +95,6 @@ def generate(runner: TorchRunner, sequence: Running, num_new: int = NUM_NEW) -> 
     while len(sequence.drawn) < num_new:
         step(runner, [sequence])
     return bits(sequence.drawn)
-
-
-def bits(tokens: Sequence[SampledToken]) -> list[tuple[int, str]]:
-    return [(token.token_id, token.logprob.hex()) for token in tokens]
 
 
 def random_prompt(chance: random.Random, vocab_size: int, longest: int = 2 * CHUNK + 3) -> list[int]:
