@@ -174,6 +174,13 @@ def test_a_package_that_is_missing_is_named_with_the_line_that_fetches_it(
     assert re.fullmatch(r"pip download --no-deps .* -d 'wheels of ours' structlog==[0-9.]+", said[-1])
 
 
+def test_all_wheels_are_named_for_the_python_of_a_machine_that_cannot_be_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert missing.main(["run", "wheels", "--python", "3.12"]) == 0
+    line = capsys.readouterr().out
+    assert "--python-version=3.12" in line
+    assert all(f" {name}" in line for name in missing.NEEDED["run"])
+
+
 COLLECT_AS_WITH_A_CARD = """
 import sys, pytest, torch
 torch.cuda.is_available = lambda: True

@@ -2,6 +2,7 @@
 
 Prints one `pip download` line that brings the wheels, to be run where there is a network, and ends with 1 where something is
 missing. Needs the standard library alone. Packages of which torch, transformers and Triton are made have to be there.
+With `--python 3.12` it looks at nothing, and the line brings all there is to bring for that Python: for a machine out of reach.
 """
 
 import argparse
@@ -79,7 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("script", choices=NEEDED, help="the script that is to run")
     parser.add_argument("wheels", help="the folder of wheels that the line is to fill")
+    parser.add_argument("--python", metavar="3.N", help="name all wheels for this Python, of a machine that cannot be asked")
     options = parser.parse_args(arguments)
+    if options.python:
+        print(download_line(NEEDED[options.script], options.wheels, options.python))
+        return 0
     lacking = [*_lacking_machine(), *(f"{name}, which the machine has to bring" for name in MACHINE if why_not(name))]
     missing = {name: why for name, module in NEEDED[options.script].items() if (why := why_not(module))}
     for line in [*lacking, *(f"{name}: {why}" for name, why in missing.items())]:
@@ -108,12 +113,12 @@ def _lacking_machine() -> list[str]:
     return lacking
 
 
-def download_line(names: Iterable[str], wheels: str) -> str:
-    """Fetches wheels for this machine's Python and processor, in the versions that the lock names, where it does."""
+def download_line(names: Iterable[str], wheels: str, version: str = f"{sys.version_info.major}.{sys.version_info.minor}") -> str:
+    """Fetches wheels for a Python of this machine's processor, in the versions that the lock names, where it does."""
     versions = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", LOCK.read_text(), re.MULTILINE))
     wanted = [f"{name}=={versions[name]}" if name in versions else name for name in names]
     platforms = [f"--platform={name}_{platform.machine()}" for name in PLATFORMS]
-    python = [f"--python-version={sys.version_info.major}.{sys.version_info.minor}", "--implementation=cp"]
+    python = [f"--python-version={version}", "--implementation=cp"]
     return shlex.join(["pip", "download", "--no-deps", "--only-binary=:all:", *python, *platforms, "-d", wheels, *wanted])
 
 
