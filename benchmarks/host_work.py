@@ -42,7 +42,7 @@ from app.server import Server
 from app.settings import DEFAULT_MODEL, Settings
 from benchmarks.idle_kernels import launch_microseconds
 from benchmarks.machine import VOCABULARY, prompts_of, write_result
-from model.batch import Capabilities, Chunk, ChunkOutput, ForwardBatch, SampledToken, SamplingParams, StepOutput
+from model.batch import Capabilities, Chunk, ChunkOutput, ForwardBatch, Runner, SampledToken, SamplingParams, StepOutput
 from model.checkpoint import load_tokenizer
 from model.choice import Chosen
 from model.steps import Done
@@ -143,11 +143,11 @@ class Writes:
         self.num_writes += len(message.get("body", b"")) > 0
 
 
-def build(runner: IdleRunner) -> tuple[Service, FastAPI]:
+def build(runner: Runner, settings: Settings = SETTINGS) -> tuple[Service, FastAPI]:
     chosen = Chosen(runner, "none", "idle", "none", "none", 0)
     with mock.patch("app.bootstrap.choose_runner", return_value=chosen):
-        service = build_service(SETTINGS, lambda line: None)
-    app = create_app(SETTINGS, service.generator, service.info, service.metrics, service.chat)
+        service = build_service(settings, lambda line: None)
+    app = create_app(settings, service.generator, service.info, service.metrics, service.chat)
     gc.collect()
     gc.freeze()  # as `gpt2 serve` does
     return service, app

@@ -12,7 +12,7 @@ from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
 from model.config import GPT2Config
 from model.cuda.graphs import Captured
 from model.cuda.kernel_set import TWINS
-from model.cuda.records import Status
+from model.cuda.records import Field, Status
 from model.cuda.runner import CudaRunner
 from model.cuda.step import DeviceStep
 from model.gpt2 import GPT2
@@ -30,8 +30,9 @@ class IdleGraphs:
 
     def run(self, key: Captured, function: Callable[[int], None]) -> None:
         if key.name == "draw":
-            output = self._step.output(key.size)
-            output[:, 0], output[:, 1], output[:, 2] = 262, 0, int(Status.DRAWN)
+            output, num_left = self._step.output(key.size), self._step.records[: key.size, Field.NUM_LEFT]
+            output[:, 0], output[:, 1] = 262, 0
+            output[:, 2] = (torch.arange(len(output))[:, None] < num_left) * int(Status.DRAWN)
 
 
 def launch_microseconds(num_sequences: int, num_steps: int) -> float:

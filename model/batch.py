@@ -63,7 +63,7 @@ class Draw(NamedTuple):
 
     Penalties look at the slot's tokens up to that row, of which the first `num_prompt` are the prompt's. `banned_ids` cannot be
     drawn, nor what `mask` leaves out. `top_n` of the likeliest tokens are told beside the drawn one. Where a batch has several
-    steps, a draw ends with the first of `end_ids` or with its `max_new`-th token.
+    steps, a draw that goes on ends with the first of `end_ids` or with its `max_new`-th token.
     """
 
     row: int
@@ -101,13 +101,18 @@ class Chunk(NamedTuple):
     def end(self) -> int:
         return self.start + len(self.token_ids)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether further steps of its batch draw more: with one draw, after the last row."""
+        return len(self.draws) == 1 and self.draws[0].row == len(self.token_ids) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
     """One call's work: at most one chunk a slot.
 
-    With `num_steps` above 1 the runner goes on by itself: a drawn token enters the slot behind its chunk and another is drawn,
-    until the draw ends. That takes chunks that each have one draw, after their last row.
+    With `num_steps` above 1 the runner goes on by itself with chunks that have one draw, after their last row: a drawn token
+    enters the slot behind its chunk and another is drawn, until the draw ends. The others take part in the first step alone.
     """
 
     chunks: tuple[Chunk, ...]
@@ -170,6 +175,7 @@ def check_output(batch: ForwardBatch, output: StepOutput) -> None:
     """Raise OutputMismatch unless the output has exactly what the batch asks for."""
     if len(output.chunks) != len(batch.chunks):
         raise OutputMismatch(f"the runner answered {len(output.chunks)} of {len(batch.chunks)} chunks")
+    num_steps = batch.num_steps
     for chunk, out in zip(batch.chunks, output.chunks, strict=True):
         if out.error is not None:
             continue
@@ -179,14 +185,19 @@ def check_output(batch: ForwardBatch, output: StepOutput) -> None:
                 f"the runner answered {len(out.tokens)} draws and {len(out.scores)} scores of a chunk with {len(chunk.draws)} and "
                 f"{wanted}"
             )
+        most = num_steps if num_steps > 1 and chunk.goes_on else 1
         for draw, tokens in zip(chunk.draws, out.tokens, strict=True):
-            if len(tokens) != (1 if batch.num_steps == 1 else _num_wanted(draw, tokens, batch.num_steps)):
-                raise OutputMismatch(f"the runner answered {len(tokens)} tokens of a draw in {batch.num_steps} steps")
+            if len(tokens) != (1 if most == 1 else _num_wanted(draw, tokens, most)):
+                raise OutputMismatch(f"the runner answered {len(tokens)} tokens of a draw in {most} steps")
 
 
 def _num_wanted(draw: Draw, tokens: tuple[SampledToken, ...], num_steps: int) -> int:
-    most = min(num_steps, draw.max_new)
-    return next((i for i, token in enumerate(tokens[:most], start=1) if token.token_id in draw.end_ids), most)
+    most, end_ids = min(num_steps, draw.max_new), draw.end_ids
+    if end_ids:
+        for i, (token_id, _, _) in enumerate(tokens[:most], start=1):
+            if token_id in end_ids:
+                return i
+    return most
 
 
 @dataclass(frozen=True, slots=True)

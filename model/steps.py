@@ -7,23 +7,24 @@ from model.batch import Chunk, ChunkOutput, Draw, ForwardBatch, Runner, SampledT
 
 
 def run_steps(run_one: Callable[[ForwardBatch], StepOutput], batch: ForwardBatch) -> StepOutput:
-    """Run the batch, then as often as it asks for a batch of the tokens just drawn; `run_one` runs a single step."""
+    """Run the batch, then as often as it asks for a batch of the tokens just drawn by those that go on; `run_one` runs a step."""
     if batch.num_steps == 1:
         return run_one(batch)
     return _run_further_steps(run_one(ForwardBatch(batch.chunks)), run_one, batch)
 
 
 def _run_further_steps(first: StepOutput, run_one: Callable[[ForwardBatch], StepOutput], batch: ForwardBatch) -> StepOutput:
-    for chunk in batch.chunks:
-        assert [draw.row for draw in chunk.draws] == [len(chunk.token_ids) - 1], "several steps take one draw, at the end"
-    rows = [_Going(chunk, out) for chunk, out in zip(batch.chunks, first.chunks, strict=True)]
+    outputs = list(first.chunks)
+    rows = {i: _Going(chunk, outputs[i]) for i, chunk in enumerate(batch.chunks) if chunk.goes_on}
     for _ in range(batch.num_steps - 1):
-        if not (going := [row for row in rows if row.goes_on]):
+        if not (going := [row for row in rows.values() if row.goes_on]):
             break
         output = run_one(ForwardBatch(tuple(row.next_chunk() for row in going)))
         for row, out in zip(going, output.chunks, strict=True):
             row.take(out)
-    return StepOutput(tuple(row.output() for row in rows))
+    for i, row in rows.items():
+        outputs[i] = row.output()
+    return StepOutput(tuple(outputs))
 
 
 @dataclass(frozen=True, slots=True)

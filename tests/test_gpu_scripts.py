@@ -60,6 +60,13 @@ def measure(tmp_path: Path, tiny_checkpoint: Path) -> Any:
     return measure
 
 
+def test_kernels_that_start_early_are_held_against_the_others(measure: Any) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    rows = measure("early", "early", "--dtype", "float32", "--batches", 1, 3, "--context", 20, "--new-tokens", 8, "--rounds", 1)
+    assert [(row["rows"], row["same_bits"]) for row in rows] == [(1, True), (3, True)]
+    assert all(row["late"] > 0 and row["early"] > 0 for row in rows)
+
+
 def test_the_ladder_has_our_errors_beside_those_of_pytorch(measure: Any) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     rungs = measure("ladder", "ladder", "--dtypes", "float32", "--tokens", 24)
@@ -266,6 +273,7 @@ def test_the_table_has_each_figure_with_its_goal_and_its_share_of_the_floor(tmp_
         "ladder": [{"who": "ours", "dtype": "float32", "error": 2e-6, "failures": []}],
         "ceilings": CEILINGS,
         "decode": DECODE | {"by_batch": by_batch, "by_context": by_context},
+        "early": [{"rows": 64, "same_bits": True, "late": 732e-6, "early": 672e-6}],
         "transformers": [{"mode": "eager", "rows": 64, "step_seconds": 8e-3, "tokens_per_second": 8_000}],
         "http": {"rows": [http]},
         "tax": {"by_rows": [{"rows": 64, "tax_percent": 3.1}]},
@@ -277,6 +285,7 @@ def test_the_table_has_each_figure_with_its_goal_and_its_share_of_the_floor(tmp_
     assert rows["stage ladder"] == ["overran (124)", "<= 40 s", "40 s"]
     assert rows["ours, 64 rows"] == ["160,000 tokens/s", "150,000 tokens/s: met", "48 %"]
     assert rows["ours, 1 row, context 992"] == ["5,000 tokens/s", "", "32 %"]
+    assert rows["starting kernels early, 64 rows"] == ["732 us a step -> 672 us", "the same bits: met", ""]
     assert rows["transformers, 64 rows, eager"][0] == "8,000 tokens/s, ours 20.0 times as fast"
     assert rows["HTTP, 64 clients"] == ["80,000 tokens/s", "100,000 tokens/s: missed", "50 % of ours without HTTP"]
     assert rows["tax of invariance on products, 64 rows"] == ["3.1 %", "<= 5 %: met", ""]

@@ -21,6 +21,9 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.server import Server
 
+# The engine's thread waits for the interpreter lock after each step; 5 ms, the default, is longer than many a step.
+SWITCH_SECONDS = 0.0005
+
 
 def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is private
     parser = commands.add_parser("serve", help="serve a checkpoint over HTTP", description="Serve a checkpoint over HTTP.")
@@ -32,8 +35,7 @@ def _serve(options: argparse.Namespace) -> int:
     started = time.monotonic()
     settings = read_settings(options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until the server drains instead
-    # The engine's thread waits for the interpreter lock after each step; 5 ms, the default, is longer than many a step.
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(SWITCH_SECONDS)
 
     def report(line: str) -> None:
         if is_console(settings.log_format):

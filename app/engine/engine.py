@@ -68,18 +68,21 @@ class Engine:
         """Return when the step in flight is done: what came meanwhile can be carried out before the next one is planned."""
         self._in_flight.wait()
 
-    def step(self) -> StepResult:
+    def step(self, tell: Callable[[StepResult], None] | None = None) -> StepResult:
         """Run one step. A runner's exception ends the requests of the step, and no others, with a FailureOutput.
 
         But for two: after a MemoryError the same is done again in smaller steps as far as that is possible, and RunnerLost is let
         through. Where a launch returns while its step still runs, the outputs are those of the step that the last call launched,
-        and the next one runs while the caller publishes them.
+        and the next one runs while the caller publishes them; first tokens of few are given to `tell` before it is launched.
         """
         overlaps = self.runner.capabilities.is_asynchronous
         if not overlaps:
             self._launch()
-        result = self._collect()
+        step, result = self._in_flight, self._collect()
         if overlaps:
+            if tell is not None and step.is_urgent:
+                tell(result)
+                result = StepResult((), self._stats(NO_STEP, []))
             self._launch()
         return result
 

@@ -13,7 +13,12 @@ from model.batch import Capabilities, Chunk, ForwardBatch
 MAX_DEFERRED = (
     64  # of those that wait for others' prompts, how many a step looks past; each takes some 20 microseconds with 256 running
 )
-
+# Rows for each step of a call that somebody waits for. A call costs the host some 30 microseconds a row, whose tokens are brought
+# to their reader together, and 6 a token; a card takes 450 a step and 6 more a row. With fewer steps than this the card would wait.
+ROWS_A_STEP = 8
+# Where all decode: as many for this number of rows and less. They take a card 4 ms, for which who comes meanwhile waits, and more
+# would spare its host little.
+FEW_ROWS, STEPS_OF_FEW = 16, 8
 
 Work = list[tuple[Sequence, Chunk]]
 Group = tuple[Sequence, ...]  # the one that runs a chunk, then, where it draws, those that draw with it
@@ -40,6 +45,7 @@ class Scheduler:
 
     def __init__(self, num_slots: int, chunk_size: int, max_batch_tokens: int, capabilities: Capabilities) -> None:
         self.chunk_size, self.max_batch_tokens, self.capabilities = chunk_size, max_batch_tokens, capabilities
+        self.rows_a_step = ROWS_A_STEP
         self.slots = SlotPool(num_slots, self.multiple)
         self.room = Room(max(max_batch_tokens, num_slots + chunk_size))
         self.waiting: deque[Sequence] = deque()
@@ -86,9 +92,11 @@ class Scheduler:
     def advance(self, sequence: Sequence, end: int) -> None:
         """Note that the sequence has been run up to a position; those that drew with its prompt go their own ways then."""
         assert sequence.slot is not None
-        sequence.num_cached = end
-        if self.cut_freely or end <= sequence.num_prompt:
+        was_prefilling, sequence.num_cached = sequence.is_prefilling, end
+        if self.cut_freely:
             self.slots.record(sequence.slot, sequence.token_ids, end)
+        elif was_prefilling:
+            self.slots.record(sequence.slot, sequence.token_ids, min(end, sequence.num_prompt))
         if not sequence.is_prefilling:
             self._part(sequence)
 
@@ -143,16 +151,26 @@ class Scheduler:
         return sequence.next_chunk(budget if self.cut_freely else self.chunk_size, self.multiple)
 
     def _num_steps(self, work: Work) -> int:
-        """Steps in one call, none in which nobody draws: who waits, for a slot or for a turn, is not to wait for all of them.
+        """Steps in one call, none in which nobody draws.
 
-        While the device is short of memory a call has one step.
+        As many as the runner gains by where many decode. Where prompts end, whose first tokens are told when the call is done, or
+        somebody waits for a slot, as few as the host can keep up with: one for few rows. One where the next call can do more for
+        prompts than this one, and while the device is short of memory.
         """
-        if self._prefilling or self.room.limit is not None:
-            return 1
         most = self.capabilities.num_steps
-        if self.waiting or len(work) < len(self.running):
-            most = max(most // 4, 1)
-        return min(most, max((chunk.draws[0].max_new for _, chunk in work), default=1))
+        if most == 1 or self.room.limit is not None or self._is_pressed(work):
+            return 1
+        if self._prefilling or self.waiting:
+            most = min(most, max(len(work) // self.rows_a_step, 1))
+        elif len(work) <= FEW_ROWS:
+            most = min(most, STEPS_OF_FEW)
+        return min(most, max((chunk.draws[0].max_new for _, chunk in work if len(chunk.draws) == 1), default=1))
+
+    def _is_pressed(self, work: Work) -> bool:
+        """Whether prompts go on in the next call, or somebody can start there."""
+        if self.waiting and self.slots.num_free:
+            return True
+        return bool(self._prefilling) and len(self._prefilling) > sum(c.start < s.num_prompt <= c.end for s, c in work)
 
     def _start_next(self, now: float, copies: list[PrefixCopy]) -> Sequence | None:
         """The first of those who wait that can start, in a slot of its own."""

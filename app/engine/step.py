@@ -3,6 +3,8 @@
 from app.engine.scheduler import Group, Plan
 from model.batch import Chunk, ForwardBatch, Launched, Runner, RunnerLost, StepOutput, check_output
 
+FEW = 8  # sequences: to launch their next step takes as long as to compute a good part of it
+
 
 class Step:
     """One plan and what comes of it."""
@@ -40,6 +42,11 @@ class Step:
     def found_no_memory(self) -> bool:
         """Whether the batch did, whose work is left as it was; prefixes that were not copied are not there."""
         return self._is_prepared and isinstance(self._result, MemoryError)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether its outputs are to be told before the next step is launched: first tokens, for which a device may well wait."""
+        return len(self.plan.groups) <= FEW and any(chunk.draws for _, chunk in self.prefills)
 
     def _collect(self) -> StepOutput | Exception:
         assert self._launched is not None, "a step is launched before it is waited for"

@@ -85,7 +85,7 @@ class Worker:
                     self._engine.abort(request_id, sample)
                 case Stop():
                     return False
-        self._publish(self._engine.step())
+        self._publish(self._engine.step(self._publish))
         return True
 
     def _take_commands(self, patience: float) -> list[Command]:

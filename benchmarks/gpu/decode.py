@@ -16,7 +16,7 @@ import torch
 from benchmarks.gpu.on_device import dtype_of
 from benchmarks.gpu.results import Results, add_checkpoint, add_dtype, results_of, rounded, stage_parser
 from benchmarks.gpu.runner import PREFILL_CHUNK, load
-from model.batch import Chunk, Draw, ForwardBatch, Runner, SamplingParams, StepOutput
+from model.batch import Chunk, Draw, ForwardBatch, Runner, SampledToken, SamplingParams, StepOutput
 from model.config import GPT2Config
 
 PROMPTS_AT_ONCE = 8  # of 224 tokens: 1,792 rows in a pass
@@ -67,11 +67,27 @@ class Sequences:
             position += num_steps
         return time.perf_counter() - begin, position - self._length + 1
 
+    def next_tokens(self, params: SamplingParams) -> list[tuple[SampledToken, ...]]:
+        """Of each sequence those of one launch behind its prompt."""
+        num_steps = self._runner.capabilities.num_steps
+        chunks = tuple(
+            Chunk(i, self._length - 1, prompt[-1:], (Draw(0, params.of_sample(i), self._length, max_new=num_steps),))
+            for i, prompt in enumerate(self._prompts)
+        )
+        output = _checked(self._runner.launch(ForwardBatch(chunks, num_steps)).collect())
+        return [chunk.tokens[0] for chunk in output.chunks]
+
 
 def _checked(output: StepOutput) -> StepOutput:
     for chunk in output.chunks:
         assert chunk.error is None, chunk.error
     return output
+
+
+def step_seconds(sequences: Sequences, params: SamplingParams, num_new: int, rounds: int) -> float:
+    sequences.decode(params, 1)
+    measured = [sequences.decode(params, num_new) for _ in range(rounds)]
+    return statistics.median(seconds / num_steps for seconds, num_steps in measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +159,13 @@ class Measuring:
         return Sequences(self.runner, batch, self.length(self.context))
 
     def _step_seconds(self, sequences: Sequences, params: SamplingParams) -> float:
-        sequences.decode(params, 1)
-        measured = [sequences.decode(params, self.num_new) for _ in range(self.rounds)]
-        return statistics.median(seconds / num_steps for seconds, num_steps in measured)
+        return step_seconds(sequences, params, self.num_new, self.rounds)
 
     def _kernel_microseconds(self, batch: int) -> dict[str, float]:
-        """Of a step, by the kernels' names, the longest first; on a CPU PyTorch's operations stand in for them."""
+        """Of a step, by the kernels' names, the longest first; on a CPU PyTorch's operations stand in for them.
+
+        The time of a kernel that starts early has its wait in it, so that they add up to more than the step takes.
+        """
         activity = torch.profiler.ProfilerActivity.CUDA if self.device.type == "cuda" else torch.profiler.ProfilerActivity.CPU
         with torch.profiler.profile(activities=[activity]) as profile:
             _, num_steps = self._sequences(batch).decode(KINDS["greedy"], self.num_new)

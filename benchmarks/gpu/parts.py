@@ -16,6 +16,7 @@ import tarfile
 from pathlib import Path
 
 from model.network_files import load_model
+from model.training.plot import plot_losses, title_of
 
 PART_BYTES = 15_000_000
 INDEX, PART = "checkpoint.json", "checkpoint.tar.{:03}"
@@ -27,7 +28,6 @@ CONTENTS = (
     "training/run.json",
     "training/best.json",
     "training/log.csv",
-    "training/loss.png",
     "training/evaluation.json",
 )
 
@@ -66,6 +66,7 @@ def join(parts: Path, model: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(contents)) as files:
         files.extractall(model, filter="data")
     config = load_model(model).config
+    plot_losses(model / "training" / "log.csv", model / "training" / "loss.png", title_of(config))
     print(f"{model}: {config.num_parameters:,} parameters; gpt2 serve --model {model}")
 
 

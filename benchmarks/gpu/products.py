@@ -10,9 +10,9 @@ from model.config import GPT2Config
 from model.cuda.kernels.fc import fc
 from model.cuda.kernels.head import head
 from model.cuda.kernels.qkv import qkv
-from model.cuda.kernels.residual import residual
+from model.cuda.kernels.residual import residual, residual_parts
 from model.cuda.records import SIZE, Field
-from model.cuda.tiles import Tiles, head_tiles, linear_tiles
+from model.cuda.tiles import Tiles, head_tiles, linear_tiles, parts_tiles
 
 NUM_HEADS_WEIGHTS = 2  # copies of the output head's weights by turns: together they are larger than an H200's L2 cache, 60 MB
 
@@ -35,7 +35,7 @@ def products(config: GPT2Config, rows: int, dtype: torch.dtype, device: torch.de
         return torch.randn(*shape, generator=draw, device=device).to(dtype)
 
     C, F, num_layers = config.n_embd, config.inner_size, config.n_layer
-    x, h, y, u = random(rows, C).float(), random(rows, C), random(rows, C), random(rows, F)
+    h, y, u = random(rows, C), random(rows, C), random(rows, F)
     # Each row a slot of its own, at positions that a cache of 32 holds.
     slots, positions = (torch.arange(rows, dtype=torch.int32, device=device) for _ in range(2))
     positions %= 32
@@ -50,14 +50,15 @@ def products(config: GPT2Config, rows: int, dtype: torch.dtype, device: torch.de
     def run_fc(tiles: Tiles, i: int) -> None:
         fc(u, h, c_fc[i], biases[:F], tiles)
 
-    def proj(out: Tensor, weight: Tensor, of: Tensor) -> Callable[[Tiles, int], None]:
-        return lambda tiles, i: residual(out, of, weight[i], biases[:C], tiles)
+    def proj(weight: Tensor, of: Tensor) -> Callable[[Tiles, int], None]:
+        parts = torch.empty(rows, residual_parts(weight[0]), C, device=device)
+        return lambda tiles, i: residual(parts, of, weight[i], tiles)
 
     return [
         Product("attn.c_attn", linear_tiles(3 * C, dtype), num_layers, num_layers, run_qkv),
-        Product("attn.c_proj", linear_tiles(C, dtype), num_layers, num_layers, proj(x, attn_proj, y)),
+        Product("attn.c_proj", parts_tiles(dtype), num_layers, num_layers, proj(attn_proj, y)),
         Product("mlp.c_fc", linear_tiles(F, dtype), num_layers, num_layers, run_fc),
-        Product("mlp.c_proj", linear_tiles(C, dtype), num_layers, num_layers, proj(x, mlp_proj, u)),
+        Product("mlp.c_proj", parts_tiles(dtype), num_layers, num_layers, proj(mlp_proj, u)),
         _head(config, h, random(NUM_HEADS_WEIGHTS, config.vocab_size, C)),
     ]
 

@@ -16,10 +16,11 @@ source benchmarks/gpu/prepare.sh
 DEVICE=${DEVICE:-cuda}
 case $DEVICE in cpu) DTYPE=float32 KERNELS=auto SMALL=1 ;; *) DTYPE=bfloat16 KERNELS=triton SMALL= ;; esac
 # The limits add up to 445 s, and three seconds more for each stage that has to be killed.
-prepare run
+install_wheels
+"$PYTHON" -m benchmarks.gpu.missing run "${WHEELS:-wheels}" || exit 1
 if [ -z "$CHECKPOINT" ]; then
     CHECKPOINT=$WORK/checkpoint
-    stage checkpoint 20 "$PYTHON" -m benchmarks.gpu.checkpoint "$CHECKPOINT"
+    stage checkpoint 15 "$PYTHON" -m benchmarks.gpu.checkpoint "$CHECKPOINT"
 fi
 MEASURE=(--out "$OUT" --device "$DEVICE" --checkpoint "$CHECKPOINT")
 # Warnings of other releases than the locked ones fail nothing here.
@@ -28,7 +29,7 @@ PYTEST=("$PYTHON" -m pytest -q -W default -p no:cacheprovider -p no:benchmark --
 # Which a service passes before it serves, and after which a few tokens come.
 stage self-test 30 "$PYTHON" -m app generate 'The sea' --max-new-tokens 16 --model "$CHECKPOINT" --device "$DEVICE" --kernels $KERNELS
 # Several tests at once: most of their time is the compilation of kernels. The compiler's part of them needs no card.
-stage kernel-tests 60 "${PYTEST[@]}" -n 8 tests/model/cuda --ignore tests/model/cuda/test_compiles.py
+stage kernel-tests 75 "${PYTEST[@]}" -n 8 tests/model/cuda --ignore tests/model/cuda/test_compiles.py
 stage gpu-tests 60 "${PYTEST[@]}" -n 8 -m gpu tests/model --ignore tests/model/cuda --ignore tests/model/native
 # Requests over HTTP, alone and in company; the servers of this file's other tests would take too long to start.
 stage invariance 40 "${PYTEST[@]}" -m gpu tests/api/test_batch_invariance.py -k 'company and auto-1 and not torch'
@@ -37,6 +38,6 @@ stage ceilings 15 "$PYTHON" -m benchmarks.gpu.ceilings --out "$OUT" --device "$D
 stage decode 30 "$PYTHON" -m benchmarks.gpu.decode "${MEASURE[@]}" --dtype $DTYPE \
     ${SMALL:+--batches 1 4 --contexts 256 --rounds 1 --new-tokens 16}
 stage transformers 75 "$PYTHON" -m benchmarks.gpu.transformers_generate "${MEASURE[@]}" --dtype $DTYPE ${SMALL:+--batches 1 4}
-stage http 45 "$PYTHON" -m benchmarks.gpu.http_load "${MEASURE[@]}" --dtype $DTYPE ${SMALL:+--clients 1 4 --processes 2}
-stage tax 40 "$PYTHON" -m benchmarks.gpu.tax "${MEASURE[@]}" --dtype $DTYPE ${SMALL:+--rows 1 --candidates 2}
+stage http 40 "$PYTHON" -m benchmarks.gpu.http_load "${MEASURE[@]}" --dtype $DTYPE ${SMALL:+--clients 1 4 --processes 2}
+stage tax 35 "$PYTHON" -m benchmarks.gpu.tax "${MEASURE[@]}" --dtype $DTYPE ${SMALL:+--rows 1 --candidates 2}
 "$PYTHON" -m benchmarks.gpu.table "$OUT" | tee "$OUT/table.txt"

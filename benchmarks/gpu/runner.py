@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from benchmarks.gpu.on_device import dtype_of
-from model.cuda.kernel_set import TRITON, TWINS
+from model.cuda.kernel_set import kernels_for
 from model.cuda.runner import CudaRunner
 from model.gpt2 import GPT2
 from model.network_files import load_model
@@ -14,8 +14,8 @@ PREFILL_CHUNK = 256  # tokens of a prompt in one chunk
 
 
 def build_runner(model: GPT2, num_slots: int, dtype: torch.dtype, device: torch.device) -> CudaRunner:
-    """The CUDA runner; on a CPU, where the stages are tried, with its kernels' twins in PyTorch."""
-    return CudaRunner(model, num_slots, device, dtype, TWINS if device.type == "cpu" else TRITON)
+    """The CUDA runner as it serves; on a CPU, where the stages are tried, with its kernels' twins in PyTorch."""
+    return CudaRunner(model, num_slots, device, dtype, kernels_for(device))
 
 
 def load(options: argparse.Namespace, num_slots: int) -> tuple[GPT2, CudaRunner]:

@@ -47,6 +47,7 @@ def lines(found: dict[str, Any]) -> list[Line]:
         *_ladder(found.get("ladder", [])),
         *_ceilings(found.get("ceilings")),
         *_decode(found.get("decode", {}), found.get("ceilings")),
+        *_early(found.get("early", [])),
         *_transformers(found.get("transformers", []), found.get("decode", {})),
         *_http(found.get("http", {}), found.get("decode", {})),
         *_tax(found.get("tax", {})),
@@ -112,6 +113,17 @@ def _decode(decode: dict[str, Any], ceilings: dict[str, Any] | None) -> list[Lin
 
 def _share(num_rows: int, row: dict[str, Any], decode: dict[str, Any], ceilings: dict[str, Any] | None) -> str:
     return f"{100 * floor_seconds(num_rows, decode, ceilings) / row['step_seconds']:.0f} %" if ceilings else ""
+
+
+def _early(rows: list[dict[str, Any]]) -> list[Line]:
+    return [
+        Line(
+            f"starting kernels early, {row['rows']} rows",
+            f"{1e6 * row['late']:,.0f} us a step -> {1e6 * row['early']:,.0f} us",
+            f"the same bits: {_met(row['same_bits'])}",
+        )
+        for row in rows
+    ]
 
 
 def _transformers(rows: list[dict[str, Any]], decode: dict[str, Any]) -> list[Line]:

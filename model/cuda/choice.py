@@ -74,12 +74,12 @@ def choose_cuda_runner(model: GPT2, num_slots: int, device: torch.device, dtype:
 
 def _tested_runner(model: GPT2, num_slots: int, device: torch.device, dtype: torch.dtype) -> "CudaRunner":
     # Triton comes with PyTorch's builds for CUDA alone.
-    from model.cuda.kernel_set import TRITON
+    from model.cuda.kernel_set import kernels_for
     from model.cuda.runner import CudaRunner
     from model.cuda.self_test import check_runner
 
     try:
-        runner = CudaRunner(model, num_slots, device, dtype, TRITON)
+        runner = CudaRunner(model, num_slots, device, dtype, kernels_for(device))
         runner.warm_up()  # so that what is tested is what will serve, graphs and all
         check_runner(runner, model, dtype)
     except RunnerLost as error:

@@ -7,7 +7,7 @@ import torch
 
 
 class Captured(NamedTuple):
-    """Names a captured function, "forward", "draw" or both in a "step", and its size."""
+    """Names a captured function, "forward", "draw" or both for some "steps", and its size."""
 
     name: str
     size: int

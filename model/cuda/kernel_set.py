@@ -1,11 +1,15 @@
 """The kernels of a step as one value: Triton's, or their twins in plain PyTorch, the oracle in whose terms a step can be read."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
+
+import torch
 
 from model.cuda.kernels.adjust import adjust, adjust_twin
 from model.cuda.kernels.attention import attention, attention_twin
 from model.cuda.kernels.choose import choose, choose_twin
+from model.cuda.kernels.early import MIN_CAPABILITY
 from model.cuda.kernels.embed import embed, embed_twin
 from model.cuda.kernels.fc import fc, fc_twin
 from model.cuda.kernels.filters import filters, filters_twin
@@ -35,6 +39,7 @@ class KernelSet(NamedTuple):
 
 
 TRITON = KernelSet(embed, norm, qkv, attention, residual, fc, head, log_sums, adjust, filters, parts, choose)
+EARLY = KernelSet(*(partial(kernel, early=True) for kernel in TRITON))  # each starts while the one before ends: see kernels.early
 TWINS = KernelSet(
     embed_twin,
     norm_twin,
@@ -49,3 +54,10 @@ TWINS = KernelSet(
     parts_twin,
     choose_twin,
 )
+
+
+def kernels_for(device: torch.device) -> KernelSet:
+    """Those that a device computes with: Triton's on a card, early where it can, and the twins on a CPU."""
+    if device.type == "cpu":
+        return TWINS
+    return EARLY if torch.cuda.get_device_capability(device) >= MIN_CAPABILITY else TRITON

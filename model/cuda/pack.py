@@ -30,9 +30,9 @@ class RecordPacker:
         num, words = len(draws), [self._words(wanted.slot, wanted.draw) for wanted in draws]
         out[:num] = np.frombuffer(b"".join(words), np.int64).reshape(num, SIZE)
         out[num:] = 0
-        _, _, rows, slots, lengths, _ = zip(*draws, strict=True)
+        _, _, rows, slots, lengths, _, most = zip(*draws, strict=True)
         out[:num, Field.ROW], out[:num, Field.SLOT], out[:num, Field.LENGTH] = rows, slots, lengths
-        out[:num, Field.NUM_LEFT] *= [min(wanted.draw.max_new, num_steps) for wanted in draws]
+        out[:num, Field.NUM_LEFT] *= np.minimum(most, num_steps)
         return [i for i, each in enumerate(words) if each is _NOTHING]
 
     def _words(self, slot: int, draw: Draw) -> bytes:

@@ -10,7 +10,10 @@ from model.cuda.tiles import QUERY_TILE
 
 
 class WantedDraw(NamedTuple):
-    """Draw `number` of chunk number `chunk`, where it takes place: after row `row` of its pass, `length` tokens into the slot."""
+    """Draw `number` of chunk number `chunk`, where it takes place: after row `row` of its pass, `length` tokens into the slot.
+
+    `most` tokens are drawn in further steps of the launch, or one where the chunk does not go on.
+    """
 
     chunk: int
     number: int
@@ -18,6 +21,7 @@ class WantedDraw(NamedTuple):
     slot: int
     length: int
     draw: Draw
+    most: int
 
 
 class WantedScore(NamedTuple):
@@ -46,6 +50,9 @@ class Pass:
         """Take in `num` of a chunk's rows, from row `first` on."""
         slot, start, token_ids, draws, scores = chunk
         row, end = len(self.token_ids), first + num
+        if len(token_ids) == 1 == len(draws) and scores is None:  # it decodes, as most do
+            self._add_row(number, chunk, row)
+            return
         self.token_ids += token_ids[first:end]
         self.positions += range(start + first, start + end)
         self.slots += [slot] * num
@@ -54,13 +61,23 @@ class Pass:
             self.tile_sizes.append(min(QUERY_TILE, num - offset))
         for i, draw in enumerate(draws):
             if first <= draw.row < end:
-                self.draws.append(WantedDraw(number, i, row + draw.row - first, slot, start + draw.row + 1, draw))
+                most = draw.max_new if chunk.goes_on else 1
+                self.draws.append(WantedDraw(number, i, row + draw.row - first, slot, start + draw.row + 1, draw, most))
         if scores is not None:
             for i, token_id in enumerate(scores.token_ids, start=scores.first_row):
                 if first <= i < end:
                     self.scores.append(WantedScore(number, row + i - first, token_id, scores.top_n))
         if not draws and end == len(token_ids):
             self.ends.append((number, row + num - 1))
+
+    def _add_row(self, number: int, chunk: Chunk, row: int) -> None:
+        slot, start, (token_id,), (draw,), _ = chunk
+        self.token_ids.append(token_id)
+        self.positions.append(start)
+        self.slots.append(slot)
+        self.tile_rows.append(row)
+        self.tile_sizes.append(1)
+        self.draws.append(WantedDraw(number, 0, row, slot, start + 1, draw, draw.max_new))
 
 
 def plan_passes(chunks: Sequence[Chunk], max_rows: int) -> list[Pass]:
@@ -79,7 +96,8 @@ def plan_passes(chunks: Sequence[Chunk], max_rows: int) -> list[Pass]:
 
 def check(batch: ForwardBatch, num_slots: int, max_positions: int, vocab_size: int) -> None:
     """Raise IndexError for what the model does not hold: on a device it would be written beyond the end of memory."""
-    for slot, start, token_ids, draws, scores in batch.chunks:
+    for chunk in batch.chunks:
+        slot, start, token_ids, draws, scores = chunk
         end = start + len(token_ids)
         if not 0 <= slot < num_slots:
             raise IndexError(f"slot {slot} of {num_slots}")
@@ -89,8 +107,8 @@ def check(batch: ForwardBatch, num_slots: int, max_positions: int, vocab_size: i
             raise IndexError(f"a token id is outside the vocabulary of {vocab_size}")
         for draw in draws:
             _check_draw(draw, len(token_ids), vocab_size)
-            if end + min(batch.num_steps, draw.max_new) - 1 > max_positions:
-                raise IndexError(f"{batch.num_steps} steps from position {end} on of {max_positions}")
+        if batch.num_steps > 1 and chunk.goes_on and end + min(batch.num_steps, draws[0].max_new) - 1 > max_positions:
+            raise IndexError(f"{batch.num_steps} steps from position {end} on of {max_positions}")
         if scores is not None:
             _check_scores(scores, len(token_ids), vocab_size)
 
@@ -120,9 +138,9 @@ def has_record(draw: Draw) -> bool:
 
 
 def can_go_on(chunks: Sequence[Chunk], num_steps: int, max_steps: int, max_rows: int, max_draws: int) -> bool:
-    """Whether the device can run several steps of these by itself: one draw each, at their ends, in a record."""
-    if num_steps > max_steps or len(chunks) > max_draws or sum(len(chunk.token_ids) for chunk in chunks) > max_rows:
+    """Whether the device can run several steps of these by itself: in one pass, in whose draws a record says all that goes on."""
+    if num_steps > max_steps or sum(len(chunk.draws) for chunk in chunks) > max_draws:
         return False
-    return all(
-        len(chunk.draws) == 1 and chunk.draws[0].row == len(chunk.token_ids) - 1 and has_record(chunk.draws[0]) for chunk in chunks
-    )
+    if sum(len(chunk.token_ids) for chunk in chunks) > max_rows:
+        return False
+    return all(has_record(chunk.draws[0]) for chunk in chunks if chunk.goes_on)

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.batch import (
     NOT_FINITE,
@@ -20,6 +22,8 @@ from model.cuda.records import Status
 from model.device_errors import translated_errors
 from model.download import Arriving, Download
 from model.top import to_top
+
+_new_tuple = tuple.__new__  # makes a named tuple of values in order in a quarter of the time that its own constructor takes
 
 
 @dataclass(slots=True)
@@ -50,21 +54,23 @@ class DrawnBlock:
 
     def gather(self, chunks: Sequence[Gathered]) -> None:
         values = self.output.read().numpy()  # (steps, 3, B)
-        token_ids, statuses = values[:, 0].T.tolist(), values[:, 2].T.tolist()
+        token_ids, statuses = values[:, 0].T.tolist(), values[:, 2].T
         logprobs = np.ascontiguousarray(values[:, 1]).view(np.float32).T.tolist()
+        nums = (statuses == Status.DRAWN).sum(axis=1).tolist()
         sampled = self.download[0] if self.download else []
-        for i, wanted in enumerate(self.draws):
-            if (place := self.by_sampler.get(i)) is not None:
-                _take_sampled(chunks[wanted.chunk], wanted, sampled[place])
-            else:
-                _take_steps(chunks[wanted.chunk], wanted, token_ids[i], logprobs[i], statuses[i])
+        for wanted, ids, values_of_ids, num in zip(self.draws, token_ids, logprobs, nums, strict=False):  # padded
+            drawn = zip(ids[:num], values_of_ids, repeat(()), strict=False)
+            chunks[wanted.chunk].tokens[wanted.number] = tuple(map(_new_tuple, repeat(SampledToken), drawn))
+        self._note_errors(chunks, statuses)
+        for i, place in self.by_sampler.items():
+            _take_sampled(chunks[self.draws[i].chunk], self.draws[i], sampled[place])
 
-
-def _take_steps(chunk: Gathered, wanted: WantedDraw, token_ids: list[int], logprobs: list[float], statuses: list[int]) -> None:
-    num = statuses.count(Status.DRAWN)
-    chunk.tokens[wanted.number] = tuple(map(SampledToken, token_ids[:num], logprobs[:num]))
-    chunk.is_finite &= Status.NOT_FINITE not in statuses
-    chunk.is_left &= Status.NOTHING_LEFT not in statuses
+    def _note_errors(self, chunks: Sequence[Gathered], statuses: NDArray[np.int32]) -> None:
+        """Of the draws' statuses (B, steps)."""
+        for i in np.flatnonzero((statuses == Status.NOT_FINITE).any(axis=1)).tolist():
+            chunks[self.draws[i].chunk].is_finite = False
+        for i in np.flatnonzero((statuses == Status.NOTHING_LEFT).any(axis=1)).tolist():
+            chunks[self.draws[i].chunk].is_left = False
 
 
 def _take_sampled(chunk: Gathered, wanted: WantedDraw, row: list[float]) -> None:

@@ -5,6 +5,7 @@ alone: not on the other rows, the cuts of its prompt, its slot, how many steps a
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -28,6 +29,9 @@ from model.steps import StepByStep
 from model.upload import Upload
 
 MAX_DRAWS = 1024  # of a chunk; they are drawn in blocks
+# Steps behind a launch's first, several in one graph: between two graphs the device waits, and other threads may take the
+# interpreter's lock from the one that launches.
+STEPS_OF_GRAPHS = {f"{num} steps": num for num in (8, 4, 2, 1)}
 
 Value = TypeVar("Value")
 
@@ -46,6 +50,7 @@ class CudaRunner:
         with translated_errors(), torch.inference_mode():
             self.step = DeviceStep(for_kernels(model, device, dtype), kernels, num_slots)
         self._graphs = Graphs(device)
+        self._next_steps = {name: partial(self._run_next_steps, num) for name, num in STEPS_OF_GRAPHS.items()}
         self._packer = RecordPacker(num_slots)
         self._sampler = Sampler(self.step.history, device)
 
@@ -95,11 +100,13 @@ class CudaRunner:
             for num_draws in buckets(self.step.max_draws):
                 self._stage_rows(Pass(), num_draws)
                 self._graphs.capture(Captured("draw", num_draws), self.step.draw)
-                self._graphs.capture(Captured("step", num_draws), self._next_step)
+                for name, next_steps in self._next_steps.items():
+                    self._graphs.capture(Captured(name, num_draws), next_steps)
 
-    def _next_step(self, num_draws: int) -> None:
-        self.step.forward(num_draws)
-        self.step.draw(num_draws)
+    def _run_next_steps(self, num_steps: int, num_draws: int) -> None:
+        for _ in range(num_steps):
+            self.step.forward(num_draws)
+            self.step.draw(num_draws)
 
     def _run_pass(self, one: Pass, num_steps: int, under_way: UnderWay) -> None:
         num_rows = bucket_of(len(one.token_ids))
@@ -130,8 +137,8 @@ class CudaRunner:
         output = self.step.output(num)[:num_steps].zero_()
         self._graphs.run(Captured("draw", num), self.step.draw)
         by_sampler, download = self._sample(without_record, draws)
-        for _ in range(num_steps - 1):
-            self._graphs.run(Captured("step", num), self._next_step)
+        for name in _names_of_steps(num_steps - 1):
+            self._graphs.run(Captured(name, num), self._next_steps[name])
         return DrawnBlock(draws, Arriving(output), by_sampler, download)
 
     def _sample(self, asking: list[int], draws: Sequence[WantedDraw]) -> tuple[dict[int, int], Download | None]:
@@ -169,6 +176,14 @@ class CudaRunner:
         download.add(self.step.x[upload[rows]].isfinite().all(dim=-1, keepdim=True))
         download.send()
         return CheckedEnds(ends, download)
+
+
+def _names_of_steps(num_steps: int) -> Iterator[str]:
+    """The graphs that together make so many steps, the longest first."""
+    for name, num in STEPS_OF_GRAPHS.items():
+        while num_steps >= num:
+            num_steps -= num
+            yield name
 
 
 def _blocks(values: Sequence[Value], size: int) -> Iterator[Sequence[Value]]:

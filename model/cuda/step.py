@@ -6,6 +6,7 @@ step can prepare the next. A row's bits depend on its own sequence alone: no ker
 Shapes: R rows of a pass, T query tiles, B draws, C embedding, V vocabulary, P positions.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar, cast
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from model.cuda.buckets import bucket_of, num_tiles
 from model.cuda.kernel_set import KernelSet
 from model.cuda.kernels.parts import PART
+from model.cuda.kernels.residual import residual_parts
 from model.cuda.records import SIZE
 from model.cuda.tiles import HEAD_TILE
 from model.gpt2 import GPT2, Block
@@ -25,7 +27,7 @@ from model.kv_cache import KVCache
 
 # The most rows of a pass: enough to keep every multiprocessor of a large card busy, 28 MB of activations for the 124M model.
 MAX_ROWS = 2048
-MAX_STEPS = 8  # in one launch: what the host does for a step is spread over so many
+MAX_STEPS = 16  # in one launch: what the host does for a launch is spread over so many; they come 7 ms apart for one sequence
 MIN_DRAWS = 64  # room for as many draws at least: prompts are scored in blocks of what there is room for
 
 
@@ -70,6 +72,8 @@ class DeviceStep:
         self._q = self._empty(MAX_ROWS, config.n_embd, dtype=dtype)
         self._y = self._empty(MAX_ROWS, config.n_embd, dtype=dtype)
         self._u = self._empty(MAX_ROWS, config.inner_size, dtype=dtype)
+        # Of the layer that has most, in turn for all: they are added up in the kernel behind.
+        self._joining = self._empty(MAX_ROWS * config.n_embd * max(map(residual_parts, self._projections())))
         self.records = self._empty(self.max_draws, SIZE, dtype=torch.int64)
         self.logits = self._empty(self.max_draws, config.vocab_size)
         self._saved = self._empty(self.max_draws, config.n_positions)
@@ -84,6 +88,16 @@ class DeviceStep:
     def _empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Written once, so that memory is refused now and not under load."""
         return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def _projections(self) -> Iterator[Tensor]:
+        """The weights of the layers whose outputs join the residual stream."""
+        for block in cast("list[Block]", self.network.h):
+            yield from (block.attn.c_proj.weight, block.mlp.c_proj.weight)
+
+    def _parts_of(self, num_rows: int, weight: Tensor) -> Tensor:
+        """Where such a layer's output goes, float32 (R, S, C)."""
+        size = num_rows, residual_parts(weight), len(weight)
+        return self._joining[: math.prod(size)].view(size)
 
     def flat_rows(self, num_rows: int) -> Tensor:
         """The fields of `rows`, one behind another, as one copy from the host brings them: int32 (3 stride + 2 tile stride,)."""
@@ -102,16 +116,19 @@ class DeviceStep:
         token_ids, positions, slots, tile_rows, tile_sizes = rows
         x, h, q, y, u = (buffer[:num_rows] for buffer in (self.x, self._h, self._q, self._y, self._u))
         kernels.embed(x, self.history.tokens, token_ids, positions, slots, network.wte.weight, network.wpe.weight)
+        parts, added = None, None  # what joins x in the next norm
         for block, cache in zip(cast("list[Block]", network.h), self.cache.data, strict=True):
             attn, mlp = block.attn, block.mlp
-            kernels.norm(h, x, block.ln_1.weight, block.ln_1.bias, block.ln_1.eps)
+            kernels.norm(h, x, parts, added, block.ln_1.weight, block.ln_1.bias, block.ln_1.eps)
             kernels.qkv(q, cache, h, positions, slots, attn.c_attn.weight, attn.c_attn.bias)
             kernels.attention(y, q, cache, positions, slots, tile_rows, tile_sizes)
-            kernels.residual(x, y, attn.c_proj.weight, attn.c_proj.bias)
-            kernels.norm(h, x, block.ln_2.weight, block.ln_2.bias, block.ln_2.eps)
+            parts, added = self._parts_of(num_rows, attn.c_proj.weight), attn.c_proj.bias
+            kernels.residual(parts, y, attn.c_proj.weight)
+            kernels.norm(h, x, parts, added, block.ln_2.weight, block.ln_2.bias, block.ln_2.eps)
             kernels.fc(u, h, mlp.c_fc.weight, mlp.c_fc.bias)
-            kernels.residual(x, u, mlp.c_proj.weight, mlp.c_proj.bias)
-        kernels.norm(h, x, network.ln_f.weight, network.ln_f.bias, network.ln_f.eps)
+            parts, added = self._parts_of(num_rows, mlp.c_proj.weight), mlp.c_proj.bias
+            kernels.residual(parts, u, mlp.c_proj.weight)
+        kernels.norm(h, x, parts, added, network.ln_f.weight, network.ln_f.bias, network.ln_f.eps)
 
     def head(self, records: Tensor) -> tuple[Tensor, Tensor]:
         """Of the rows that records (B, SIZE) name: logits float32 (B, V) and their log-sum-exp float64 (B,)."""

@@ -61,15 +61,18 @@ class Muon(Optimizer):
         """Update parameters of one shape together: one batched product takes half the time of as many small ones."""
         rows, columns = parameters[0].shape
         parts = 3 if rows == 3 * columns else 1
-        updates = torch.stack([self._momentum(parameter, group["momentum"]) for parameter in parameters])
+        updates = torch.stack(self._momenta(parameters, group["momentum"]))
         updates = orthogonalize(updates.view(-1, rows // parts, columns), self._dtype).reshape(updates.shape)
-        for parameter, update in zip(parameters, updates, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"] * max(1.0, rows / parts / columns) ** 0.5)
+        # Each in a few launches for all of them: on a GPU a step's would otherwise take longer to start than to run.
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        scale = -group["lr"] * max(1.0, rows / parts / columns) ** 0.5
+        torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype)), alpha=scale)
 
-    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
-        gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        return gradient.lerp(state["momentum"].lerp_(gradient, 1 - momentum), momentum)
+    def _momenta(self, parameters: list[Tensor], momentum: float) -> list[Tensor]:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        averages = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        return list(torch._foreach_lerp(gradients, averages, momentum))

@@ -4,11 +4,17 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from model.config import GPT2Config
 from model.files import replace_file
 from model.training.progress import read_log
 
 TRAINING, VALIDATION = "#9db4c8", "#c8553d"
 SMOOTHING = 0.02  # the part of the curve, in steps, over which it is averaged
+
+
+def title_of(config: GPT2Config) -> str:
+    size = f"{config.num_parameters / 1e6:.3g} M parameters"
+    return f"{size}: {config.n_layer} layers, {config.n_embd} wide, context {config.n_positions}"
 
 
 def plot_losses(log: Path, plot: Path, title: str) -> None:

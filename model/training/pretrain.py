@@ -17,6 +17,7 @@ from model.network_files import save_checkpoint
 from model.training import defaults
 from model.training.batches import WindowSampler, validation_batches
 from model.training.corpus import count_bytes, text_files
+from model.training.deadline import Deadline
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.precision import warn_of_slow_bfloat16
@@ -79,8 +80,15 @@ def pretrain(
     return _train(config, recipe, directory, device, processes, report, tensorboard)
 
 
-def resume(out: Path, device: torch.device, processes: Processes, report: Report, tensorboard: bool = False) -> bool:
-    """Go on with an interrupted run: its text, its network and its recipe are those it began with."""
+def resume(
+    out: Path,
+    device: torch.device,
+    processes: Processes,
+    report: Report,
+    tensorboard: bool = False,
+    deadline: Deadline | None = None,
+) -> bool:
+    """Go on with an interrupted run: its text, its network and its recipe are those it began with. It ends by the deadline."""
     report = report if processes.is_first else lambda line: None
     directory = RunDirectory(out)
     plan = directory.read_plan("pretrain")
@@ -89,7 +97,7 @@ def resume(out: Path, device: torch.device, processes: Processes, report: Report
         report(NOTHING_SAVED)
     if recipe.bfloat16:
         warn_of_slow_bfloat16(device, config.n_embd, report)
-    return _train(config, recipe, directory, device, processes, report, tensorboard)
+    return _train(config, recipe, directory, device, processes, report, tensorboard, deadline)
 
 
 def _train(
@@ -100,6 +108,7 @@ def _train(
     processes: Processes,
     report: Report,
     tensorboard: bool,
+    deadline: Deadline | None = None,
 ) -> bool:
     tokenizer, shards = load_vocabulary(directory.out), map_shards(directory.tokens)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -109,7 +118,7 @@ def _train(
     def export() -> None:
         save_checkpoint(directory.out, model, tokenizer, SAVED_DTYPE)
 
-    finished = train(model, data, recipe, directory, export, processes, tensorboard)
+    finished = train(model, data, recipe, directory, export, processes, tensorboard, deadline)
     if finished and processes.is_first:
         report(_outcome(directory))
     return finished

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from model.files import replace_file
+from model.training.deadline import Deadline
 from model.training.trainer import Progress, Step, Validation
 
 COLUMNS = ("step", "tokens", "seconds", "loss", "validation_loss")
@@ -81,8 +82,8 @@ class EventLog:
 class ProgressLine:
     """Steps, loss, tokens a second, time left: one line that is redrawn in a terminal; in a file, a line every ten seconds."""
 
-    def __init__(self, max_steps: int, resumed_at: int, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+    def __init__(self, max_steps: int, resumed_at: int, stream: TextIO | None = None, deadline: Deadline | None = None) -> None:
+        self._stream, self._deadline = stream or sys.stderr, deadline
         self._live = self._stream.isatty()
         self._max_steps, self._first = max_steps, resumed_at + 1
         self._began = self._drawn = time.monotonic()
@@ -101,6 +102,8 @@ class ProgressLine:
 
     def _draw(self, step: int, now: float) -> None:
         left = (now - self._began) / (step - self._first) * (self._max_steps - step)
+        if self._deadline is not None:
+            left = min(left, self._deadline.seconds_left)
         width = len(f"{self._max_steps:,}")
         text = (
             f"step {step:{width},}/{self._max_steps:,}  loss {self._loss / self._weight:.3f}  "

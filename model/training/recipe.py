@@ -62,12 +62,17 @@ class Recipe:
                 f"choose a --batch-size that {num_parts} (processes times --accumulation) divides"
             )
 
-    def learning_rate_factor(self, step: int) -> float:
-        """What all learning rates are multiplied by at this step: linear warm-up, then a cosine down to zero."""
+    def learning_rate_factor(self, step: int, share: float | None = None) -> float:
+        """What all learning rates are multiplied by at this step: linear warm-up, then a cosine down to zero.
+
+        `share` is how much of the run is over where that is not a matter of steps, but of a deadline.
+        """
         warmup = min(self.warmup_steps, self.max_steps // 10)
         if step < warmup:
             return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.max_steps - warmup)))
+        if share is None:
+            share = (step - warmup) / max(1, self.max_steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * share))
 
     def window_length(self, step: int, context: int) -> int:
         """Tokens that see each other at this step: the context, or a part of it that divides it."""

@@ -8,8 +8,9 @@ from types import FrameType
 import torch
 
 from model.gpt2 import GPT2
+from model.training.deadline import Deadline
 from model.training.distributed import Processes
-from model.training.plot import plot_losses
+from model.training.plot import plot_losses, title_of
 from model.training.progress import EventLog, LossLog, ProgressLine
 from model.training.recipe import Recipe
 from model.training.run_directory import RunDirectory
@@ -26,14 +27,15 @@ def train(
     export: Callable[[], None],
     processes: Processes | None = None,
     tensorboard: bool = False,
+    deadline: Deadline | None = None,
 ) -> bool:
     """Train from where `directory`'s state stands; the result is whether the end was reached, rather than a signal.
 
     `export` writes what is to be served, whenever the model is better than before.
     """
     processes = processes or Processes()
-    observer = _Recorder(directory, recipe, export) if processes.is_first else _Bystander()
-    trainer = Trainer(model, data, recipe, observer, processes)
+    observer = _Recorder(directory, recipe, export, deadline) if processes.is_first else _Bystander()
+    trainer = Trainer(model, data, recipe, observer, processes, deadline)
     trainer.progress = directory.load_state(model, trainer.optimizers)
     if isinstance(observer, _Recorder):
         observer.begin(trainer, tensorboard)
@@ -58,8 +60,10 @@ class _Bystander:
 class _Recorder:
     """The observer of the first process: the live line, the CSV and the plot, the state and the checkpoint."""
 
-    def __init__(self, directory: RunDirectory, recipe: Recipe, export: Callable[[], None]) -> None:
-        self._directory, self._recipe, self._export = directory, recipe, export
+    def __init__(
+        self, directory: RunDirectory, recipe: Recipe, export: Callable[[], None], deadline: Deadline | None = None
+    ) -> None:
+        self._directory, self._recipe, self._export, self._deadline = directory, recipe, export, deadline
 
     def begin(self, trainer: Trainer, tensorboard: bool) -> None:
         self._trainer = trainer
@@ -67,7 +71,7 @@ class _Recorder:
         self._exported_loss = self._directory.exported_loss()  # before the log forgets what is made again
         self._log = LossLog(self._directory.log, step)
         self._events = EventLog(self._directory.events, step) if tensorboard else None
-        self._line = ProgressLine(self._recipe.max_steps, step)
+        self._line = ProgressLine(self._recipe.max_steps, step, deadline=self._deadline)
         if step:
             self._line.write(
                 f"the run stands at step {step:,}" + (", its end: nothing is left to train" if trainer.finished else "")
@@ -108,18 +112,13 @@ class _Recorder:
 
     def on_checkpoint(self) -> None:
         self._save_state()
-        plot_losses(self._directory.log, self._directory.plot, self._title())
+        plot_losses(self._directory.log, self._directory.plot, title_of(self._trainer.model.config))
 
     def close(self) -> None:
         self._line.close()
         self._log.close()
         if self._events is not None:
             self._events.close()
-
-    def _title(self) -> str:
-        config = self._trainer.model.config
-        size = f"{config.num_parameters / 1e6:.3g} M parameters"
-        return f"{size}: {config.n_layer} layers, {config.n_embd} wide, context {config.n_positions}"
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The training loop. Knows a model, batches and a recipe; not where text comes from, nor how a terminal looks.
 
 Everything in a run follows from its recipe and its step number, so that a run which was interrupted goes on bit for bit: on a CPU,
-with the same number of threads.
+with the same number of threads. Not so one with a deadline, whose learning rates follow the clock.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.gpt2 import GPT2
+from model.training.deadline import Deadline
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.objective import NextTokenLoss
@@ -91,18 +92,25 @@ class Observer(Protocol):
 
 
 class Trainer:
-    """Trains a model for recipe.max_steps, until it no longer improves, or until `stop` is called."""
+    """Trains a model for recipe.max_steps, to the deadline, until it no longer improves, or until `stop` is called."""
 
     def __init__(
-        self, model: GPT2, data: DataSource, recipe: Recipe, observer: Observer, processes: Processes | None = None
+        self,
+        model: GPT2,
+        data: DataSource,
+        recipe: Recipe,
+        observer: Observer,
+        processes: Processes | None = None,
+        deadline: Deadline | None = None,
     ) -> None:
-        self.model, self.recipe, self.progress = model, recipe, Progress()
+        self.model, self.recipe, self.progress, self._deadline = model, recipe, Progress(), deadline
         self.optimizers = Optimizers(model, recipe)
         self._data, self._observer, self._processes = data, observer, processes or Processes()
         self._device = model.wte.weight.device
         self._loss = NextTokenLoss(model, recipe.bfloat16, recipe.compiled)
         self._parallel: nn.Module = DistributedDataParallel(self._loss) if self._processes.num > 1 else self._loss
-        self._stopping = False
+        self._stopping = self._is_overdue = False
+        self._next: Batch | None = None  # on the device already
 
     def stop(self) -> None:
         """End after the step that is being made; the run can go on later."""
@@ -116,7 +124,7 @@ class Trainer:
                 self._observer.on_checkpoint()
                 return False
             self._observer.on_step(self._step())
-            if self.progress.step % self.recipe.validate_every == 0 or self.progress.step == self.recipe.max_steps:
+            if self.progress.step % self.recipe.validate_every == 0 or self._is_at_end:
                 self._validate()
             if (begin := time.monotonic()) >= next_save:
                 self._observer.on_checkpoint()
@@ -127,30 +135,52 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are made, or the last `patience` validations were no better."""
+        """Whether all steps are made, the deadline has passed, or the last `patience` validations were no better."""
         patience = self.recipe.patience
         tired = patience is not None and self.progress.num_worse >= patience
-        return tired or self.progress.step >= self.recipe.max_steps
+        return tired or self._is_at_end
+
+    @property
+    def _is_at_end(self) -> bool:
+        return self._is_overdue or self.progress.step >= self.recipe.max_steps
 
     def _step(self) -> Step:
         begin, number = time.monotonic(), self.progress.step
         torch.manual_seed((self.recipe.seed << 32) + (number << 8) + self._processes.rank)  # for dropout
         self._parallel.train()
-        batch = self._data.batch(number)
+        batch, self._next = self._next or self._load(number), None
         total = torch.zeros((), device=self._device)
         for part, (tokens, targets) in enumerate(batch.parts):
             with self._gradients_shared(last=part == len(batch.parts) - 1):
-                loss = self._parallel(tokens.to(self._device), targets.to(self._device)) / batch.num_targets
+                loss = self._parallel(tokens, targets) / batch.num_targets
                 (loss * self._processes.num).backward()  # the processes' gradients are averaged, not summed
             total += loss.detach()
+        if self._device.type == "cuda":  # which works on for tens of milliseconds until the loss is there
+            self._next = self._load(number + 1)
         mean = _finite(self._processes.sum(total).item(), number)
-        self.optimizers.step(self.recipe.learning_rate_factor(number))
+        share = None if self._deadline is None else self._deadline.share
+        self.optimizers.step(self.recipe.learning_rate_factor(number, share))
         num_tokens = self._processes.num * sum(tokens.numel() for tokens, _ in batch.parts)
         seconds = time.monotonic() - begin
         self.progress.step += 1
         self.progress.tokens += num_tokens
         self.progress.seconds += seconds
+        self._look_at_the_clock()
         return Step(self.progress.step, mean, num_tokens, seconds)
+
+    def _load(self, step: int) -> Batch:
+        """The batch of this step, on the device."""
+        batch = self._data.batch(step)
+        return Batch([(self._to_device(tokens), self._to_device(targets)) for tokens, targets in batch.parts], batch.num_targets)
+
+    def _to_device(self, ids: Tensor) -> Tensor:
+        """To a GPU from pinned memory, for which nobody waits."""
+        return ids.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else ids.to(self._device)
+
+    def _look_at_the_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.begin()
+            self._is_overdue = self._deadline.has_passed
 
     def _gradients_shared(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Processes exchange gradients once a step, with its last part."""

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from app.engine.engine import Engine
+from app.engine.engine import Engine, StepResult
 from app.engine.scheduler import Scheduler
 from app.engine.sequence import EngineRequest, FailureOutput, FinishReason, PromptScores, ScoresOutput, TokensOutput
 from app.engine.worker import Abort, Crashed, Stop, Submit, Warm
@@ -488,6 +488,21 @@ def test_the_next_step_is_under_way_before_the_outputs_of_the_last_are_handed_ou
         steps.append((len(engine.step().outputs), tuple(runner.calls)))
         runner.calls.clear()
     assert steps == [(0, ("launch",)), (1, ("collect", "launch")), (1, ("collect", "launch")), (1, ("collect",))]
+
+
+@pytest.mark.parametrize(("num_requests", "are_told_first"), [(1, True), (8, True), (9, False)])
+def test_first_tokens_of_few_are_told_before_the_next_step_is_launched(make_runner, num_requests, are_told_first):
+    runner = make_runner(num_slots=9, is_asynchronous=True)
+    engine, told = Engine(runner, Scheduler(9, CHUNK, 64, runner.capabilities)), []
+    for i in range(num_requests):
+        submit(engine, i, max_new_tokens=3)
+
+    def tell(result: StepResult) -> None:
+        told.append((len(result.outputs), result.stats.num_generated_tokens, tuple(runner.calls)))
+
+    returned = [len(engine.step(tell).outputs) for _ in range(3)]
+    assert told == ([(num_requests, num_requests, ("launch", "collect"))] if are_told_first else [])
+    assert returned == [0, 0 if are_told_first else num_requests, num_requests]
 
 
 def test_a_runner_that_computes_in_launch_is_not_asked_for_a_step_ahead(engine, runner):

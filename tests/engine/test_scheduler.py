@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app.engine.engine import Engine, StepResult
 from app.engine.scheduler import Plan, Scheduler
 from app.engine.sequence import EngineRequest, FailureOutput, PromptScores, ScoresOutput, Sequence, TokensOutput
-from model.batch import Capabilities, ForwardBatch, SamplingParams
+from model.batch import Capabilities, Chunk, ForwardBatch, SamplingParams
 
 BLOCK = st.sampled_from([(0, 0, 0), (0, 1, 2), (1, 1, 1), (2,), (0, 0)])  # so that prompts often begin alike
 Sample = tuple[int, int]  # a request's id and which of its samples
@@ -50,12 +50,16 @@ class Engines(RuleBasedStateMachine):
         max_batch_tokens=st.integers(1, 24),
         max_draws=st.integers(1, 4),
         num_steps=st.sampled_from([1, 2, 3, 8]),
+        rows_a_step=st.sampled_from([1, 2, 8]),
     )
-    def start(self, num_slots: int, chunk_size: int, max_batch_tokens: int, max_draws: int, num_steps: int) -> None:
+    def start(
+        self, num_slots: int, chunk_size: int, max_batch_tokens: int, max_draws: int, num_steps: int, rows_a_step: int
+    ) -> None:
         kind = {"exact_at_any_cut": self.cut_freely, "is_asynchronous": self.is_asynchronous}
         self.runner = self.make_runner(num_slots, vocab_size=3, max_draws=max_draws, num_steps=num_steps, **kind)
         self.scheduler = RecordingScheduler(num_slots, chunk_size, max_batch_tokens, self.runner.capabilities)
         self.scheduler.slots.min_shared = 2 if self.cut_freely else chunk_size  # prompts are short here
+        self.scheduler.rows_a_step = rows_a_step  # and few
         self.now = 0.0
         self.engine = Engine(self.runner, self.scheduler, clock=lambda: self.now)
         self.requests: dict[int, EngineRequest] = {}
@@ -183,9 +187,7 @@ class Engines(RuleBasedStateMachine):
             assert plan.batch.num_tokens <= max(budget, num_decoding + size)
         else:
             assert plan.batch.num_tokens <= self.scheduler.limit or not self.scheduler.can_be_smaller(plan.batch)
-        most, wanted = self.runner.capabilities.num_steps, max((d.max_new for c in plan.batch.chunks for d in c.draws), default=1)
-        is_single = prefills or self.scheduler.limit is not None
-        assert plan.batch.num_steps in ((1,) if is_single else (min(most, wanted), min(max(most // 4, 1), wanted)))
+        self.check_num_steps(plan, prefills)
         for sequence, chunk in prefills[:-1] if self.cut_freely else prefills:
             assert chunk.start % multiple == 0
             wanted = sequence.num_prompt if self.cut_freely else min(chunk.start + size, sequence.num_prompt)
@@ -197,6 +199,16 @@ class Engines(RuleBasedStateMachine):
             if chunk.start == sequence.num_reused and not sequence.num_generated:
                 assert sequence.num_reused % multiple == 0
                 assert sequence.num_reused < sequence.num_prompt, "the stretch with the last prompt token has to run"
+
+    def check_num_steps(self, plan: Plan, prefills: list[tuple[Sequence, Chunk]]) -> None:
+        most, num_rows = self.runner.capabilities.num_steps, len(plan.groups)
+        wanted = max((chunk.draws[0].max_new for chunk in plan.batch.chunks if chunk.goes_on), default=1)
+        few = min(most, wanted, max(num_rows // self.scheduler.rows_a_step, 1))
+        if self.scheduler.limit is not None or any(chunk.end < sequence.num_prompt for sequence, chunk in prefills):
+            allowed = {1}
+        else:
+            allowed = {1, few} if prefills else {1, few, min(most, wanted)}
+        assert plan.batch.num_steps in allowed
 
     @invariant()
     def each_slot_has_one_owner_and_none_is_lost(self) -> None:
@@ -355,14 +367,55 @@ def steps_of_a_call(scheduler: Scheduler) -> int:
     return plan.batch.num_steps
 
 
-@pytest.mark.parametrize(("num_steps", "quarter"), [(8, 2), (4, 1), (2, 1), (1, 1)])
-def test_a_call_has_all_steps_when_all_decode_a_quarter_when_others_wait_and_one_when_a_prompt_is_in_it(num_steps, quarter):
+def with_steps(num_slots: int, num_steps: int = 16) -> Scheduler:
     capabilities = Capabilities(exact_at_any_cut=True, max_draws=16, num_steps=num_steps)
-    scheduler = Scheduler(num_slots=2, chunk_size=8, max_batch_tokens=64, capabilities=capabilities)
-    first, _, _ = waiting(scheduler, 3, 3, 3, max_new_tokens=100)
-    assert [steps_of_a_call(scheduler) for _ in range(3)] == [1, quarter, quarter]
-    scheduler.finish(first)
-    assert [steps_of_a_call(scheduler) for _ in range(3)] == [1, num_steps, num_steps]
+    return Scheduler(num_slots, chunk_size=8, max_batch_tokens=64, capabilities=capabilities)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "few", "all_steps"), [(1, 1, 8), (15, 1, 8), (16, 2, 8), (17, 2, 16), (24, 3, 16), (200, 16, 16)]
+)
+def test_a_call_has_all_steps_when_all_decode_and_few_by_the_number_of_rows_when_a_prompt_ends_in_it(num_rows, few, all_steps):
+    scheduler = with_steps(num_slots=201)
+    waiting(scheduler, *[1] * (num_rows - 1), max_new_tokens=100)
+    while scheduler.waiting:
+        steps_of_a_call(scheduler)
+    late = Sequence(999, 0, EngineRequest((1, 2, 3), SamplingParams(), 100), arrived_at=0.0)
+    scheduler.submit(late, 0.0)
+    assert [steps_of_a_call(scheduler) for _ in range(2)] == [few, all_steps]
+
+
+@pytest.mark.parametrize(("num_slots", "few", "all_steps"), [(2, 1, 8), (16, 2, 8), (40, 5, 16)])
+def test_a_call_has_few_steps_when_somebody_waits_for_a_slot(num_slots, few, all_steps):
+    scheduler = with_steps(num_slots)
+    *_, last = waiting(scheduler, *[1] * (num_slots + 1), max_new_tokens=100)
+    assert [steps_of_a_call(scheduler) for _ in range(3)] == [few, few, few]
+    scheduler.finish(last)
+    assert steps_of_a_call(scheduler) == all_steps
+
+
+def test_a_call_has_one_step_when_a_prompt_goes_on_in_the_next_or_another_can_start_there():
+    scheduler = with_steps(num_slots=80)
+    waiting(scheduler, *[1] * 40, max_new_tokens=100)
+    assert [steps_of_a_call(scheduler) for _ in range(2)] == [5, 16]
+    long = Sequence(999, 0, EngineRequest((1,) * 40, SamplingParams(), 100), arrived_at=0.0)
+    others = [Sequence(1000 + i, 0, EngineRequest((i,) * 5, SamplingParams(), 100), arrived_at=0.0) for i in (2, 3)]
+    for sequence in (long, *others):
+        scheduler.submit(sequence, 0.0)
+    assert [plan_of(scheduler) for _ in range(3)] == [(1, 24), (1, 24), (5, 2)]
+    assert steps_of_a_call(scheduler) == 16
+
+
+def plan_of(scheduler: Scheduler) -> tuple[int, int]:
+    """Carry out a call: its steps, and how many of prompts' tokens are in it."""
+    plan = scheduler.schedule(0.0)
+    for (sequence,), chunk in zip(plan.groups, plan.batch.chunks, strict=True):
+        scheduler.advance(sequence, chunk.end)
+        if chunk.draws:
+            sequence.append(7)
+    return plan.batch.num_steps, sum(
+        len(c.token_ids) for (s,), c in zip(plan.groups, plan.batch.chunks, strict=True) if c.start < s.num_prompt
+    )
 
 
 @pytest.mark.parametrize(("num_left", "num_steps"), [((1, 1), 1), ((1, 3), 3), ((3, 20), 8)])

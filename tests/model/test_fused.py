@@ -107,6 +107,22 @@ def test_a_compiled_network_has_the_loss_and_the_gradients_of_a_plain_one():
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_the_loss_compiled_with_the_network_has_the_gradients_of_a_plain_one():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU; none is here")
+    device = torch.device("cuda")
+    plain, compiled = (GPT2(TINY).init_weights(torch.Generator().manual_seed(0)).to(device) for _ in range(2))
+    tokens = torch.randint(40, (3, 16), generator=torch.Generator().manual_seed(0))
+    targets = tokens.roll(-1, 1).masked_fill(tokens < 5, IGNORED).to(device)
+    losses = [NextTokenLoss(model, True, how)(tokens.to(device), targets) for model, how in ((plain, False), (compiled, True))]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-2, atol=1e-2)
+    for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).norm() <= 2e-2 * theirs.grad.norm()
+
+
 @pytest.mark.parametrize("torch_has_looked", [False, True], ids=["at first", "after torch has set it"])
 def test_compiled_code_is_kept_apart_by_the_length_of_the_vectors_it_is_for(monkeypatch, torch_has_looked):
     """From one cache, code for AVX-512 was run with AVX2: half the loss, without an error."""

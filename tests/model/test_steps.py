@@ -126,7 +126,11 @@ def test_no_step_is_run_once_all_draws_have_ended():
     assert batches[1].chunks[0].scores is None
 
 
-@pytest.mark.parametrize("draws", [(), (Draw(1, SAMPLED),), (LONG, LONG)], ids=["none", "not_after_the_last_row", "two"])
-def test_they_take_chunks_of_one_draw_after_their_last_row(runner, draws):
-    with pytest.raises(AssertionError, match="one draw, at the end"):
-        runner.launch(ForwardBatch((Chunk(0, 0, (1, 2, 3), draws),), num_steps=2))
+@pytest.mark.parametrize("draws", [(), (Draw(1, SAMPLED, max_new=9),), (LONG, LONG)], ids=["none", "not_after_the_last_row", "two"])
+def test_a_chunk_that_has_not_one_draw_after_its_last_row_takes_part_in_the_first_step_alone(runner, draws):
+    """So a launch has several steps though a prompt is in it, of which more is to come or that several draw from."""
+    other = Chunk(0, 0, (1, 2, 3), draws)
+    (expected,) = execute(runner, ForwardBatch((other,))).chunks
+    output, going = execute(runner, ForwardBatch((other, Chunk(1, 0, (4, 5, 6), (LONG,))), num_steps=4)).chunks
+    assert output == expected
+    assert going.tokens == (one_by_one(runner, Chunk(2, 0, (4, 5, 6), (LONG,)), 4),)

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.cuda.kernels.early import wait_for_results
 from model.cuda.kernels.record import (
     BANNED,
     FREQUENCY,
@@ -72,7 +73,9 @@ def _adjust(
     V: tl.constexpr,
     N_POSITIONS: tl.constexpr,
     BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
+    wait_for_results(EARLY)
     draw, block = tl.program_id(1).to(tl.int64), tl.program_id(0)
     record = draws + draw * RECORD_SIZE
     if tl.load(record + NUM_LEFT) == 0:
@@ -97,7 +100,7 @@ def _adjust(
         tl.store(logits + tokens, _penalised(raw, generated, record), mask=wanted)
 
 
-def adjust(logits: Tensor, saved: Tensor, history: Tensor, draws: Tensor) -> None:
+def adjust(logits: Tensor, saved: Tensor, history: Tensor, draws: Tensor, early: bool = False) -> None:
     """Penalise and ban in place, in float32 logits (B, V), what the records `draws` (B, SIZE) ask for.
 
     `history` int64 (S + 1, n_positions) has the slots' tokens. Where a row penalises, `saved` float32 (B, n_positions) gets the
@@ -106,7 +109,7 @@ def adjust(logits: Tensor, saved: Tensor, history: Tensor, draws: Tensor) -> Non
     (num_draws, vocab_size), n_positions = logits.shape, history.shape[1]
     grid = (triton.cdiv(n_positions, BLOCK), num_draws)
     constants = {"V": vocab_size, "N_POSITIONS": n_positions, "BLOCK": BLOCK}
-    _adjust[grid](logits, saved, history, draws, **constants, num_warps=8, enable_fp_fusion=False)
+    _adjust[grid](logits, saved, history, draws, **constants, num_warps=8, enable_fp_fusion=False, EARLY=early, launch_pdl=early)
 
 
 def adjust_twin(logits: Tensor, saved: Tensor, history: Tensor, draws: Tensor) -> None:

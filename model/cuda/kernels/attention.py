@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.cuda.kernels.early import wait_for_results
 from model.cuda.tiles import Tiles, attention_tiles
 
 
@@ -35,19 +36,21 @@ def _attention(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     tile, head = tl.program_id(0), tl.program_id(1)
     first, size = tl.load(tile_rows + tile), tl.load(tile_sizes + tile)
+    start, slot = tl.load(positions + first), tl.load(slots + first).to(tl.int64)
+    wait_for_results(EARLY)
     if size == 0:
         return
-    start = tl.load(positions + first)
     end = start + size  # of the keys that any row sees
     i, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_K)
     is_d = d < D
     is_query = (i < size)[:, None] & is_d[None, :]
     places = (first + i)[:, None] * (H * D) + (head * D + d)[None, :]  # of the tile's (row, channel) in q and y
     queries = tl.load(q + places, mask=is_query, other=0.0)
-    sequence = (tl.load(slots + first).to(tl.int64) * H + head) * (P * D)
+    sequence = (slot * H + head) * (P * D)
 
     # Every row sees position 0, so that its maximum is a number from the first block on.
     maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
@@ -80,6 +83,7 @@ def attention(
     tile_rows: Tensor,
     tile_sizes: Tensor,
     tiles: Tiles | None = None,
+    early: bool = False,
 ) -> None:
     """y (R, C) of queries q (R, C) over one layer's cache (2, S + 1, H, P, D).
 
@@ -92,7 +96,7 @@ def attention(
     _attention[(tile_rows.shape[0], H)](
         y, q, keys, values, positions, slots, tile_rows, tile_sizes, scale_log2=D**-0.5 * math.log2(math.e), H=H, P=P, D=D,
         BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages, EARLY=early, launch_pdl=early,
     )  # fmt: skip
 
 

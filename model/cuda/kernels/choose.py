@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.cuda.kernels.early import wait_for_results
 from model.cuda.kernels.inverse_cdf import draw_token, uniform_number
 from model.cuda.kernels.parts import PART
 from model.cuda.kernels.record import (
@@ -121,7 +122,9 @@ def _choose(
     POSITIONS: tl.constexpr,
     PARTS: tl.constexpr,
     PART: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
+    wait_for_results(EARLY)
     draw = tl.program_id(0).to(tl.int64)
     record = draws + draw * RECORD_SIZE
     num_left = tl.load(record + NUM_LEFT)
@@ -178,6 +181,7 @@ def choose(
     maxima: Tensor,
     ids: Tensor,
     sums: Tensor,
+    early: bool = False,
 ) -> None:
     """Draw a token for each record of `draws` (B, SIZE) that does something, and carry all on for the next step.
 
@@ -195,7 +199,7 @@ def choose(
         output, token_ids, positions, slots, tile_rows, tile_sizes, draws, logits, saved, history, log_sums,
         maxima, ids, sums, num_draws, num_slots - 1, V=vocab_size, N_POSITIONS=n_positions,
         NUM_PARTS=num_parts, POSITIONS=triton.next_power_of_2(n_positions),
-        PARTS=triton.next_power_of_2(num_parts), PART=PART, num_warps=4,
+        PARTS=triton.next_power_of_2(num_parts), PART=PART, num_warps=4, EARLY=early, launch_pdl=early,
     )  # fmt: skip
 
 

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.cuda.kernels.early import wait_for_results
+
 
 # One binary for every number of rows, of which the alignment depends.
 @triton.jit(do_not_specialize_on_alignment=["token_ids", "positions", "slots"])
@@ -21,7 +23,9 @@ def _embed(
     C: tl.constexpr,
     HISTORY: tl.constexpr,
     BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
+    wait_for_results(EARLY)
     row = tl.program_id(0)
     token_id = tl.load(token_ids + row)
     position = tl.load(positions + row)
@@ -32,12 +36,14 @@ def _embed(
     tl.store(x + row * C + c, token + place, mask=c < C)
 
 
-def embed(x: Tensor, history: Tensor, token_ids: Tensor, positions: Tensor, slots: Tensor, wte: Tensor, wpe: Tensor) -> None:
+def embed(
+    x: Tensor, history: Tensor, token_ids: Tensor, positions: Tensor, slots: Tensor, wte: Tensor, wpe: Tensor, early: bool = False
+) -> None:
     """x (R, C) float32 = wte[token] + wpe[position], history (S + 1, n_positions) int64 [slot, position] = token, each of (R,)."""
     R, C = x.shape
     _embed[(R,)](
         x, history, token_ids, positions, slots, wte, wpe, C=C, HISTORY=history.shape[1],
-        BLOCK=triton.next_power_of_2(C), num_warps=4,
+        BLOCK=triton.next_power_of_2(C), num_warps=4, EARLY=early, launch_pdl=early,
     )  # fmt: skip
 
 

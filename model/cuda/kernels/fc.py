@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.cuda.kernels.early import fetch_weights, wait_for_results
 from model.cuda.kernels.product import product, product_twin
 from model.cuda.tiles import Tiles, linear_tiles
 
@@ -34,24 +35,27 @@ def _fc(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row, is_column = rows < num_rows, columns < N
     shift = tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)
+    fetch_weights(weight, columns, 0, K, N, K, EARLY)
+    wait_for_results(EARLY)
     out = product(h + rows * K, is_row, weight, columns, is_column, K, BLOCK_M, BLOCK_N, BLOCK_K)
     out = _gelu_tanh(out + shift[None, :]).to(u.dtype.element_ty)
     tl.store(u + rows[:, None] * N + columns[None, :], out, mask=is_row[:, None] & is_column[None, :])
 
 
-def fc(u: Tensor, h: Tensor, weight: Tensor, bias: Tensor, tiles: Tiles | None = None) -> None:
+def fc(u: Tensor, h: Tensor, weight: Tensor, bias: Tensor, tiles: Tiles | None = None, early: bool = False) -> None:
     """u (R, F) = GELU(h @ weight.T + bias), h (R, C), weight (F, C)."""
     N, K = weight.shape
     tiles = tiles or linear_tiles(N, weight.dtype)
     _fc[(triton.cdiv(h.shape[0], tiles.block_m), triton.cdiv(N, tiles.block_n))](
         u, h, weight, bias, h.shape[0], N=N, K=K,
         BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages, EARLY=early, launch_pdl=early,
     )  # fmt: skip
 
 

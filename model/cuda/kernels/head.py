@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.cuda.kernels.early import fetch_weights, wait_for_results
 from model.cuda.kernels.product import product, product_twin
 from model.cuda.kernels.record import RECORD_SIZE, ROW
 from model.cuda.records import Field
@@ -31,11 +32,14 @@ def _head(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     tile = tl.program_id(1)
     b = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     tokens = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     is_draw, is_token = b < num_draws, tokens < V
+    fetch_weights(weight, tokens, 0, K, V, K, EARLY)
+    wait_for_results(EARLY)
     rows = tl.load(draws + b * RECORD_SIZE + ROW, mask=is_draw, other=0)
     out = product(h + rows * K, is_draw, weight, tokens, is_token, K, BLOCK_M, BLOCK_N, BLOCK_K)
     places = b.to(tl.int64)[:, None] * V + tokens[None, :]
@@ -56,6 +60,7 @@ def head(
     draws: Tensor,
     weight: Tensor,
     tiles: Tiles | None = None,
+    early: bool = False,
 ) -> None:
     """logits (B, V) float32 = h[row] @ weight.T for the row of each of `draws` (B, SIZE); h (R, C), weight (V, C).
 
@@ -68,7 +73,7 @@ def head(
     _head[(triton.cdiv(B, tiles.block_m), NT)](
         logits, maxima, sums, h, draws, weight, B, V=V, K=K, NUM_TILES=NT,
         BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages, EARLY=early, launch_pdl=early,
     )  # fmt: skip
 
 

@@ -7,9 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.cuda.kernels.early import wait_for_results
+
 
 @triton.jit
-def _log_sums(log_sums: tl.tensor, maxima: tl.tensor, sums: tl.tensor, NUM_TILES: tl.constexpr, TILES: tl.constexpr) -> None:
+def _log_sums(
+    log_sums: tl.tensor, maxima: tl.tensor, sums: tl.tensor, NUM_TILES: tl.constexpr, TILES: tl.constexpr, EARLY: tl.constexpr
+) -> None:
+    wait_for_results(EARLY)
     draw = tl.program_id(0).to(tl.int64)
     tile = tl.arange(0, TILES)
     tile_maxima = tl.load(maxima + draw * NUM_TILES + tile, mask=tile < NUM_TILES, other=-float("inf")).to(tl.float64)
@@ -19,11 +24,12 @@ def _log_sums(log_sums: tl.tensor, maxima: tl.tensor, sums: tl.tensor, NUM_TILES
     tl.store(log_sums + draw, largest + tl.log(tl.sum(tile_sums * tl.exp(tile_maxima - largest), 0)))
 
 
-def log_sums(log_sums: Tensor, maxima: Tensor, sums: Tensor) -> None:
+def log_sums(log_sums: Tensor, maxima: Tensor, sums: Tensor, early: bool = False) -> None:
     """log_sums (B,) float64 of the head's maxima and sums (B, NT) float32; NaN where a logit is no number or infinite."""
     num_draws, num_tiles = maxima.shape
     _log_sums[(num_draws,)](
-        log_sums, maxima, sums, NUM_TILES=num_tiles, TILES=triton.next_power_of_2(num_tiles), num_warps=4
+        log_sums, maxima, sums, NUM_TILES=num_tiles, TILES=triton.next_power_of_2(num_tiles), num_warps=4,
+        EARLY=early, launch_pdl=early,
     )  # fmt: skip
 
 

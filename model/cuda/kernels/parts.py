@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.cuda.kernels.early import wait_for_results
 from model.cuda.kernels.record import NUM_LEFT, RECORD_SIZE, TEMPERATURE, fraction, fraction_of
 from model.cuda.records import Field
 
@@ -25,7 +26,9 @@ def _parts(
     V: tl.constexpr,
     NUM_PARTS: tl.constexpr,
     PART: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
+    wait_for_results(EARLY)
     part, draw = tl.program_id(0), tl.program_id(1).to(tl.int64)
     record = draws + draw * RECORD_SIZE
     if tl.load(record + NUM_LEFT) == 0:
@@ -45,7 +48,7 @@ def _parts(
     tl.store(sums + place, weight)
 
 
-def parts(maxima: Tensor, ids: Tensor, sums: Tensor, logits: Tensor, draws: Tensor) -> None:
+def parts(maxima: Tensor, ids: Tensor, sums: Tensor, logits: Tensor, draws: Tensor, early: bool = False) -> None:
     """Of each part of float32 logits (B, V) its maximum, float32 (B, NP), that one's first id, int32 (B, NP), and its weight.
 
     The maximum is NaN where a logit of the part is, the weight, float64 (B, NP), the sum of exp((logit - maximum) / temperature) of
@@ -54,7 +57,9 @@ def parts(maxima: Tensor, ids: Tensor, sums: Tensor, logits: Tensor, draws: Tens
     """
     num_draws, vocab_size = logits.shape
     num_parts = triton.cdiv(vocab_size, PART)
-    _parts[num_parts, num_draws](maxima, ids, sums, logits, draws, V=vocab_size, NUM_PARTS=num_parts, PART=PART, num_warps=4)
+    _parts[num_parts, num_draws](
+        maxima, ids, sums, logits, draws, V=vocab_size, NUM_PARTS=num_parts, PART=PART, num_warps=4, EARLY=early, launch_pdl=early
+    )
 
 
 def parts_twin(maxima: Tensor, ids: Tensor, sums: Tensor, logits: Tensor, draws: Tensor) -> None:

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.cuda.kernels.early import fetch_weights, wait_for_results
 from model.cuda.kernels.product import product, product_twin
 from model.cuda.tiles import Tiles, linear_tiles
 
@@ -29,6 +30,7 @@ def _qkv(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
     C: tl.constexpr = H * D
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -37,6 +39,8 @@ def _qkv(
     slot = tl.load(slots + rows, mask=is_row, other=0).to(tl.int64)
     position = tl.load(positions + rows, mask=is_row, other=0)
     shift = tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)
+    fetch_weights(weight, columns, 0, C, 3 * C, C, EARLY)
+    wait_for_results(EARLY)
     out = product(h + rows * C, is_row, weight, columns, is_column, C, BLOCK_M, BLOCK_N, BLOCK_K)
     out = (out + shift[None, :]).to(q.dtype.element_ty)
 
@@ -56,6 +60,7 @@ def qkv(
     weight: Tensor,
     bias: Tensor,
     tiles: Tiles | None = None,
+    early: bool = False,
 ) -> None:
     """Of h @ weight.T + bias, h (R, C), weight (3 C, C): q (R, C), and k and v into one layer's cache.
 
@@ -68,7 +73,7 @@ def qkv(
     _qkv[grid](
         q, keys, values, h, positions, slots, weight, bias, h.shape[0], H=H, P=P, D=D,
         BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages, EARLY=early, launch_pdl=early,
     )  # fmt: skip
 
 

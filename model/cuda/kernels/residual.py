@@ -1,51 +1,64 @@
-"""A linear layer whose output joins the residual stream: the two c_proj.
+"""A linear layer whose output joins the residual stream, the two c_proj, in parts that the next norm adds up.
 
-A program a tile of rows and columns. It sums over all of K itself, so that a row's bits follow the layer's shape alone.
+A program a tile of rows and columns and a part of the inputs ("split-K"): the layer has so few columns that one row would keep few
+of a card's multiprocessors busy. The parts follow the layer's shape alone, and so do a row's bits.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.cuda.kernels.product import product, product_twin
-from model.cuda.tiles import Tiles, linear_tiles
+from model.cuda.kernels.early import fetch_weights, wait_for_results
+from model.cuda.kernels.product import part_of_product, product_twin
+from model.cuda.tiles import Tiles, num_parts, parts_tiles
 
 
 @triton.jit(do_not_specialize=["num_rows"])  # one binary for every number of rows
 def _residual(
-    x: tl.tensor,
+    parts: tl.tensor,
     y: tl.tensor,
     weight: tl.tensor,
-    bias: tl.tensor,
     num_rows: tl.tensor,
     N: tl.constexpr,
     K: tl.constexpr,
+    NUM_PARTS: tl.constexpr,
+    LENGTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    EARLY: tl.constexpr,
 ) -> None:
+    part = tl.program_id(2)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row, is_column = rows < num_rows, columns < N
-    places = x + rows[:, None] * N + columns[None, :]
-    is_place = is_row[:, None] & is_column[None, :]
-    # Loaded before they are needed, beside the first weights.
-    before = tl.load(places, mask=is_place, other=0.0)
-    shift = tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)
-    out = product(y + rows * K, is_row, weight, columns, is_column, K, BLOCK_M, BLOCK_N, BLOCK_K)
-    tl.store(places, before + (out + shift[None, :]), mask=is_place)
+    fetch_weights(weight, columns, part * LENGTH, LENGTH, N, K, EARLY)
+    wait_for_results(EARLY)
+    out = part_of_product(
+        y + rows * K, is_row, weight, columns, is_column, part * LENGTH, LENGTH, K, BLOCK_M, BLOCK_N, BLOCK_K
+    )  # fmt: skip
+    places = parts + (rows * NUM_PARTS + part)[:, None] * N + columns[None, :]
+    tl.store(places, out, mask=is_row[:, None] & is_column[None, :])
 
 
-def residual(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, tiles: Tiles | None = None) -> None:
-    """x (R, N) float32 += y (R, K) @ weight.T + bias, in place; weight (N, K)."""
-    N, K = weight.shape
-    tiles = tiles or linear_tiles(N, weight.dtype)
-    _residual[(triton.cdiv(x.shape[0], tiles.block_m), triton.cdiv(N, tiles.block_n))](
-        x, y, weight, bias, x.shape[0], N=N, K=K,
+def residual_parts(weight: Tensor) -> int:
+    """How many parts the layer of this weight (N, K) is summed in."""
+    return num_parts(*weight.shape, weight.dtype)
+
+
+def residual(parts: Tensor, y: Tensor, weight: Tensor, tiles: Tiles | None = None, early: bool = False) -> None:
+    """parts (R, S, N) float32, whose sum over S is y (R, K) @ weight.T, weight (N, K), S = residual_parts(weight)."""
+    (N, K), (R, S, _) = weight.shape, parts.shape
+    tiles = tiles or parts_tiles(weight.dtype)
+    length = triton.cdiv(triton.cdiv(K, tiles.block_k), S) * tiles.block_k
+    _residual[(triton.cdiv(R, tiles.block_m), triton.cdiv(N, tiles.block_n), S)](
+        parts, y, weight, R, N=N, K=K, NUM_PARTS=S, LENGTH=length,
         BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages, EARLY=early, launch_pdl=early,
     )  # fmt: skip
 
 
-def residual_twin(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> None:
-    x += product_twin(y, weight) + bias.double()
+def residual_twin(parts: Tensor, y: Tensor, weight: Tensor) -> None:
+    """All of it in the first part."""
+    parts.zero_()
+    parts[:, 0] = product_twin(y, weight)

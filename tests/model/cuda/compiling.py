@@ -4,6 +4,7 @@ A program of its own, as Triton either interprets or compiles: `python -m tests.
 Nothing is computed: the tensors are PyTorch's "meta", shapes without values.
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -21,7 +22,8 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from model.config import PRESETS
-from model.cuda.kernel_set import TRITON
+from model.cuda.kernel_set import EARLY, TRITON, KernelSet
+from model.cuda.kernels.early import MIN_CAPABILITY
 from model.cuda.network import for_kernels
 from model.cuda.step import DeviceStep
 from model.gpt2 import GPT2
@@ -38,7 +40,7 @@ GRID = (
     ("gpt2-xl", torch.bfloat16, 80), ("gpt2-xl", torch.float16, 80), ("gpt2-xl", torch.float32, 80),
     ("wide heads", torch.bfloat16, 80), ("wide heads", torch.float32, 90),
 )  # fmt: skip
-OPTIONS = "num_warps", "num_stages", "enable_fp_fusion"
+OPTIONS = "num_warps", "num_stages", "enable_fp_fusion", "launch_pdl"
 CONFIGS = PRESETS | {"wide heads": replace(PRESETS["gpt2"], n_embd=1280, n_head=10)}  # of 128
 
 
@@ -55,15 +57,16 @@ class Compiled:
     shared: int
     uses_tensor_cores: bool
     uses_tf32: bool
+    waits: bool  # for the kernel before, which has not ended yet
 
 
-def launches(model: str, dtype: torch.dtype) -> list[tuple[JITFunction, tuple[object, ...], dict[str, object]]]:
+def launches(model: str, dtype: torch.dtype, kernels: KernelSet) -> list[tuple[JITFunction, tuple[object, ...], dict[str, object]]]:
     """Those of a step of one layer: the kernels, with their arguments."""
     made = []
     JITFunction.run = lambda kernel, *args, grid, warmup, **named: made.append((kernel, args, named))
     with torch.device("meta"):
         network = for_kernels(GPT2(replace(CONFIGS[model], n_layer=1)), torch.device("meta"), dtype)
-        step = DeviceStep(network, TRITON, num_slots=64)
+        step = DeviceStep(network, kernels, num_slots=64)
     step.forward(num_rows=64)
     step.draw(num_draws=64)
     return made
@@ -96,7 +99,8 @@ def resources(cubin: bytes) -> dict[str, int]:
 def compiled() -> Iterator[Compiled]:
     seen = set()
     for model, dtype, arch in GRID:
-        for kernel, args, named in launches(model, dtype):
+        sets = (TRITON, EARLY) if arch >= 10 * MIN_CAPABILITY[0] else (TRITON,)
+        for kernel, args, named in itertools.chain(*(launches(model, dtype, kernels) for kernels in sets)):
             src, options = source(kernel, args, named), {name: named[name] for name in OPTIONS if name in named}
             if (key := (src.hash(), arch, str(options))) in seen:
                 continue
@@ -105,7 +109,8 @@ def compiled() -> Iterator[Compiled]:
             ptx, used = made.asm["ptx"], resources(made.asm["cubin"])
             yield Compiled(
                 kernel.fn.__name__, model, str(dtype), arch,
-                used["REG"], used["STACK"], made.metadata.shared, uses_tensor_cores="mma" in ptx, uses_tf32="tf32" in ptx,
+                used["REG"], used["STACK"], made.metadata.shared,
+                uses_tensor_cores="mma" in ptx, uses_tf32="tf32" in ptx, waits="griddepcontrol.wait" in ptx,
             )  # fmt: skip
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from model.cuda.kernels.attention import attention
 from model.cuda.kernels.fc import fc
 from model.cuda.kernels.head import head
-from model.cuda.kernels.norm import norm
+from model.cuda.kernels.norm import norm, norm_twin
 from model.cuda.kernels.qkv import qkv
-from model.cuda.kernels.residual import residual
+from model.cuda.kernels.residual import residual, residual_parts, residual_twin
 from model.cuda.records import SIZE, Field
 from model.cuda.tiles import HEAD_TILE, QUERY_TILE
 from tests.model.cuda.conftest import DEVICE
@@ -78,8 +78,9 @@ def poisoned_cache(num_heads: int, head_dim: int, dtype: torch.dtype) -> Tensor:
 
 
 def run_norm(x: Tensor, layer: Norm, dtype: torch.dtype, function: Callable[..., None] = norm) -> Tensor:
+    """With nothing that joins the rows."""
     h = blank(*x.shape, dtype=dtype)
-    function(h[:-1], x, layer.weight, layer.bias, EPS)
+    function(h[:-1], x, None, None, layer.weight, layer.bias, EPS)
     return h
 
 
@@ -97,11 +98,16 @@ def run_fc(h: Tensor, layer: Linear, function: Callable[..., None] = fc) -> Tens
     return u
 
 
-def run_residual(x: Tensor, y: Tensor, layer: Linear, function: Callable[..., None] = residual) -> Tensor:
-    out = blank(*x.shape)
+def run_residual(x: Tensor, y: Tensor, layer: Linear, is_twin: bool = False) -> tuple[Tensor, Tensor]:
+    """x with the layer's output, which the next norm adds to it, and x normalised."""
+    num, width, num_parts = *x.shape, residual_parts(layer.weight)
+    out, parts, h = blank(num, width), blank(num, num_parts, width), blank(num, width)
     out[:-1] = x
-    function(out[:-1], y, layer.weight, layer.bias)
-    return out
+    project, add = (residual_twin, norm_twin) if is_twin else (residual, norm)
+    project(parts[:-1], y, layer.weight)
+    add(h[:-1], out[:-1], parts[:-1], layer.bias, torch.ones_like(x[0]), torch.zeros_like(x[0]), EPS)
+    assert (parts[-1] == CANARY).all()
+    return out, h
 
 
 def run_head(h: Tensor, rows: Sequence[int], layer: Linear, function: Callable[..., None] = head) -> tuple[Tensor, Tensor, Tensor]:

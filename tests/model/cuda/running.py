@@ -1,11 +1,11 @@
-"""CUDA's runner as its tests have it: with Triton's kernels on a card, with their twins on a CPU."""
+"""CUDA's runner as its tests have it: with the kernels that serve on a card, with their twins on a CPU."""
 
 import functools
 
 import torch
 
 from model.config import GPT2Config
-from model.cuda.kernel_set import TRITON, TWINS
+from model.cuda.kernel_set import kernels_for
 from model.cuda.runner import CudaRunner
 from model.gpt2 import GPT2
 
@@ -25,5 +25,4 @@ def network(config: GPT2Config = CONFIG) -> GPT2:
 def cuda_runner(
     device: torch.device, num_slots: int = NUM_SLOTS, model: GPT2 | None = None, dtype: torch.dtype = torch.float32
 ) -> CudaRunner:
-    kernels = TRITON if device.type == "cuda" else TWINS
-    return CudaRunner(model or network(), num_slots, device, dtype, kernels)
+    return CudaRunner(model or network(), num_slots, device, dtype, kernels_for(device))

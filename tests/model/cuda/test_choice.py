@@ -13,6 +13,7 @@ from model.checkpoint import open_checkpoint
 from model.choice import ChoiceError, Wanted
 from model.config import GPT2Config
 from model.cuda.choice import choose_precision, choose_slots, max_slots
+from model.cuda.kernel_set import EARLY, TRITON, TWINS, kernels_for
 from model.cuda.self_test import SelfTestFailed
 from model.torch_choice import choose_torch_runner
 from tests.model.cuda.running import cuda_runner
@@ -133,6 +134,27 @@ def test_a_card_that_is_too_old_for_them_computes_by_plain_pytorch_in_float16(ca
     assert chosen == ("plain", 32, torch.device("cuda", 0), torch.float16)
     assert "too old for bfloat16" in lines[0]
     assert lines[-1].endswith("they need compute capability 8.0 or newer, and 7.5 is here")
+
+
+def test_kernels_start_early_on_a_card_that_knows_how(card):
+    card(capability=(9, 0))
+    assert kernels_for(torch.device("cuda", 0)) is EARLY
+    card(capability=(8, 9))
+    assert kernels_for(torch.device("cuda", 0)) is TRITON
+    assert kernels_for(torch.device("cpu")) is TWINS
+
+
+def test_what_serves_are_the_kernels_for_the_card(card, monkeypatch, tiny_checkpoint):
+    built = []
+    card(capability=(12, 0))
+    monkeypatch.setattr("model.cuda.self_test.check_runner", lambda *_: None)
+    monkeypatch.setattr(
+        "model.cuda.runner.CudaRunner",
+        lambda *arguments: built.append(arguments) or SimpleNamespace(warm_up=lambda: None, cache_bytes=0),
+    )
+    choose(tiny_checkpoint)
+    ((*_, kernels),) = built
+    assert kernels is EARLY
 
 
 def test_plain_pytorch_is_taken_at_its_name(card, tiny_checkpoint):

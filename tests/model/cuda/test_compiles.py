@@ -44,3 +44,8 @@ def test_tensor_cores_multiply_halves_and_never_float32(kernels):
     products = [one for one in kernels if one["kernel"] in PRODUCTS]
     assert [one for one in products if one["uses_tensor_cores"] != (one["dtype"] != "torch.float32")] == []
     assert [one for one in kernels if one["uses_tf32"]] == []
+
+
+def test_each_kernel_has_a_form_that_starts_before_the_one_before_has_ended(kernels):
+    assert {one["kernel"] for one in kernels if one["waits"]} == {one["kernel"] for one in kernels}
+    assert not [one for one in kernels if one["waits"] and one["arch"] < 90]

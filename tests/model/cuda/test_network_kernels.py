@@ -1,6 +1,7 @@
 """Each kernel of the network against float64, and its bits against those of the same row in other company."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -16,11 +17,12 @@ from model.cuda.kernels.fc import fc, fc_twin
 from model.cuda.kernels.head import head, head_twin
 from model.cuda.kernels.norm import norm, norm_twin
 from model.cuda.kernels.qkv import qkv, qkv_twin
-from model.cuda.kernels.residual import residual, residual_twin
-from model.cuda.tiles import HEAD_TILE, QUERY_TILE, attention_tiles, head_tiles, linear_tiles
+from model.cuda.kernels.residual import residual_parts
+from model.cuda.tiles import HEAD_TILE, QUERY_TILE, attention_tiles, head_tiles, linear_tiles, parts_tiles
 from tests.model.cuda.conftest import DEVICE
 from tests.model.cuda.layers import (
     CANARY,
+    EPS,
     POSITIONS,
     SLOTS,
     Linear,
@@ -104,8 +106,9 @@ def test_the_inner_layer_is_that_of_float64(dtype, num_rows, is_twin):
 @each_dtype
 def test_a_projection_is_added_to_the_residual_stream(dtype, num_rows, is_twin):
     layer, x, y = Linear(WIDTH, INNER, dtype), rows_of(num_rows, WIDTH), randn(num_rows, INNER, seed=7, dtype=dtype)
-    out = run_residual(x, y, layer, residual_twin if is_twin else residual)
+    out, h = run_residual(x, y, layer, is_twin)
     assert_close(out, x.double() + layer(y), torch.float32)  # products and sums are float32 whatever the weights
+    assert_close(h, F.layer_norm(out[:-1].double(), (WIDTH,), eps=EPS), torch.float32)
 
 
 @kernel_and_twin
@@ -164,7 +167,7 @@ def test_a_row_has_the_same_bits_alone_and_anywhere_in_a_crowd(dtype):
         cache, rows = poisoned_cache(1, width, dtype), ints(range(len(x)))
         h = run_norm(x, ln, dtype)[:-1]
         q = run_qkv(h, cache, rows, torch.zeros_like(rows), c_attn)
-        made = [q, run_fc(h, wide), run_residual(x, u, narrow), *run_head(h, range(len(x)), lm_head)]
+        made = [q, run_fc(h, wide), *run_residual(x, u, narrow), *run_head(h, range(len(x)), lm_head)]
         return [h, *(out[:-1] for out in made)] + [side[0].transpose(0, 1)[: len(x)] for side in cache]
 
     together = outputs(crowd, hidden)
@@ -225,7 +228,7 @@ def test_what_is_no_number_reaches_its_own_row_and_no_other(dtype):
     for run in (
         lambda x: run_norm(x, Norm(WIDTH), dtype),
         lambda x: run_fc(x.to(dtype), wide),
-        lambda x: run_residual(clean, x.to(dtype), narrow),
+        lambda x: run_residual(clean, x.to(dtype), narrow)[0],
         lambda x: run_head(x.to(dtype), range(4), lm_head)[0],
         lambda x: run_head(x.to(dtype), range(4), lm_head)[2],
         lambda x: run_qkv(
@@ -237,12 +240,27 @@ def test_what_is_no_number_reaches_its_own_row_and_no_other(dtype):
         assert torch.equal(out[::3], expected[::3])
 
 
+@pytest.mark.parametrize("into", [8, 72, 200, 768, 1500, 3072])
+def test_a_sum_is_cut_into_parts_of_whole_steps_that_cover_it_all(into):
+    block_k = parts_tiles(torch.bfloat16).block_k
+    num = residual_parts(torch.empty(72, into, dtype=torch.bfloat16))
+    num_steps = math.ceil(into / block_k)
+    assert (num - 1) * math.ceil(num_steps / num) < num_steps  # no part is empty
+
+
+@each_dtype
+def test_a_sum_of_several_parts_is_that_of_float64(dtype):
+    layer, x, y = Linear(40, 1500, dtype), rows_of(3, 40), randn(3, 1500, seed=7, dtype=dtype)
+    assert residual_parts(layer.weight) > 1
+    assert_close(run_residual(x, y, layer)[0], x.double() + layer(y), torch.float32)
+
+
 @each_dtype
 def test_one_logit_that_is_no_number_shows_in_its_tiles_sum(dtype):
     layer = Linear(VOCAB, WIDTH, dtype)
-    layer.weight[70, 0] = torch.nan
+    layer.weight[170, 0] = torch.nan
     _, _, sums = run_head(randn(2, WIDTH, dtype=dtype), [0, 1], layer)
-    assert sums[:-1].isnan().tolist() == [[False, True, False, False, False]] * 2
+    assert sums[:-1].isnan().tolist() == [[False, True, False]] * 2
 
 
 @pytest.mark.parametrize("broken", ["query", "key", "value"])
@@ -269,14 +287,16 @@ def test_an_overflow_of_float16_is_never_silent_in_a_layer():
     wide.weight[:3], wide.weight[3:6] = 6e4, -6e4  # one of the two comes out positive
     u = run_fc(randn(2, WIDTH, dtype=torch.float16), wide)[:-1]
     assert u.isinf().any()
-    assert not run_residual(rows_of(2, WIDTH), u, narrow)[:-1].isfinite().any()
+    assert not run_residual(rows_of(2, WIDTH), u, narrow)[0][:-1].isfinite().any()
 
 
 @each_dtype
 def test_tiles_keep_a_lone_row_on_half_of_a_cards_processors(dtype):
     for width in (768, 1024, 1280, 1600):
-        for out in (3 * width, 4 * width, width):
-            tiles = linear_tiles(out, dtype)
-            assert out // tiles.block_n >= 64 or tiles.block_n == 16
+        for out in (3 * width, 4 * width):
+            assert out // linear_tiles(out, dtype).block_n >= 64
+        for into in (width, 4 * width):
+            layer = torch.empty(width, into, dtype=dtype)
+            assert width // parts_tiles(dtype).block_n * residual_parts(layer) >= 64
     assert head_tiles(dtype).block_n == HEAD_TILE
     assert attention_tiles(80, dtype).block_k == 128
