@@ -23,6 +23,8 @@ from tests.model.native.spoilt import by_a_sign, spoil_kernels
 
 # The checkpoint that comes with the service: what it loses can be seen in its perplexity, as it predicts English.
 ENGLISH = Path(__file__).parents[2] / "model" / "default"
+# Of which int8 raises the perplexity by 15.7 %, far from what is borne and from what is too coarse.
+NOT_BORNE = attended(2.0**8)
 LABELS = ["int8", "bfloat16", "float32"]
 
 
@@ -89,23 +91,23 @@ def test_a_channel_of_a_layer_norm_that_is_far_larger_than_the_rest_costs_int8_n
 
 @native
 def test_a_checkpoint_whose_outliers_int8_does_not_bear_runs_in_float32_and_one_line_says_so(choose):
-    chosen, lines = choose(ENGLISH, attended(2.0**10))  # 6.0 % were measured
+    chosen, lines = choose(ENGLISH, NOT_BORNE)
     assert (chosen.dtype, chosen.backend, chosen.runner.precision.label) == ("float32", "native", "float32")
     (line,) = lines
-    assert re.match(r"int8 would raise this checkpoint's perplexity by [4-8]\.\d %; computing in float32", line)
+    assert re.match(r"int8 would raise this checkpoint's perplexity by 1[4-7]\.\d %; computing in float32", line)
 
 
 @native
 def test_bfloat16_is_named_where_it_is_faster_but_left_to_who_asks_for_it(choose):
-    _, lines = choose(ENGLISH, attended(2.0**10))
+    _, lines = choose(ENGLISH, NOT_BORNE)
     assert lines[0].endswith("; bfloat16, by --dtype bfloat16, is faster on this CPU")
-    _, lines = choose(ENGLISH, attended(2.0**10), kernels="scalar")  # where it saves no time
+    _, lines = choose(ENGLISH, NOT_BORNE, kernels="scalar")  # where it saves no time
     assert lines[0].endswith("; computing in float32")
-    assert choose(ENGLISH, attended(2.0**10), dtype="bfloat16")[0].dtype == "bfloat16"
+    assert choose(ENGLISH, NOT_BORNE, dtype="bfloat16")[0].dtype == "bfloat16"
 
 
 @native
-@pytest.mark.parametrize("change", [None, attended(2.0**10)], ids=["as it is", "not borne"])
+@pytest.mark.parametrize("change", [None, NOT_BORNE], ids=["as it is", "not borne"])
 def test_the_machine_has_no_say_in_it(choose, change, available_here):
     answers = [choose(ENGLISH, change, kernels=kernels) for kernels in available_here]
     assert [chosen.kernels for chosen, _ in answers] == list(available_here)
@@ -134,7 +136,7 @@ def test_a_checkpoint_that_bears_float32_alone_runs_in_it(choose):
 
 @native
 def test_whoever_asks_for_a_precision_gets_it_though_it_costs_perplexity(choose):
-    chosen, lines = choose(ENGLISH, attended(2.0**10), dtype="int8")
+    chosen, lines = choose(ENGLISH, NOT_BORNE, dtype="int8")
     assert (chosen.dtype, chosen.backend, lines) == ("int8", "native", [])
 
 
