@@ -31,7 +31,7 @@ CPP := $(wildcard $(foreach folder,model/native/src model/native/src/* benchmark
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
-.PHONY: help serve test test-as test-gpu gpu-check test-clients sanitize check lint format install install-train install-dev install-clients wheel lock
+.PHONY: help serve test test-as test-gpu gpu-check test-clients chaos sanitize check lint format install install-train install-dev install-clients wheel lock
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -60,6 +60,10 @@ gpu-check: ## measure all there is on a machine with a GPU and no network: make 
 
 test-clients: install-clients ## run the tests that drive the service by clients as people have them, Python's and node's
 	$(CLIENTS)/bin/python -m pytest tests/clients
+
+# Quick, some minutes; LONG=1 takes hours, and puts its figures into docs/reliability.md.
+chaos: install-dev ## try what the service withstands, goal against figure (LONG=1: as docs/reliability.md states it)
+	$(VENV)/bin/python -m tests.chaos $(if $(LONG),--long --write)
 
 sanitize: install-dev ## run the native step under gcc's sanitizers, which `make test` does too
 	$(VENV)/bin/python -m pytest tests/model/native/test_sanitizers.py

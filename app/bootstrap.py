@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.chat.conversation import Chat, NoChat, open_chat
+from app.deadline import Timeouts
 from app.engine.client import EngineClient, Limits
 from app.engine.engine import Engine, StepResult
 from app.engine.scheduler import Scheduler
@@ -13,6 +14,7 @@ from app.engine.worker import Publish, ThreadWorker
 from app.errors import StartupError
 from app.generation import TextGenerator
 from app.info import ServiceInfo, fingerprint_of
+from app.keys import Keys, KeysError
 from app.metrics import Metrics
 from app.settings import DEFAULT_MODEL, Settings
 from model.batch import Runner
@@ -23,6 +25,7 @@ from model.fingerprint import weights_digest
 from model.tokenizer import Tokenizer
 
 MAX_BATCH_TOKENS, MAX_BATCH_TOKENS_ON_CUDA = 256, 2048
+MIN_QUEUED_REQUESTS = 16  # of the whole context: as many samples as a prompt may have, where slots and queue are few
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,12 @@ class Service:
     info: ServiceInfo
     metrics: Metrics
     chat: Chat | NoChat
+    keys: Keys | None
 
 
 def build_service(settings: Settings, report: Report) -> Service:
     """Load, warm up and test everything; `report` is told of each stage. Raises StartupError, naming what to mend."""
+    keys = open_keys(settings)
     loaded = load(settings, report)
     config, chosen, runner = loaded.config, loaded.chosen, loaded.chosen.runner
     settings = settled(settings, runner)
@@ -64,8 +69,28 @@ def build_service(settings: Settings, report: Report) -> Service:
         metrics.observe_step(result.stats, time.time())
 
     limits = Limits(runner.max_positions, runner.vocab_size, settings.max_running)
-    client = EngineClient(start_worker, limits, settings.max_waiting, observe)
-    return Service(TextGenerator(client, loaded.tokenizer, config.eos_token_ids, metrics), info, metrics, chat)
+    client = EngineClient(
+        start_worker,
+        limits,
+        settings.max_waiting,
+        observe,
+        max_queued_tokens=settings.max_queued_tokens,
+        max_wait_seconds=settings.max_wait_seconds or None,
+        stall_seconds=settings.stall_seconds,
+    )
+    metrics.describe_engine(client)
+    timeouts = Timeouts(settings.timeout_seconds, settings.max_timeout_seconds)
+    return Service(TextGenerator(client, loaded.tokenizer, config.eos_token_ids, metrics, timeouts), info, metrics, chat, keys)
+
+
+def open_keys(settings: Settings) -> Keys | None:
+    """None where no setting names any. Raises StartupError."""
+    if not settings.api_keys and not settings.api_keys_file:
+        return None
+    try:
+        return Keys(settings.api_keys, Path(settings.api_keys_file) if settings.api_keys_file else None)
+    except KeysError as error:
+        raise StartupError(str(error)) from None
 
 
 def load(settings: Settings, report: Report) -> Loaded:
@@ -98,7 +123,12 @@ def load(settings: Settings, report: Report) -> Loaded:
 def settled(settings: Settings, runner: Runner) -> Settings:
     """With what they leave to the device as the runner has it."""
     default = MAX_BATCH_TOKENS_ON_CUDA if runner.capabilities.is_asynchronous else MAX_BATCH_TOKENS
-    update = {"max_running": runner.num_slots, "max_batch_tokens": settings.max_batch_tokens or default}
+    could_hold = (runner.num_slots + settings.max_waiting) * runner.max_positions
+    update = {
+        "max_running": runner.num_slots,
+        "max_batch_tokens": settings.max_batch_tokens or default,
+        "max_queued_tokens": settings.max_queued_tokens or max(could_hold // 2, MIN_QUEUED_REQUESTS * runner.max_positions),
+    }
     return settings.model_copy(update=update)
 
 
@@ -140,6 +170,10 @@ def _info(settings: Settings, loaded: Loaded, chat: Chat | NoChat) -> ServiceInf
         n_embd=config.n_embd,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
+        max_queued_tokens=settings.max_queued_tokens,
+        max_wait_seconds=settings.max_wait_seconds,
+        timeout_seconds=settings.timeout_seconds,
+        max_timeout_seconds=settings.max_timeout_seconds,
         max_batch_tokens=settings.max_batch_tokens,
         prefill_chunk=settings.prefill_chunk,
         chat_template=chat.origin,

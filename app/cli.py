@@ -1,6 +1,7 @@
 """The command line `gpt2`: its commands, and how each way to fail becomes a line and an exit code."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -8,27 +9,50 @@ from collections.abc import Sequence
 from app.commands import bench, evaluate, generate, serve, train
 from app.errors import CommandError, InvalidRequest, ServiceError, StartupError
 from app.version import VERSION
+from model.files import NO_ROOM
+
+MAX_LINE = 4000  # characters
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit code: 0, 2 for a wrong call, 70 and 78 as app/errors.py has them."""
     options = build_parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()  # while a full disk can still be told
+        return code
     except StartupError as error:
-        print(f"gpt2: {error}", file=sys.stderr)
+        _complain(str(error))
         return error.exit_code
     except ServiceError as error:
-        print(f"gpt2: {error.message}", file=sys.stderr)
+        _complain(error.message)
         return 2 if isinstance(error, InvalidRequest) else 1
     except CommandError as error:
-        print(f"gpt2: {error}", file=sys.stderr)
+        _complain(str(error))
         return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read the output has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes at exit
+        _discard_output()
         return 141
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_ROOM:  # no print's: whoever writes a file names it
+            raise
+        _discard_output()
+        _complain(f"standard output: {error.strerror}; the command has ended there")
+        return 2
+
+
+def _discard_output() -> None:
+    """Or Python would complain when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(message: str) -> None:
+    """One line, whatever a stranger's file has put into the message."""
+    line = " ".join(message.splitlines())
+    with contextlib.suppress(OSError):  # the exit code says it too
+        print(f"gpt2: {line if len(line) <= MAX_LINE else line[:MAX_LINE] + '...'}", file=sys.stderr)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,17 +5,33 @@ ServiceError                     500 generation
 |  |- PromptTooLong
 |  |- BodyTooLarge               413
 |  |- TemplateFailed
+|  |- TooMuchWork
+|  |- MalformedRequest          400: no HTTP, or ambiguous HTTP; it ends its connection, like those below
+|  |- RequestTooSlow            408
+|  |- UrlTooLong                414
+|  |- HeadTooLarge              431
+|  |- MethodUnknown             501
+|  |- VersionUnknown            505
+|- InvalidKey                    401 invalid_api_key
 |- NotFound                      404 not_found
-|- QueueFull                     429 overloaded, Retry-After
-|- WaitTooLong                   429 overloaded, Retry-After
+|- Overloaded                    429 overloaded, Retry-After
+|  |- QueueFull
+|  |- WorkFull
+|  |- WaitTooLong
+|  |- KeyLimitReached
+|  |- LongTextsFull
+|- TooManyConnections            503 overloaded, Retry-After
 |- NotReady                      503 not_ready, Retry-After
+|  |- Draining                   and the connection closes
 |- ClientLeft                    499, seen by nobody but the metrics
 |- DeadlinePassed               504 timeout
 |- GenerationFailed              500 generation
 StartupError                     exit code 78 (EX_CONFIG of sysexits.h)
-RunnerLost, of model/batch.py    exit code 70 (EX_SOFTWARE), once all clients have been told: NotReady
+An engine that is lost           exit code 70 (EX_SOFTWARE), once all clients have been told: NotReady
 CommandError                     exit code 2: training or measuring cannot be done as asked
 """
+
+MAX_RETRY_AFTER = 60  # seconds: the longest that OpenAI's client heeds
 
 
 class ServiceError(Exception):
@@ -24,6 +40,7 @@ class ServiceError(Exception):
     status = 500
     code = "generation"
     retry_after: int | None = None  # whole seconds
+    reason: str | None = None  # why a request was rejected for the time being: a label of the metrics
 
     @property
     def message(self) -> str:
@@ -53,6 +70,12 @@ class BodyTooLarge(InvalidRequest):
         super().__init__(f"the body is larger than {limit} bytes, the most that is accepted")
 
 
+class TooMuchWork(InvalidRequest):
+    def __init__(self, num_tokens: int, limit: int) -> None:
+        message = f"the request may take {num_tokens} tokens, its prompts and all that it asks for; at most {limit} are taken on"
+        super().__init__(message)
+
+
 class TemplateFailed(InvalidRequest):
     """The chat template raised, was too slow or made no text of the messages."""
 
@@ -61,39 +84,136 @@ class TemplateFailed(InvalidRequest):
         self.reason = reason
 
 
+class InvalidKey(ServiceError):
+    """One message for all: whether it was the header, the scheme or the key is for no stranger to know."""
+
+    status, code = 401, "invalid_api_key"
+    reason = "unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__("a valid API key is needed, in the header `Authorization: Bearer KEY`")
+
+
+class MalformedRequest(InvalidRequest):
+    """What cannot be read as HTTP, or could be read in two ways, as those do who smuggle requests past a proxy."""
+
+    status = 400
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the request is no HTTP/1.1: {reason}")
+
+
+class RequestTooSlow(InvalidRequest):
+    status = 408
+
+
+class UrlTooLong(InvalidRequest):
+    status = 414
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the request's target is longer than {limit} bytes, the most that is read")
+
+
+class HeadTooLarge(InvalidRequest):
+    status = 431
+
+
+class MethodUnknown(InvalidRequest):
+    """A method or a coding that this server has for no address at all."""
+
+    status = 501
+
+
+class VersionUnknown(InvalidRequest):
+    status = 505
+
+    def __init__(self) -> None:
+        super().__init__("the request is of another version of HTTP; 1.1 and 1.0 are spoken here")
+
+
+class TooManyConnections(ServiceError):
+    status, code, retry_after, reason = 503, "overloaded", 1, "too_many_connections"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} connections are open, the most that are served; try again in {self.retry_after} s")
+
+
 class NotFound(ServiceError):
     status, code = 404, "not_found"
 
 
-class QueueFull(ServiceError):
+class Overloaded(ServiceError):
+    """No room now: the same request may come in after `retry_after` seconds."""
+
     status, code = 429, "overloaded"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(f"{message}; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class QueueFull(Overloaded):
+    reason = "queue_full"
 
     def __init__(self, num_waiting: int, limit: int, retry_after: int) -> None:
-        super().__init__(f"{num_waiting} samples wait already, the limit is {limit}; try again in {retry_after} s")
-        self.retry_after = retry_after
+        super().__init__(f"{num_waiting} samples wait already, the limit is {limit}", retry_after)
 
 
-class WaitTooLong(ServiceError):
-    """In the queue alone the request's time would pass."""
+class WorkFull(Overloaded):
+    """The requests inside may take as many tokens as are taken on."""
 
-    status, code = 429, "overloaded"
+    reason = "work_full"
 
-    def __init__(self, wait_seconds: float, timeout_seconds: float, retry_after: int) -> None:
-        super().__init__(
-            f"about {wait_seconds:.1f} s would pass before this request starts, its timeout_seconds is {timeout_seconds:g}; "
-            f"try again in {retry_after} s"
-        )
-        self.retry_after = retry_after
+    def __init__(self, num_inside: int, num_tokens: int, limit: int, retry_after: int) -> None:
+        message = f"{num_inside} tokens of work are taken on already, this request has {num_tokens} or more, the limit is {limit}"
+        super().__init__(message, retry_after)
+
+
+class WaitTooLong(Overloaded):
+    """In the queue alone the request's time would pass, or that which anybody waits."""
+
+    reason = "wait_too_long"
+
+    def __init__(self, wait_seconds: float, limit_name: str, limit_seconds: float, retry_after: int) -> None:
+        message = f"about {wait_seconds:.1f} s would pass before this request starts, {limit_name} is {limit_seconds:g} s"
+        super().__init__(message, retry_after)
+
+
+class KeyLimitReached(Overloaded):
+    """Other keys' requests are let in."""
+
+    reason = "key_limit"
+
+    def __init__(self, limit: int, retry_after: int) -> None:
+        super().__init__(f"{limit} requests of this API key are under way, the limit is {limit}", retry_after)
+
+
+class LongTextsFull(Overloaded):
+    """Too much text waits to be cut into tokens, or has answers that nobody reads; a few kilobytes need no place there."""
+
+    reason = "long_texts_full"
+
+    def __init__(self, num_bytes: int, what: str, limit: int, retry_after: int) -> None:
+        super().__init__(f"{num_bytes} bytes of long texts {what}, the limit is {limit}", retry_after)
 
 
 class NotReady(ServiceError):
     """Starting, draining, or the engine has stopped."""
 
-    status, code = 503, "not_ready"
+    status, code, reason = 503, "not_ready", "not_ready"
 
     def __init__(self, message: str, retry_after: int = 5) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Draining(NotReady):
+    """The service ends: another connection may lead to one that stays, so this one is closed."""
+
+    reason = "draining"
+
+    def __init__(self, message: str = "the service is shutting down") -> None:
+        super().__init__(message)
 
 
 class ClientLeft(ServiceError):
@@ -115,7 +235,7 @@ class GenerationFailed(ServiceError):
     """The engine failed on this request."""
 
 
-RUNNER_LOST_EXIT_CODE = 70
+ENGINE_LOST_EXIT_CODE = 70
 
 
 class StartupError(Exception):
@@ -131,7 +251,7 @@ def native_error(error: ServiceError) -> dict[str, str]:
 
 def openai_error(error: ServiceError) -> dict[str, dict[str, str | None]]:
     """The body of an error as OpenAI has it."""
-    kind = "invalid_request_error" if error.status < 429 else "rate_limit_error" if error.status == 429 else "server_error"
+    kind = "rate_limit_error" if error.status == 429 else "server_error" if error.status >= 500 else "invalid_request_error"
     param = error.param if isinstance(error, InvalidRequest) else None
     return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from app.deadline import Deadline, Timeouts
 from app.engine.client import EngineClient
 from app.engine.mailbox import Mailbox
 from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokensOutput
 from app.errors import DeadlinePassed, InvalidRequest, PromptTooLong, ServiceError
+from app.long_texts import INLINE_BYTES, LongTexts, text_size
 from app.metrics import Metrics
 from app.prompt import Prompt, ReadPrompt, read_prompts
 from app.sample import Sample, TextToken
@@ -17,14 +19,12 @@ from app.stop_strings import StopStrings
 from model.batch import SamplingParams
 from model.tokenizer import DEFAULT_READING, Reading, Tokenizer
 
-INLINE_SIZE = 8192  # characters or token ids, which take under 2 ms
-
 Result = TypeVar("Result")
 
 
 async def off_loop(size: int, work: Callable[[], Result]) -> Result:
-    """Do a tokenizer's work of this size here, or in a thread if the event loop would have to wait for it."""
-    return work() if size <= INLINE_SIZE else await asyncio.to_thread(work)
+    """Write an answer of this size, in token ids, here, or in a thread if the event loop would have to wait for it."""
+    return work() if size <= INLINE_BYTES else await asyncio.to_thread(work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +71,41 @@ class Timings:
 class TextGenerator:
     """Starts generations on an engine."""
 
-    def __init__(self, client: EngineClient, tokenizer: Tokenizer, eos_token_ids: Sequence[int], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        tokenizer: Tokenizer,
+        eos_token_ids: Sequence[int],
+        metrics: Metrics,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008  # frozen
+    ) -> None:
         self.client, self.tokenizer, self.eos_token_ids, self.metrics = client, tokenizer, tuple(eos_token_ids), metrics
+        self.timeouts = timeouts
+        self.long_texts = LongTexts(metrics, lambda: client.num_unfinished > 0)
 
-    async def start(self, request: GenerationRequest) -> "Generation":
-        """Check and submit a request; raises InvalidRequest, QueueFull, WaitTooLong or NotReady.
+    async def start(self, request: GenerationRequest, arrived: float | None = None) -> "Generation":
+        """Check and submit a request; raises InvalidRequest, Overloaded, NotReady or DeadlinePassed.
 
-        The caller aborts the result in a `finally`.
+        `arrived` is when it came, if something was done for it before. The caller aborts the result in a `finally`.
         """
-        arrived = time.monotonic()
+        arrived = time.monotonic() if arrived is None else arrived
         self.client.check_ready()
         self._check_ids(request)
+        deadline = self.timeouts.deadline(request.timeout_seconds, arrived)
         num_new = min(request.max_new_tokens, 1)
         prompts = await self.read_prompts(request.prompts, num_new, request.reading, request.truncate)
         for prompt in prompts:
             prompt.max_new_tokens = min(request.max_new_tokens, self.client.limits.max_positions - len(prompt.ids))
         requests = [self._engine_request(request, prompt) for prompt in prompts]
-        mailbox = self.client.submit(*requests, patience=request.timeout_seconds)
-        return Generation(self, mailbox, request, prompts, Timings(arrived))
+        mailbox = self.submit(*requests, deadline=deadline)
+        return Generation(self, mailbox, request, prompts, Timings(arrived), deadline)
+
+    def submit(self, *requests: EngineRequest, deadline: Deadline | None) -> Mailbox:
+        """To the engine, unless the time has passed already."""
+        if deadline is None:
+            return self.client.submit(*requests)
+        deadline.check()
+        return self.client.submit(*requests, patience=deadline.seconds)
 
     def _engine_request(self, request: GenerationRequest, prompt: ReadPrompt) -> EngineRequest:
         scores = None if request.prompt_top_n is None else PromptScores(top_n=request.prompt_top_n)
@@ -116,8 +133,8 @@ class TextGenerator:
                 least = self.tokenizer.least_tokens(prompt) if isinstance(prompt, str) else len(prompt)
                 if least > limit:
                     raise PromptTooLong(f"at least {least}", limit, i if len(prompts) > 1 else None)
-        read = await off_loop(
-            sum(map(len, prompts)),
+        read = await self.long_texts.run(
+            sum(text_size(prompt) if isinstance(prompt, str) else len(prompt) for prompt in prompts),
             lambda: read_prompts(self.tokenizer, prompts, reading, truncate, self.eos_token_ids[0]),
         )
         for i, each in enumerate(read):
@@ -152,9 +169,10 @@ class Generation:
     request: GenerationRequest
     prompts: list[ReadPrompt]
     timings: Timings
+    deadline: Deadline | None = None
     samples: list[Sample] = field(init=False)
     _num_open: int = field(init=False)
-    _deadline: asyncio.TimerHandle | None = field(init=False, default=None)
+    _alarm: asyncio.TimerHandle | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         num_samples = self.request.num_samples
@@ -162,9 +180,8 @@ class Generation:
             self._sample(i * num_samples + j, j, prompt) for i, prompt in enumerate(self.prompts) for j in range(num_samples)
         ]
         self._num_open = len(self.samples)
-        if (seconds := self.request.timeout_seconds) is not None:
-            left = self.timings.arrived + seconds - time.monotonic()
-            self._deadline = asyncio.get_running_loop().call_later(left, lambda: self.abort(DeadlinePassed(seconds)))
+        if self.deadline is not None:
+            self._alarm = self.deadline.alarm(self.abort)
 
     def _sample(self, index: int, number: int, prompt: ReadPrompt) -> Sample:
         request, tokenizer = self.request, self.generator.tokenizer
@@ -223,14 +240,17 @@ class Generation:
                     self._take_scores(output)
                 else:
                     tokens += self._take_tokens(output)
+        if self.deadline is not None and self.deadline.seconds_left <= 0:
+            self.abort(late := DeadlinePassed(self.deadline.seconds))
+            raise late
         return tokens
 
     def abort(self, error: ServiceError | None = None) -> None:
         """End it if it has not ended; with `error`, a reader that waits is woken by it."""
-        self.generator.client.abort(self.mailbox)
+        self.generator.client.abort(self.mailbox, "expired" if isinstance(error, DeadlinePassed) else "aborted")
         self.mailbox.close()
-        if self._deadline is not None:
-            self._deadline.cancel()
+        if self._alarm is not None:
+            self._alarm.cancel()
         if error is not None:
             self.mailbox.fail(error)
 
@@ -268,8 +288,8 @@ class Generation:
     def _end_one(self) -> None:
         self._num_open -= 1
         if self.is_finished:
-            if self._deadline is not None:
-                self._deadline.cancel()
+            if self._alarm is not None:
+                self._alarm.cancel()
             self.generator.metrics.request.observe(self.timings.total_seconds)
 
     def _observe_output(self, output: TokensOutput | ScoresOutput) -> None:

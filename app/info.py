@@ -10,8 +10,8 @@ from app.version import VERSION
 class ServiceInfo:
     """Sizes in tokens and requests; `created` in seconds of the epoch; `arithmetic` is what fixes the bits of the answers.
 
-    With one `fingerprint` the same request has the same answer, to the byte. `chat_template` is where that is from, "checkpoint",
-    "file" or its name; None where there is no chat.
+    A limit of 0 seconds is none. With one `fingerprint` the same request has the same answer, to the byte. `chat_template` is where
+    that is from, "checkpoint", "file" or its name; None where there is no chat.
     """
 
     model_id: str
@@ -28,6 +28,10 @@ class ServiceInfo:
     n_embd: int
     max_running: int
     max_waiting: int
+    max_queued_tokens: int
+    max_wait_seconds: float
+    timeout_seconds: float
+    max_timeout_seconds: float
     max_batch_tokens: int
     prefill_chunk: int
     chat_template: str | None

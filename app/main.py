@@ -11,13 +11,16 @@ from starlette.responses import Response
 
 from app.api import chat as chat_completions
 from app.api import completions, generate, operations, score
-from app.api.responses import JSON
+from app.api.documentation import with_keys
+from app.api.responses import error_response
+from app.authentication import OPEN_PATHS, KeyMiddleware, RunningRequests
 from app.chat.conversation import Chat, NoChat
-from app.errors import InvalidRequest, ServiceError, native_error, openai_error
+from app.errors import ServiceError
 from app.generation import TextGenerator
 from app.info import ServiceInfo
+from app.keys import Keys
 from app.metrics import Metrics
-from app.middleware import FaultMiddleware, RequestMiddleware
+from app.middleware import DoorMiddleware, FaultMiddleware, RequestMiddleware
 from app.settings import Settings
 from app.version import VERSION
 
@@ -29,8 +32,18 @@ EXPOSED_HEADERS = (
 )  # fmt: skip
 
 
-def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, metrics: Metrics, chat: Chat | NoChat) -> FastAPI:
-    """The ASGI application; its lifespan starts and stops the generator's engine, and ends the chat's process."""
+def create_app(
+    settings: Settings,
+    generator: TextGenerator,
+    info: ServiceInfo,
+    metrics: Metrics,
+    chat: Chat | NoChat,
+    keys: Keys | None = None,
+) -> FastAPI:
+    """The ASGI application; its lifespan starts and stops the generator's engine, and ends the chat's process.
+
+    Without `keys` it is open to all who reach it.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # FastAPI passes it
@@ -40,6 +53,7 @@ def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, 
         finally:
             await generator.client.stop()
             chat.close()
+            generator.long_texts.close()
 
     description = "Generates text with GPT-2."
     app = FastAPI(
@@ -52,13 +66,17 @@ def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, 
         redirect_slashes=False,  # to an address that is made of the client's Host header
     )
     app.state.settings, app.state.generator, app.state.info, app.state.metrics = settings, generator, info, metrics
-    app.state.chat = chat
+    app.state.chat, app.state.keys = chat, keys
+    app.state.is_draining = False  # the server's to change
     for module in MODULES:
         app.include_router(module.router)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_middleware(DoorMiddleware, generator=generator)
     app.add_middleware(FaultMiddleware, answer=_unexpected_error)
-    if settings.cors_origins:
+    if keys is not None:
+        _demand_keys(app, settings, keys)
+    if settings.cors_origins:  # outside of the keys: a preflight brings none, and a page of a named origin may read the 401
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -70,13 +88,18 @@ def create_app(settings: Settings, generator: TextGenerator, info: ServiceInfo, 
     return app
 
 
+def _demand_keys(app: FastAPI, settings: Settings, keys: Keys) -> None:
+    """Of all but the open routes; the app's document says so too."""
+    open_paths = frozenset(OPEN_PATHS if settings.metrics_need_key else (*OPEN_PATHS, "/metrics"))
+    running = app.state.running_requests = RunningRequests(settings.max_running_per_key)
+    app.add_middleware(KeyMiddleware, keys=keys, running=running, open_paths=open_paths)
+    document = app.openapi
+    app.openapi = lambda: with_keys(document(), open_paths)  # type: ignore[method-assign]  # FastAPI's own way to change it
+
+
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-    if request.scope["path"].startswith("/v1/"):  # not request.url's, which an odd Host header may change
-        status = 400 if isinstance(error, InvalidRequest) and error.status == 422 else error.status
-        return JSON(openai_error(error), status, headers)
-    return JSON(native_error(error), error.status, headers)
+    return error_response(request.scope, error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -97,5 +120,5 @@ def _methods(path: str) -> list[str]:
     return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
-async def _unexpected_error(request: Request, error: Exception) -> Response:  # the server logs it with its traceback
+async def _unexpected_error(request: Request) -> Response:
     return await _service_error(request, ServiceError(f"something broke here; the log has it under {request.state.request_id}"))

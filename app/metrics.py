@@ -6,12 +6,14 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from app.engine.client import ENDS, EngineClient
 from app.engine.engine import StepStats
+from app.errors import ServiceError
 from app.info import ServiceInfo
 from app.version import VERSION
 
@@ -19,7 +21,12 @@ SECONDS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60,
 )  # fmt: skip
 ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions", "/v1/chat/completions", "/v1/score")
-OUTCOMES = ("completed", "aborted", "rejected", "invalid", "failed")
+OUTCOMES = ("completed", "aborted", "expired", "rejected", "unauthorized", "invalid", "failed")
+REASONS = (
+    "queue_full", "work_full", "wait_too_long", "not_ready", "draining", "unauthorized", "key_limit",
+    "long_texts_full", "too_many_connections",
+)  # fmt: skip
+REFUSALS = ("400", "408", "414", "431", "501", "505")
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -45,6 +52,38 @@ class TokenHistogram(Collector):
         return [HistogramMetricFamily(self._name, self._text, list(totals), self._sum)]
 
 
+class EngineSeries(Collector):
+    """What the engine's client counts, read when it is asked for: a request costs nothing more."""
+
+    def __init__(self, client: EngineClient, registry: CollectorRegistry) -> None:
+        self._client = client
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        accepted = CounterMetricFamily("gpt2_accepted_total", "Prompts that were let in.")
+        accepted.add_metric([], self._client.counts["accepted"])
+        text = "Prompts that were let in and have ended, by how; all the others run or wait."
+        ended = CounterMetricFamily("gpt2_ended_total", text, labels=["how"])
+        for how in ENDS:
+            ended.add_metric([how], self._client.counts[how])
+        crashes = CounterMetricFamily(
+            "gpt2_engine_crashes_total", "Times that the engine stopped by an error and was replaced, or not."
+        )
+        crashes.add_metric([], self._client.num_crashes)
+        repeated = CounterMetricFamily("gpt2_steps_repeated_total", "Steps that failed and were run again in parts.")
+        repeated.add_metric([], self._client.num_repeated_steps)
+        tokens = "Tokens that the requests inside may take: their prompts, and all that they may generate."
+        wait = "About how long a request that came now would wait for a cache slot."
+        return [
+            accepted,
+            ended,
+            crashes,
+            repeated,
+            GaugeMetricFamily("gpt2_queued_tokens", tokens, self._client.num_queued_tokens),
+            GaugeMetricFamily("gpt2_estimated_wait_seconds", wait, self._client.wait_seconds),
+        ]
+
+
 class Metrics:
     """One registry an app, so that two in one process do not meet."""
 
@@ -61,6 +100,12 @@ class Metrics:
             return Histogram(name, text, registry=self.registry, buckets=buckets)
 
         self.requests = counter("gpt2_requests_total", "Requests for text by route and outcome.", "route", "outcome")
+        self.rejected = counter("gpt2_rejected_total", "Requests turned away for the time being, by reason.", "reason")
+        self.refused = counter(
+            "gpt2_refused_connections_total",
+            "Connections ended since what they sent was no request, by the answer's status.",
+            "status",
+        )
         self.waiting = gauge("gpt2_requests_waiting", "Requests that wait for a cache slot.")
         self.running = gauge("gpt2_requests_running", "Requests that are being prefilled or decoded.")
         self.slots = gauge("gpt2_slots", "Cache slots there are.")
@@ -82,17 +127,36 @@ class Metrics:
             self.registry,
         )
         self.request = histogram("gpt2_request_seconds", "Time from arrival to the last token of completed requests.")
+        self.long_texts = histogram("gpt2_tokenize_seconds", "Time from arrival until a long text is read.")
+        self.long_texts_bytes = gauge("gpt2_tokenize_waiting_bytes", "Bytes of long texts that wait or are being read.")
+        self.long_texts_unsent = gauge(
+            "gpt2_tokenize_unsent_bytes", "Bytes of long texts whose answers their clients have not read."
+        )
         self.heartbeat = gauge("gpt2_engine_heartbeat_timestamp_seconds", "When the engine last gave a sign of life.")
         self.build = gauge("gpt2_build_info", "What is running; always 1.", "version", "python", "torch")
         self.model = gauge("gpt2_model_info", "What is served; always 1.", "model", "dtype", "device", "kernels", "arithmetic")
         for route in ROUTES:  # from zero on, so that a rate sees the first failure
             for outcome in OUTCOMES:
                 self.requests.labels(route, outcome)
+        for reason in REASONS:
+            self.rejected.labels(reason)
+        for status in REFUSALS:
+            self.refused.labels(status)
         self.build.labels(VERSION, platform.python_version(), version("torch")).set(1)
 
     def describe_model(self, info: ServiceInfo) -> None:
         self.model.labels(info.model_id, info.dtype, info.device, info.kernels, info.arithmetic).set(1)
         self.slots.set(info.max_running)
+
+    def describe_engine(self, client: EngineClient) -> None:
+        EngineSeries(client, self.registry)
+
+    def count_refusal(self, error: ServiceError) -> None:
+        """What the network answered by itself: for want of room, or since it was no request."""
+        if error.reason is None:
+            self.refused.labels(str(error.status)).inc()
+        else:
+            self.rejected.labels(error.reason).inc()
 
     def observe_step(self, stats: StepStats, now: float) -> None:
         self.heartbeat.set(now)

@@ -1,12 +1,16 @@
 """Candidates that may follow a prompt, and how likely each is: a request of the engine for each, all at once. Knows no HTTP."""
 
+import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from app.deadline import Deadline
 from app.engine.mailbox import Mailbox
 from app.engine.sequence import EngineRequest, PromptScores, ScoresOutput
-from app.errors import InvalidRequest, ServiceError
-from app.generation import TextGenerator, off_loop
+from app.errors import DeadlinePassed, InvalidRequest, ServiceError
+from app.generation import TextGenerator
+from app.long_texts import text_size
 from app.prompt import Prompt
 from model.batch import SamplingParams
 from model.tokenizer import Reading
@@ -28,7 +32,13 @@ class Scoring:
     prompt_ids: list[int]
     candidate_ids: list[list[int]]
     mailbox: Mailbox
+    deadline: Deadline | None
     num_reused: int = 0
+    _alarm: asyncio.TimerHandle | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.deadline is not None:
+            self._alarm = self.deadline.alarm(self.abort)
 
     async def scores(self) -> list[CandidateScore]:
         """One a candidate, in their order; raises what made one of them fail."""
@@ -46,13 +56,21 @@ class Scoring:
 
     def abort(self, error: ServiceError | None = None) -> None:
         """End what has not ended; with `error`, a reader that waits is woken by it."""
-        self.generator.client.abort(self.mailbox)
+        self.generator.client.abort(self.mailbox, "expired" if isinstance(error, DeadlinePassed) else "aborted")
+        if self._alarm is not None:
+            self._alarm.cancel()
         if error is not None:
             self.mailbox.fail(error)
 
 
-async def start_scoring(generator: TextGenerator, prompt: Prompt, candidates: Sequence[str], reading: Reading) -> Scoring:
-    """Check and submit; raises InvalidRequest that names the field, QueueFull or NotReady. The caller aborts the result."""
+async def start_scoring(
+    generator: TextGenerator, prompt: Prompt, candidates: Sequence[str], reading: Reading, timeout_seconds: float | None = None
+) -> Scoring:
+    """Check and submit; raises InvalidRequest that names the field, Overloaded, NotReady or DeadlinePassed.
+
+    The caller aborts the result.
+    """
+    deadline = generator.timeouts.deadline(timeout_seconds, time.monotonic())
     generator.client.check_ready()
     (read,) = await generator.read_prompts((prompt,), num_new=1, reading=reading)
     prompt_ids, tokenizer = read.ids, generator.tokenizer
@@ -61,15 +79,15 @@ async def start_scoring(generator: TextGenerator, prompt: Prompt, candidates: Se
         if tokenizer.least_tokens(candidate) > room:
             raise _too_long(i, f"at least {room + 1}", room)
     going_on = replace(reading, add_special_tokens=False)  # a candidate begins nothing
-    candidate_ids = await off_loop(
-        sum(map(len, candidates)), lambda: [tokenizer.encode(candidate, going_on) for candidate in candidates]
+    candidate_ids = await generator.long_texts.run(
+        sum(map(text_size, candidates)), lambda: [tokenizer.encode(candidate, going_on) for candidate in candidates]
     )
     for i, token_ids in enumerate(candidate_ids):
         if len(token_ids) > room:
             raise _too_long(i, str(len(token_ids)), room)
     scores = PromptScores(first=len(prompt_ids))
     requests = [EngineRequest((*prompt_ids, *token_ids), SamplingParams(), 0, scores=scores) for token_ids in candidate_ids]
-    return Scoring(generator, prompt_ids, candidate_ids, generator.client.submit(*requests))
+    return Scoring(generator, prompt_ids, candidate_ids, generator.submit(*requests, deadline=deadline), deadline)
 
 
 def _too_long(index: int, num_tokens: str, room: int) -> InvalidRequest:

@@ -1,25 +1,33 @@
 """uvicorn with a drain of its own: at SIGTERM ready turns 503 while the listener stays open, running requests finish, exit 0.
 
-A runner that can compute nothing more in this process ends it, so that whoever watches over it starts another.
+An engine that is lost for this process ends it, so that whoever watches over it starts another.
 """
 
 import asyncio
 import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.engine.client import EngineClient
-from app.errors import RUNNER_LOST_EXIT_CODE
-from app.protocol import HttpProtocol
+from app.errors import ENGINE_LOST_EXIT_CODE
+from app.keys import Keys
+from app.network.limits import Limits, allow_open_files, bound_sockets
+from app.network.places import Places
+from app.network.protocol import HttpProtocol
+from app.network.refusals import Refusals
 from app.settings import Settings
 
 CLOSE_SECONDS = 5
-LOST_SECONDS = 0.5  # in which clients and load balancers can still be told that the runner is lost
+LOST_SECONDS = 0.5  # in which clients and load balancers can still be told that the engine is lost
 log = logging.getLogger("gpt2.server")
 
 
@@ -27,28 +35,34 @@ class Server(uvicorn.Server):
     """Drains at the first SIGTERM or SIGINT, cuts off what still runs at the second; `on_ready` is told the address."""
 
     def __init__(self, app: FastAPI, settings: Settings, on_ready: Callable[[str], None]) -> None:
+        limits = Limits(settings.read_timeout_seconds, settings.write_timeout_seconds, allow_open_files(settings.max_connections))
+        protocol = partial(
+            HttpProtocol, limits=limits, places=Places(), tell_refusal=Refusals(app.state.metrics.count_refusal).tell
+        )
         config = uvicorn.Config(
             app,
             host=settings.host,
             port=settings.port,
             loop="uvloop",
-            http=HttpProtocol,
+            http=cast("type[asyncio.Protocol]", protocol),  # it is only ever called
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here asks for a client's address, so no header shall say it
             timeout_keep_alive=settings.keep_alive_seconds,
-            # After the drain: for those that sent half a request or stopped reading their answer.
+            # After the drain: for those that stopped reading their answer.
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
         super().__init__(config)
+        self._limits = limits
         self._app, self._drain_seconds, self._on_ready = app, settings.drain_seconds, on_ready
         self._drains: list[asyncio.Task[None]] = []
 
     @property
     def exit_code(self) -> int:
         """Of the process, once this has run."""
-        return RUNNER_LOST_EXIT_CODE if self._engine.lost.is_set() else 0 if self.started else 1
+        return ENGINE_LOST_EXIT_CODE if self._engine.lost.is_set() else 0 if self.started else 1
 
     @property
     def _engine(self) -> EngineClient:
@@ -58,19 +72,36 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            for listener in self.servers[0].sockets:
+                bound_sockets(listener, self._limits)
             self._loop = asyncio.get_running_loop()
+            self._take_hangups()
             self._watch = asyncio.create_task(self._leave_when_lost())
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
+    def _take_hangups(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._loop.add_signal_handler(signal.SIGHUP, self._read_keys)
+
+    def _read_keys(self) -> None:
+        keys: Keys | None = self._app.state.keys
+        if keys is not None and keys.file is not None:
+            keys.reload()
+        else:
+            log.info("SIGHUP: there is no file of API keys to read anew, see GPT2_API_KEYS_FILE")
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self.started or len(self._drains) > 1:
+        if not self.started:
+            os._exit(128 + sig)  # nobody has been let in yet, and what warms up may take minutes
+        if len(self._drains) > 1:
             super().handle_exit(sig, frame)
             return
         # uvicorn would close the listener now, and nobody could see ready turn 503.
         self._loop.call_soon_threadsafe(self._start_drain, signal.Signals(sig).name)
 
     def _start_drain(self, cause: str) -> None:
+        self._app.state.is_draining = True
         seconds = 0.0 if self._drains else self._drain_seconds  # who asks twice does not want to wait
         self._drains.append(asyncio.create_task(self._drain(cause, seconds)))
 
@@ -82,6 +113,6 @@ class Server(uvicorn.Server):
 
     async def _leave_when_lost(self) -> None:
         await self._engine.lost.wait()
-        log.critical("the runner is lost: this process ends with exit code %d", RUNNER_LOST_EXIT_CODE)
+        log.critical("the engine is lost: this process ends with exit code %d", ENGINE_LOST_EXIT_CODE)
         await asyncio.sleep(LOST_SECONDS)
         self.should_exit = True

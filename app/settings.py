@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 WEB = Path(__file__).parent / "web"
@@ -45,6 +45,29 @@ class Settings(BaseSettings):
         "256, or what has room, on a GPU.",
     )
     max_waiting: int = Field(1024, ge=0, description="Samples that may wait for a slot; beyond it the answer is 429.")
+    max_queued_tokens: int = Field(
+        0,
+        ge=0,
+        description="Tokens that the requests inside may take, prompts and all they ask for; beyond it the answer is 429. 0 is "
+        "half of what slots and queue could hold, (max_running + max_waiting) times the context, but 16 contexts at least.",
+    )
+    max_wait_seconds: float = Field(
+        60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Who would wait longer for a slot, at the measured rate, gets 429 instead; 0 is no limit. 60 s is when common "
+        "proxies give up; 2 suits people who look on, 0 a batch job that waits for as long as it takes.",
+    )
+    timeout_seconds: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Deadline of requests that name none, from arrival to the complete answer; then 504. 0 is the largest that "
+        "requests may name, or none.",
+    )
+    max_timeout_seconds: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="The largest timeout_seconds that a request may name; 0 is any."
+    )
     max_batch_tokens: int = Field(
         0,
         ge=0,
@@ -61,8 +84,51 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins, parted by commas, whose web pages may call the service; * for all."
     )
+    api_keys: str = Field(
+        "",
+        repr=False,
+        description="API keys, parted by commas, each KEY, NAME:KEY or NAME:sha256:HEX; with any, all but health and static pages "
+        "needs one. No option, since a command line can be seen by all of the machine's users.",
+    )
+    api_keys_file: str = Field("", description="A file with one API key a line, in the same forms; it is read anew at SIGHUP.")
+    max_running_per_key: int = Field(
+        0,
+        ge=0,
+        description="Requests of one API key that may be under way at once, those that wait included; beyond it the answer is 429. "
+        "0 is any number.",
+    )
+    metrics_need_key: bool = Field(True, description="Whether /metrics too needs an API key, where there are any.")
     keep_alive_seconds: int = Field(
         75, ge=1, le=86_400, description="How long a connection may be idle; common load balancers keep theirs for 60."
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        le=1_000_000,
+        description="Connections that are served at once; beyond it the one that is idle for longest is closed, and if none is the "
+        "answer is 503, but for some that ask for /health or /metrics. Fewer where fewer open files are allowed.",
+    )
+    read_timeout_seconds: float = Field(
+        8.0,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="How long the head of a request may take, and how long its body may pause, which must come with 4 KiB/s "
+        "whatever this is; beyond it the answer is 408.",
+    )
+    write_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="How long a client may take nothing of its answer; beyond it the request is aborted.",
+    )
+    stall_seconds: float = Field(
+        30.0,
+        ge=2,
+        allow_inf_nan=False,
+        description="Without a sign of life for so long the engine counts as hung, and the process ends with exit code 70, to be "
+        "started again. Where a CPU is slow it is longer: 8 times what the warm-up says of the largest step.",
     )
     drain_seconds: float = Field(30.0, ge=0, allow_inf_nan=False, description="How long running requests may finish after SIGTERM.")
     log_format: Literal["auto", "console", "json"] = Field(
@@ -73,3 +139,10 @@ class Settings(BaseSettings):
     @classmethod
     def _split_origins(cls, value: object) -> object:
         return tuple(origin.strip() for origin in value.split(",") if origin.strip()) if isinstance(value, str) else value
+
+    @field_validator("max_timeout_seconds")
+    @classmethod
+    def _is_not_below_the_default(cls, value: float, others: ValidationInfo) -> float:
+        if 0 < value < others.data.get("timeout_seconds", 0):
+            raise ValueError(f"it is below timeout_seconds, {others.data['timeout_seconds']:g}, which requests get that name none")
+        return value

@@ -1,4 +1,7 @@
-"""Generate text with httpx, at once and streamed: `python examples/generate.py [URL]` (or GPT2_URL; needs httpx)."""
+"""Generate text with httpx, at once and streamed: `python examples/generate.py [URL]` (or GPT2_URL; needs httpx).
+
+Where the service asks for an API key, GPT2_API_KEY holds it.
+"""
 
 import json
 import os
@@ -9,7 +12,9 @@ import httpx
 URL = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("GPT2_URL", "http://127.0.0.1:8000")
 REQUEST = {"inputs": "The old man looked at the sea and", "parameters": {"max_new_tokens": 40, "temperature": 0.8, "seed": 1}}
 
-with httpx.Client(base_url=URL, timeout=60) as client:
+HEADERS = {"authorization": f"Bearer {os.environ['GPT2_API_KEY']}"} if "GPT2_API_KEY" in os.environ else {}
+
+with httpx.Client(base_url=URL, headers=HEADERS, timeout=60) as client:
     response = client.post("/generate", json=REQUEST)
     if response.is_error:
         sys.exit(f"{response.status_code}: {response.json()['error']}")

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, takewhile
 
+from model.text_cuts import PART
+
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
@@ -52,6 +54,7 @@ class TextSplitter:
 
     def __init__(self, tokens: Sequence[AddedToken]) -> None:
         self._ids = {token.content: token.id for token in tokens}
+        self._longest = max(map(len, self._ids), default=0)
         first, second = ({token.content for token in tokens if token.normalized is kind} for kind in (False, True))
         self._patterns = [_any_of(contents) for contents in (first, second) if contents]
 
@@ -68,13 +71,25 @@ class TextSplitter:
                 yield piece
                 continue
             start = 0
-            for match in pattern.finditer(piece):
+            for match in self._matches(pattern, piece):
                 if match.start() > start:
                     yield piece[start : match.start()]
                 yield self._ids[match.group()]
                 start = match.end()
             if start < len(piece):
                 yield piece[start:]
+
+    def _matches(self, pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+        """All of them in order; looked for a part of the text at a time, since the expression lets nobody else run."""
+        position = 0
+        while position < len(text):
+            last = position + PART
+            match = pattern.search(text, position, last + self._longest)
+            if match is not None and match.start() < last:  # so that all of the longest that may begin there was in sight
+                yield match
+                position = match.end()
+            else:
+                position = last
 
 
 def _any_of(contents: Set[str]) -> re.Pattern[str]:

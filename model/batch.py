@@ -226,8 +226,9 @@ class Runner(Protocol):
     """Carries out steps. The seam for speed: how keys, values and logits are kept is a runner's own affair.
 
     It knows the tokens of its slots, since it has run them. It carries out what it is told in the order in which it is told.
-    A MemoryError, from `launch` or from `collect`, leaves whatever the slots held before the batch's chunks as it was: the same
-    can be asked again in smaller batches. RunnerLost may come from anywhere.
+    An Exception, from `launch` or from `collect`, leaves whatever the slots held before the batch's chunks as it was: the same
+    can be asked again, in parts: some of its chunks, some of a chunk's draws, after a MemoryError shorter ones too. A prefix may be
+    copied again while its source holds it. RunnerLost may come from anywhere, and ends all that.
     """
 
     @property
@@ -246,7 +247,10 @@ class Runner(Protocol):
         """Begin to run the chunks; on a CPU all is done when this returns."""
 
     def warm_up(self) -> None:
-        """Do once what the first step would otherwise have to wait for; called on the thread that will launch steps."""
+        """Do once what the first step would otherwise have to wait for; called on the thread that will launch steps.
+
+        Whoever calls it begins anew: nothing that slots held counts any more, and what is still under way will not be collected.
+        """
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Make positions [0, length) of slot `target` those of slot `source`."""

@@ -4,12 +4,17 @@ Knows nothing of a checkpoint's other files, nor of tokenizers that change a tex
 """
 
 import codecs
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import tiktoken
 
 from model.added_tokens import AddedToken, TextSplitter
+from model.input_files import shown
+from model.text_cuts import PART, parts
+from model.token_spans import TokenSpans, completed_characters
 from model.tokenizer import (
     DEFAULT_READING,
     END_OF_TEXT,
@@ -17,11 +22,14 @@ from model.tokenizer import (
     IncrementalDecoder,
     Reading,
     Tokenizer,
+    TokenizerBroke,
     TokenizerError,
-    TokenSpan,
 )
 from model.vocabulary_files import read_vocab_and_merges
 
+MAX_TOKEN_CHARS = 1024  # in which a merge is looked for; the longest token of GPT-2's vocabulary has 128
+# How special tokens are called.
+NAME = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 # GPT-2's splitting pattern (its release's encoder.py) in possessive form: it splits alike, and a million spaces cannot exhaust it.
 SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
@@ -91,6 +99,8 @@ class BPETokenizer(ByteLevelTokenizer):
         bytes_of_rank = to_bytes(ranked)
         bytes_of_id = {vocab[token]: token_bytes for token, token_bytes in zip(ranked, bytes_of_rank, strict=True)}
         beyond = [token for token, token_id in vocab.items() if token_id not in bytes_of_id]
+        check_made(beyond, vocab, added)
+        check_made(beyond, vocab, added)
         bytes_of_id |= zip((vocab[token] for token in beyond), to_bytes(beyond), strict=True)
         super().__init__(vocab, bytes_of_id, added, eos_token_id)
         self.merges_in_one_way = len(ranked) == 256 + len(merges)  # of two ways to the same token tiktoken knows the first alone
@@ -105,6 +115,8 @@ class BPETokenizer(ByteLevelTokenizer):
         self._ids_are_ranks = self._id_of_rank == list(range(len(ranked)))
         self._splitter = TextSplitter(added)
         self._max_token_bytes = max(map(len, self._all_bytes.values()))  # 128 in GPT-2's own vocabulary
+        self._num_bytes = np.zeros(self.vocab_size, dtype=np.int64)
+        self._num_bytes[list(self._all_bytes)] = list(map(len, self._all_bytes.values()))
 
     @classmethod
     def from_files(cls, vocab_file: Path, merges_file: Path) -> "BPETokenizer":
@@ -113,24 +125,38 @@ class BPETokenizer(ByteLevelTokenizer):
 
     def encode(self, text: str, reading: Reading = DEFAULT_READING) -> list[int]:
         pieces = self._splitter.split(text) if reading.parse_special else [text]
-        if pieces == [text]:
+        if pieces == [text] and len(text) <= PART:
             return self._merge(text)
         ids: list[int] = []
-        for piece in pieces:
-            ids += (piece,) if isinstance(piece, int) else self._merge(piece)
+        for some in self._ids_of(pieces):
+            ids += some
         return ids
 
+    def _ids_of(self, pieces: Iterable[str | int]) -> Iterator[Sequence[int]]:
+        """Of added tokens one by one, of the text between them a part at a time."""
+        for piece in pieces:
+            if isinstance(piece, int):
+                yield (piece,)
+            else:
+                yield from map(self._merge, parts(piece))
+
     def _merge(self, text: str) -> list[int]:
-        ranks = self._encoding.encode_ordinary(text)
+        try:
+            ranks = self._encoding.encode_ordinary(text)
+        except BaseException as error:  # a panic of Rust's is no Exception, and would pass by every handler
+            raise TokenizerBroke.instead_of(error) from error
         return ranks if self._ids_are_ranks else [self._id_of_rank[rank] for rank in ranks]
 
-    def spans(self, text: str, reading: Reading = DEFAULT_READING) -> list[TokenSpan]:
-        decoder, spans, start = self.decoder(skip_special_tokens=False), [], 0
-        for token_id in self.encode(text, reading):
-            piece = decoder.decode(token_id)
-            spans.append(TokenSpan(token_id, piece, start, start + len(piece)))
-            start += len(piece)
-        return spans
+    def spans(self, text: str, reading: Reading = DEFAULT_READING) -> TokenSpans:
+        """The tokens' bytes are the text's, one token after the other."""
+        pieces = self._splitter.split(text) if reading.parse_special else [text]
+        none = np.zeros(0, np.uint32)
+        ids = np.concatenate([none, *(np.array(some, dtype=np.uint32) for some in self._ids_of(pieces))])
+        text = without_surrogates(text)
+        completed = completed_characters(text)
+        stops = completed[np.cumsum(self._num_bytes[ids])]
+        starts = np.concatenate([completed[:1], stops])[:-1]
+        return TokenSpans(text, ids, starts, stops)
 
     def least_tokens(self, text: str) -> int:
         return -(-len(text.encode()) // self._max_token_bytes)
@@ -145,11 +171,39 @@ def _tokens_by_rank(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) ->
     for left, right in merges:
         for part in (left, right):
             if part not in ordered:
-                raise TokenizerError(f"the merge {left!r} + {right!r} uses {part!r}, which no earlier merge makes")
+                raise TokenizerError(f"the merge {shown(left)} + {shown(right)} uses {shown(part)}, which no earlier merge makes")
         ordered.setdefault(left + right)
     if missing := [token for token in ordered if token not in vocab]:
-        raise TokenizerError(f"the vocabulary lacks {len(missing)} of its own merges' tokens, the first is {missing[0]!r}")
+        raise TokenizerError(f"the vocabulary lacks {len(missing)} of its own merges' tokens, the first is {shown(missing[0])}")
     return list(ordered)
+
+
+def check_made(others: Iterable[str], vocab: Container[str], added: Sequence[AddedToken]) -> None:
+    """Refuse a vocabulary with `others`, which no merge makes, if one of them is two of its tokens: there was a merge of the two.
+
+    Such a token would never come of a text, and the model would read other tokens than it was trained on. But names such as `<pad>`
+    or `[MASK]` are those of tokens that were meant to be added, and that some files list among the others alone.
+    """
+    names = {token.content for token in added}
+    unmade = [token for token in others if token not in names and not NAME.fullmatch(token) and _is_two(token, vocab)]
+    if unmade:
+        raise TokenizerError(
+            f"no merge makes {len(unmade)} of the vocabulary's tokens, the first is {shown(unmade[0])}: the merges are cut short, "
+            "or are another vocabulary's; copy the files again"
+        )
+
+
+def _is_two(token: str, vocab: Container[str]) -> bool:
+    return any(token[:i] in vocab and token[i:] in vocab for i in range(1, min(len(token), MAX_TOKEN_CHARS)))
+
+
+def without_surrogates(text: str) -> str:
+    """Halves of surrogate pairs, which UTF-8 has none of, as tiktoken reads them: pairs joined, U+FFFD for the others."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def to_bytes(tokens: Sequence[str]) -> list[bytes]:

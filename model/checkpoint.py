@@ -15,8 +15,9 @@ import numpy as np
 from model.bpe import BPETokenizer
 from model.config import GPT2Config
 from model.config_file import config_fields, number, read_config, size
-from model.files import replace_file
+from model.files import all_or_none, replace_file
 from model.hub import HubError, download
+from model.input_files import FileUnusable, cut, is_there, shown
 from model.tokenizer import END_OF_TEXT, Tokenizer, TokenizerError
 from model.tokenizer_files import FILES, read_tokenizer
 from model.weights import CheckpointError, StoredTensor, Weight, read_json, stored_tensors
@@ -45,7 +46,7 @@ def resolve_model(name: str) -> Path:
     if name and directory.is_dir():  # Path("") is the current directory.
         return directory
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-        raise CheckpointError(f"no such directory: {name!r}")
+        raise CheckpointError(f"no such directory: {shown(name)}")
     try:
         return download(name)
     except HubError as error:
@@ -85,12 +86,18 @@ def _end_ids(directory: Path, fields: dict[str, object]) -> tuple[int, ...]:
 
 def _named_end_ids(directory: Path, fields: dict[str, object]) -> tuple[int, ...]:
     """Those of `config.json`, then of `generation_config.json`; the model may lack some."""
-    generation = directory / "generation_config.json"
-    named = [fields.get("eos_token_id"), read_json(generation).get("eos_token_id") if generation.exists() else None]
+    named = [fields.get("eos_token_id"), _optional(directory / "generation_config.json").get("eos_token_id")]
     ids = [token_id for value in named for token_id in (value if isinstance(value, list) else [value])]
     if any(isinstance(value, list) and not all(type(i) is int for i in value) for value in named):
-        raise CheckpointError(f"{directory}: eos_token_id is {named!r}; it must be a token id or a list of them")
+        raise CheckpointError(f"{directory}: eos_token_id is {shown(named)}; it must be a token id or a list of them")
     return tuple(dict.fromkeys(i for i in ids if type(i) is int))
+
+
+def _optional(file: Path) -> dict[str, object]:
+    try:
+        return read_json(file) if is_there(file) else {}
+    except FileUnusable as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
@@ -98,7 +105,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     fields = read_config(directory)
     try:
         tokenizer = read_tokenizer(directory)
-    except (TokenizerError, OSError) as error:
+    except TokenizerError as error:
         raise CheckpointError(f"the vocabulary in {directory} cannot be read: {error}") from error
     vocab_size = size(directory, fields, "vocab_size")
     if tokenizer.vocab_size > vocab_size:
@@ -124,6 +131,15 @@ class Checkpoint:
     def not_finite(self, name: str) -> CheckpointError:
         """The refusal of a weight in which a reader met something that is no number."""
         return CheckpointError(f"{self.origins[name]} has values that are NaN or infinite; take another copy or training step")
+
+    def overflows(self) -> CheckpointError:
+        """The refusal of weights with which a prompt comes to no numbers: the tensor with the largest is to blame."""
+        largest = {name: float(np.abs(weight.to_float32()).max()) for name, weight in self.weights.items()}
+        name = max(largest, key=largest.__getitem__)
+        return CheckpointError(
+            f"{self.origins[name]} has values up to {largest[name]:.3g}, with which the network computes no numbers; "
+            "take another copy or training step"
+        )
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
@@ -158,10 +174,10 @@ def _equal(one: Weight, other: Weight) -> bool:
 
 def save_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
     """Write the files that the tokenizer was read from or, of one just learned, `vocab.json` and `merges.txt`."""
-    directory.mkdir(parents=True, exist_ok=True)
     files = tokenizer.files or _vocabulary_files(tokenizer)
-    for name, contents in files.items():
-        _write(directory / name, contents)
+    with all_or_none(directory, files):
+        for name, contents in files.items():
+            _write(directory / name, contents)
     for name in set(FILES) - set(files):  # An older vocabulary would be taken from there, not from the files just written.
         (directory / name).unlink(missing_ok=True)
 
@@ -174,11 +190,11 @@ def _vocabulary_files(tokenizer: Tokenizer) -> dict[str, bytes]:
 
 def save_config(directory: Path, config: GPT2Config, dtype: str) -> None:
     """Write `config.json` for weights of a type, as in "bfloat16"."""
-    directory.mkdir(parents=True, exist_ok=True)
     _write(directory / "config.json", (json.dumps(config_fields(config, dtype), indent=2) + "\n").encode())
 
 
 def _write(file: Path, contents: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, lambda temporary: temporary.write_bytes(contents))
 
 
@@ -192,9 +208,9 @@ def _check_layout(directory: Path, stored: dict[str, StoredTensor], shapes: dict
     for name, tensor in stored.items():
         wanted = shapes[name][::-1] if name.endswith(TRANSPOSED) else shapes[name]
         if tensor.shape != wanted:
-            raise CheckpointError(f"{tensor.file}: {tensor.key} is {list(tensor.shape)}; config.json asks for {list(wanted)}")
+            raise CheckpointError(f"{tensor.file}: {cut(tensor.key)} is {list(tensor.shape)}; config.json asks for {list(wanted)}")
 
 
 def _names(names: Iterable[str]) -> str:
     names = sorted(names)
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return ", ".join(map(cut, names[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -124,7 +124,10 @@ def _native(checkpoint: Checkpoint, tokenizer: Callable[[], Tokenizer], wanted: 
         token_ids = sample_ids(tokenizer(), min(num_tokens, checkpoint.config.n_positions))
         exact = reference_runner(checkpoint.config, checkpoint.weights, wanted.num_threads, runner.kernels)
         # Prompts and single tokens have the same bits, and the reference reads all weights anew in every step.
-        return loss_of(score(runner, token_ids), score(exact, token_ids, num_decoded=0))
+        reference = score(exact, token_ids, num_decoded=0)
+        if not reference.is_finite:
+            raise checkpoint.overflows()
+        return loss_of(score(runner, token_ids), reference)
 
     if wanted.dtype == "auto":
         runner = build(Precision.INT8)

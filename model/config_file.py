@@ -3,10 +3,10 @@
 Knows the file alone; not the weights beside it, nor the tokenizer.
 """
 
-import math
 from pathlib import Path
 
 from model.config import GPT2Config
+from model.input_files import FileUnusable, is_there, shown
 from model.weights import CheckpointError, read_json
 
 # Far beyond any GPT-2: a config that lies must not keep us busy.
@@ -18,6 +18,7 @@ MAX_SIZES = {
     "n_head": 1 << 16,
     "n_inner": 1 << 20,
 }
+MAX_NUMBER = 1e6  # far beyond any epsilon, and a float in any precision
 # What makes another network out of the same weights, and the values with which it stays GPT-2; the first is the default.
 GPT2_ONLY: dict[str, tuple[object, ...]] = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"),  # one function under four names
@@ -42,14 +43,17 @@ def read_config(directory: Path) -> dict[str, object]:
     file = directory / "config.json"
     if not directory.is_dir():
         raise CheckpointError(f"no such directory: {directory}")
-    if not file.exists():
-        raise CheckpointError(f"{directory} has no config.json; a checkpoint is a Hugging Face GPT-2 directory")
+    try:
+        if not is_there(file):
+            raise CheckpointError(f"{directory} has no config.json; a checkpoint is a Hugging Face GPT-2 directory")
+    except FileUnusable as error:
+        raise CheckpointError(str(error)) from error
     fields = read_json(file)
     if not _is_gpt2(fields):
-        raise CheckpointError(f"{file}: model_type is {fields.get('model_type')!r}; only 'gpt2' can be served")
+        raise CheckpointError(f"{file}: model_type is {shown(fields.get('model_type'))}; only 'gpt2' can be served")
     for name, served in GPT2_ONLY.items():
         if (value := fields.get(name, served[0])) not in served:
-            raise CheckpointError(f"{file}: {name} is {value!r}; GPT-2 has {' or '.join(map(repr, served))} alone")
+            raise CheckpointError(f"{file}: {name} is {shown(value)}; GPT-2 has {' or '.join(map(repr, served))} alone")
     return _with_own_names(file, fields)
 
 
@@ -69,22 +73,24 @@ def _with_own_names(file: Path, fields: dict[str, object]) -> dict[str, object]:
         if other not in fields:
             continue
         if named.setdefault(name, fields[other]) != fields[other] and other != "n_ctx":  # which `transformers` never reads
-            raise CheckpointError(f"{file}: {name} is {named[name]!r}, but {other}, its other name, is {fields[other]!r}")
+            raise CheckpointError(f"{file}: {name} is {shown(named[name])}, but {other}, its other name, is {shown(fields[other])}")
     return named
 
 
 def size(directory: Path, fields: dict[str, object], name: str) -> int:
     value = fields.get(name)
     if type(value) is not int or not 1 <= value <= MAX_SIZES[name]:
-        raise CheckpointError(f"{directory / 'config.json'}: {name} is {value!r}; it must be a number from 1 to {MAX_SIZES[name]}")
+        raise CheckpointError(
+            f"{directory / 'config.json'}: {name} is {shown(value)}; it must be a number from 1 to {MAX_SIZES[name]}"
+        )
     return value
 
 
 def number(directory: Path, fields: dict[str, object], name: str, default: float) -> float:
     value = fields.get(name, default)
-    if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type, operator]
-        raise CheckpointError(f"{directory / 'config.json'}: {name} is {value!r}; it must be a number above 0")
-    return value  # type: ignore[return-value]
+    if type(value) not in (int, float) or not 0 < value < MAX_NUMBER:  # type: ignore[operator]
+        raise CheckpointError(f"{directory / 'config.json'}: {name} is {shown(value)}; it must be above 0 and below {MAX_NUMBER:g}")
+    return float(value)  # type: ignore[arg-type]
 
 
 def config_fields(config: GPT2Config, dtype: str) -> dict[str, object]:

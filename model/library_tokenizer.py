@@ -6,13 +6,20 @@ The library cuts the text; it is decoded here, token by token. The library is im
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from model.added_tokens import AddedToken
 from model.bpe import ByteLevelTokenizer, byte_alphabet, to_bytes
-from model.tokenizer import DEFAULT_READING, IncrementalDecoder, Reading, Tokenizer, TokenizerError, TokenSpan
+from model.input_files import shown
+from model.token_spans import TokenSpans
+from model.tokenizer import DEFAULT_READING, IncrementalDecoder, Reading, Tokenizer, TokenizerBroke, TokenizerError
 from model.vocabulary_files import Json
 from model.words import WordDecoder
+
+NOWHERE = (0, 0)  # the place of a token that is no part of a text
 
 
 class LibraryEncoder:
@@ -34,31 +41,34 @@ class LibraryEncoder:
         try:
             return LibraryTokenizer.from_str(json.dumps(contents))
         except Exception as error:  # the library's errors have no type of their own
-            raise TokenizerError(f"the `tokenizers` library cannot use it: {error}") from error
+            raise TokenizerError(f"the `tokenizers` library cannot use it: {error!s:.200}") from error
 
     def _encode(self, text: str, reading: Reading) -> Any:
         chosen = self._parsing if reading.parse_special else self._plain
         # As a batch of one: the library lets go of the interpreter for batches alone, and a megabyte takes a second.
-        return chosen.encode_batch([text], add_special_tokens=reading.add_special_tokens)[0]
+        try:
+            return chosen.encode_batch([text], add_special_tokens=reading.add_special_tokens)[0]
+        except BaseException as error:  # a panic of Rust's is no Exception, and would pass by every handler
+            raise TokenizerBroke.instead_of(error) from error
 
     def ids(self, text: str, reading: Reading) -> list[int]:
         ids: list[int] = self._encode(text, reading).ids
         return ids
 
-    def spans(self, text: str, reading: Reading) -> list[TokenSpan]:
+    def spans(self, text: str, reading: Reading) -> TokenSpans:
         """The library gives a character to each token that has a part of it; here the last of them has it."""
         encoding = self._encode(text, reading)
-        places, end = [], 0
-        for (start, stop), is_added in zip(encoding.offsets, encoding.special_tokens_mask, strict=True):
-            start, stop = (end, end) if is_added else (start, stop)
-            places.append((start, stop))
-            end = max(end, stop)
-        spans, begin = [], len(text)
-        for token_id, (start, stop) in zip(reversed(encoding.ids), reversed(places), strict=True):
-            stop = min(stop, begin)
-            begin = start = min(start, stop)
-            spans.append(TokenSpan(token_id, text[start:stop], start, stop))
-        return spans[::-1]
+        ids = np.array(encoding.ids, dtype=np.uint32)
+        # One by one: a list of all would keep every other thread from the interpreter while it is made.
+        places = chain.from_iterable(encoding.token_to_chars(i) or NOWHERE for i in range(len(ids)))
+        starts, stops = np.fromiter(places, np.int64, 2 * len(ids)).reshape(-1, 2).T
+        # What the post-processor puts around a text stands where the text before it ends.
+        ends = np.maximum.accumulate(np.concatenate([np.zeros(1, np.int64), stops]))[:-1]
+        is_added = np.array(encoding.special_tokens_mask, dtype=np.bool_)
+        starts, stops = np.where(is_added, ends, starts), np.where(is_added, ends, stops)
+        begins = np.minimum.accumulate(np.minimum(starts, stops)[::-1])[::-1]
+        stops = np.minimum(stops, np.concatenate([begins[1:], np.full(1, len(text), np.int64)]))
+        return TokenSpans(text, ids, begins, stops)
 
 
 class LibraryByteTokenizer(ByteLevelTokenizer):
@@ -79,7 +89,7 @@ class LibraryByteTokenizer(ByteLevelTokenizer):
     def encode(self, text: str, reading: Reading = DEFAULT_READING) -> list[int]:
         return self._encoder.ids(text, reading)
 
-    def spans(self, text: str, reading: Reading = DEFAULT_READING) -> list[TokenSpan]:
+    def spans(self, text: str, reading: Reading = DEFAULT_READING) -> TokenSpans:
         return self._encoder.spans(text, reading)
 
     def least_tokens(self, text: str) -> int:
@@ -95,7 +105,7 @@ class WordPieceTokenizer(Tokenizer):
         model = contents["model"]
         assert isinstance(model, dict)
         if (unknown := model.get("unk_token")) not in vocab:
-            raise TokenizerError(f"the vocabulary lacks {unknown!r}, which stands for words that it does not hold")
+            raise TokenizerError(f"the vocabulary lacks {shown(unknown)}, which stands for words that it does not hold")
         self._encoder = LibraryEncoder(contents)
         whole = {token.content for token in added}
         prefix = str(model.get("continuing_subword_prefix", "##"))
@@ -106,7 +116,7 @@ class WordPieceTokenizer(Tokenizer):
     def encode(self, text: str, reading: Reading = DEFAULT_READING) -> list[int]:
         return self._encoder.ids(text, reading)
 
-    def spans(self, text: str, reading: Reading = DEFAULT_READING) -> list[TokenSpan]:
+    def spans(self, text: str, reading: Reading = DEFAULT_READING) -> TokenSpans:
         return self._encoder.spans(text, reading)
 
     def least_tokens(self, text: str) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from model.checkpoint import TRANSPOSED, Checkpoint, open_checkpoint, save_config, save_tokenizer
-from model.files import replace_file
+from model.files import all_or_none, replace_file
 from model.gpt2 import GPT2
 from model.tokenizer import Tokenizer
 from model.weights import PREFIX, Weight
@@ -68,11 +68,12 @@ def weights_of(model: GPT2) -> dict[str, Weight]:
 
 def save_checkpoint(directory: Path, model: GPT2, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
     """Write the four files, each whole or not at all, over those of an older checkpoint."""
-    directory.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, parameter in model.named_parameters():
         weight = parameter.detach().to("cpu", dtype)
         tensors[PREFIX + name] = (weight.t() if name.endswith(TRANSPOSED) else weight).contiguous()
-    replace_file(directory / "model.safetensors", lambda file: save_file(tensors, file, metadata={"format": "pt"}))
-    save_config(directory, model.config, str(dtype).removeprefix("torch."))
-    save_tokenizer(directory, tokenizer)
+    with all_or_none(directory, ("model.safetensors", "config.json")):
+        directory.mkdir(parents=True, exist_ok=True)
+        replace_file(directory / "model.safetensors", lambda file: save_file(tensors, file, metadata={"format": "pt"}))
+        save_config(directory, model.config, str(dtype).removeprefix("torch."))
+        save_tokenizer(directory, tokenizer)

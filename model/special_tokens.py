@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.added_tokens import AddedToken, with_ids
+from model.input_files import MAX_TOKEN_ID, VOCABULARY_BYTES, shown
 from model.tokenizer import END_OF_TEXT, TokenizerError
-from model.vocabulary_files import Json, read_object
+from model.vocabulary_files import Json, is_there, read_object
 
 # What `transformers`' classes take where no file names them.
 DEFAULTS = {
@@ -64,23 +65,25 @@ def read_special_tokens(directory: Path, model: Json, config: Json, kind: str | 
         return _read(directory, vocab, dict(config), kind, in_tokenizer_json)
     except TokenizerError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise TokenizerError(f"the added tokens of {directory} are not written as `transformers` writes them: {error!r}") from error
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise TokenizerError(
+            f"the added tokens of {directory} are not written as `transformers` writes them: {shown(error)}"
+        ) from error
 
 
 def _read(directory: Path, vocab: dict[str, int], config: Json, kind: str | None, in_tokenizer_json: object) -> SpecialTokens:
     declared = {token.content: token for token in sorted(map(_added_token, _list(in_tokenizer_json)), key=lambda token: token.id)}
     decoder, older = config.get("added_tokens_decoder"), directory / "added_tokens.json"
-    if decoder is None and (directory / "special_tokens_map.json").exists():
+    if decoder is None and is_there(directory / "special_tokens_map.json"):
         config |= read_object(directory / "special_tokens_map.json")
     roles, others = _named(config, vocab, kind, declared)
     if decoder is not None:
         for token_id, fields in sorted(_dict(decoder).items(), key=lambda item: int(item[0])):
             token = _added_token({**_dict(fields), "id": int(token_id)})
             declared[token.content] = token
-    elif older.exists():
+    elif is_there(older):
         named = {*roles.values(), *others}
-        for content, number in sorted(read_object(older).items(), key=lambda item: _int(item[1])):
+        for content, number in sorted(read_object(older, VOCABULARY_BYTES).items(), key=lambda item: _int(item[1])):
             special = content in named
             declared.setdefault(content, AddedToken(_int(number), content, normalized=not special, special=special))
     for content in (*roles.values(), *others):
@@ -89,8 +92,8 @@ def _read(directory: Path, vocab: dict[str, int], config: Json, kind: str | None
     for token in declared.values():
         if token.id not in (UNKNOWN, placed[token.content].id):
             raise TokenizerError(
-                f"the files of {directory} give the added token {token.content!r} the id {token.id}, but behind a vocabulary of "
-                f"{len(vocab)} tokens transformers reads it as {placed[token.content].id}"
+                f"the files of {directory} give the added token {shown(token.content)} the id {token.id}, but behind a vocabulary "
+                f"of {len(vocab)} tokens transformers reads it as {placed[token.content].id}"
             )
     return SpecialTokens(list(placed.values()), {role: placed[content] for role, content in roles.items()})
 
@@ -114,7 +117,7 @@ def token_content(value: object) -> str:
     """The text of a token that a file writes as a string or with its properties."""
     content = value["content"] if isinstance(value, dict) else value
     if not isinstance(content, str) or not content:
-        raise TokenizerError(f"a token is written as {value!r}; it must be a string or an object with its content")
+        raise TokenizerError(f"a token is written as {shown(value)}; it must be a string or an object with its content")
     return content
 
 
@@ -126,18 +129,18 @@ def _added_token(fields: object) -> AddedToken:
 
 
 def _int(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise TypeError(f"{value!r} is no token id")
+    if type(value) is not int or not 0 <= value <= MAX_TOKEN_ID:
+        raise TypeError(f"{shown(value)} is no token id")
     return value
 
 
 def _dict(value: object) -> Json:
     if not isinstance(value, dict):
-        raise TypeError(f"{value!r} is no object")
+        raise TypeError(f"{shown(value)} is no object")
     return value
 
 
 def _list(value: object) -> Iterable[object]:
     if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
+        raise TypeError(f"{shown(value)} is no list")
     return value

@@ -8,11 +8,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from model.token_spans import TokenSpans
+
 END_OF_TEXT = "<|endoftext|>"
 
 
 class TokenizerError(ValueError):
     """The vocabulary cannot be used; the message says what is wrong with it."""
+
+
+class TokenizerBroke(RuntimeError):
+    """The library that cuts texts failed on this one, which is its own bug and nobody's input."""
+
+    @classmethod
+    def instead_of(cls, error: BaseException) -> BaseException:
+        """The same as an Exception, where it is none; what ends a program stays what it is."""
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            return error
+        return cls(f"the tokenizer's library broke: {type(error).__name__}: {error!s:.200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +39,6 @@ class Reading:
 DEFAULT_READING = Reading()
 # Text that is text and nothing else: of a corpus, whose writers never thought of tokens.
 PLAIN_TEXT = Reading(parse_special=False, add_special_tokens=False)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSpan:
-    """One token of a text and the characters [start, stop) that it covers: `text`, which is empty where it covers none."""
-
-    id: int
-    text: str
-    start: int
-    stop: int
 
 
 class IncrementalDecoder(ABC):
@@ -76,7 +79,7 @@ class Tokenizer(ABC):
     def encode(self, text: str, reading: Reading = DEFAULT_READING) -> list[int]: ...
 
     @abstractmethod
-    def spans(self, text: str, reading: Reading = DEFAULT_READING) -> list[TokenSpan]:
+    def spans(self, text: str, reading: Reading = DEFAULT_READING) -> TokenSpans:
         """The tokens of a text with their character offsets; a character cut over tokens belongs to the token that completes it."""
 
     @abstractmethod

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.added_tokens import AddedToken
-from model.bpe import BPETokenizer
+from model.bpe import BPETokenizer, check_made
+from model.input_files import CONFIG_BYTES, VOCABULARY_BYTES, FileUnusable, cut, read_file, shown
 from model.library_tokenizer import LibraryByteTokenizer, WordPieceTokenizer
 from model.special_tokens import SpecialTokens, read_special_tokens, token_content
 from model.tokenizer import Tokenizer, TokenizerError
-from model.vocabulary_files import Json, checked_model, read_object, read_vocab_and_merges, read_word_list
+from model.vocabulary_files import Json, checked_model, is_there, read_object, read_vocab_and_merges, read_word_list
 
 # All that says how a text is cut, and what a dialogue is written as.
 FILES = (
@@ -28,6 +29,8 @@ FILES = (
 GPT2, BERT = "GPT2Tokenizer", "BertTokenizer"
 # Classes of `transformers` that take a tokenizer.json as it is.
 AS_IT_IS = (None, "TokenizersBackend", "PreTrainedTokenizer", "PythonBackend")
+# What makes tokens otherwise than by merges of the parts that they are written as.
+ODD_MERGING = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
 BYTE_LEVEL: Json = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
@@ -52,10 +55,9 @@ class Description:
     def is_plain_gpt2(self) -> bool:
         """Whether it is what GPT-2's release has, and what tiktoken therefore does: GPT-2's pattern and merges, nothing else."""
         model, splits = self.model, self.pre_tokenizer or {}
-        odd = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
         return (
             model["type"] == "BPE"
-            and not any(model.get(name) for name in odd)
+            and not any(model.get(name) for name in ("dropout", *ODD_MERGING))
             and self.normalizer is None
             and splits.get("type") == "ByteLevel"
             and not splits.get("add_prefix_space")
@@ -81,8 +83,11 @@ class Description:
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of a directory; raises TokenizerError that says which file or field is at fault, or OSError."""
-    files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).exists()}
+    """The tokenizer of a directory; raises TokenizerError that says which file or field is at fault."""
+    try:
+        files = {name: read_file(directory / name, VOCABULARY_BYTES) for name in FILES if is_there(directory / name)}
+    except FileUnusable as error:
+        raise TokenizerError(str(error)) from error
     tokenizer = _make(describe(directory))
     tokenizer.files = files
     return tokenizer
@@ -96,12 +101,15 @@ def _make(description: Description) -> Tokenizer:
         tokenizer = BPETokenizer(vocab, merges, special.added, special.eos_token_id)
         if tokenizer.merges_in_one_way:
             return tokenizer
+    if model["type"] == "BPE" and not any(model.get(name) for name in ODD_MERGING):
+        made = {left + right for left, right in model["merges"]}  # type: ignore[attr-defined]
+        check_made([token for token in vocab if len(token) > 1 and token not in made], vocab, special.added)
     if (kind := _decoder_of(description)) == "ByteLevel":
         return LibraryByteTokenizer(description.to_json(), vocab, special.added, special.eos_token_id)
     if kind == "WordPiece" and model["type"] == "WordPiece":
         return WordPieceTokenizer(description.to_json(), vocab, special.added, special.eos_token_id)
     raise TokenizerError(
-        f"its decoder is {kind!r} for a model of the type {model['type']}; ByteLevel and WordPiece can be streamed"
+        f"its decoder is {shown(kind)} for a model of the type {model['type']}; ByteLevel and WordPiece can be streamed"
     )
 
 
@@ -124,27 +132,27 @@ def describe(directory: Path) -> Description:
         )
     kind = config.get("tokenizer_class") or _optional(directory / "config.json").get("tokenizer_class")
     kind = str(kind).removesuffix("Fast") if kind else None
-    if (directory / "tokenizer.json").exists():
+    if is_there(directory / "tokenizer.json"):
         return _from_tokenizer_json(directory, kind, config)
-    if (directory / "vocab.json").exists() and (directory / "merges.txt").exists() and kind in (GPT2, *AS_IT_IS):
+    if is_there(directory / "vocab.json") and is_there(directory / "merges.txt") and kind in (GPT2, *AS_IT_IS):
         return _from_vocab_and_merges(directory, config)
-    if (directory / "vocab.txt").exists() and kind in (None, BERT):
+    if is_there(directory / "vocab.txt") and kind in (None, BERT):
         return _from_word_list(directory, config)
     if kind not in (GPT2, BERT, *AS_IT_IS):
         raise TokenizerError(
-            f"its tokenizer_class is {kind}, which can be read from a tokenizer.json alone; save one with transformers"
+            f"its tokenizer_class is {cut(kind)}, which can be read from a tokenizer.json alone; save one with transformers"
         )
     raise TokenizerError("there is neither vocab.json with merges.txt nor tokenizer.json nor vocab.txt; add them from the source")
 
 
 def _optional(file: Path) -> Json:
-    return read_object(file) if file.exists() else {}
+    return read_object(file, CONFIG_BYTES) if is_there(file) else {}
 
 
 def _from_tokenizer_json(directory: Path, kind: str | None, config: Json) -> Description:
     """As the file says, but for what GPT-2's and BERT's classes set by `tokenizer_config.json`, whatever the file says."""
     file = directory / "tokenizer.json"
-    contents = read_object(file)
+    contents = read_object(file, VOCABULARY_BYTES)
     model = checked_model(contents, file)
     names = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
     parts = {name: _part(contents, name, file) for name in names}
@@ -167,7 +175,7 @@ def _from_tokenizer_json(directory: Path, kind: str | None, config: Json) -> Des
 def _part(contents: Json, name: str, file: Path) -> Json | None:
     part = contents.get(name)
     if part is not None and not (isinstance(part, dict) and isinstance(part.get("type"), str)):
-        raise TokenizerError(f"{file}: {name} is {part!r}; it must be an object with a type")
+        raise TokenizerError(f"{file}: {name} is {shown(part)}; it must be an object with a type")
     return part
 
 

@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from model import input_files
+from model.input_files import CONFIG_BYTES, FileUnusable, cut, is_there, shown
+
 PREFIX = "transformer."
 # The causal mask was saved with the weights of early releases.
 MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
@@ -80,20 +83,23 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
                 continue
             if name in stored:
                 raise CheckpointError(
-                    f"{file}: {tensor.key} is there twice, the other is {stored[name].key} in {stored[name].file.name}"
+                    f"{file}: {cut(tensor.key)} is there twice, the other is {cut(stored[name].key)} in {stored[name].file.name}"
                 )
             if tensor.dtype not in DTYPES:
-                raise CheckpointError(f"{file}: {tensor.key} is of type {tensor.dtype}; weights are {', '.join(DTYPES)}")
+                raise CheckpointError(f"{file}: {cut(tensor.key)} is of type {tensor.dtype}; weights are {', '.join(DTYPES)}")
             stored[name] = tensor
     return stored
 
 
 def _weight_files(directory: Path) -> list[Path]:
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if single.exists():
-        return [single]
-    if index.exists():
-        return _shards(index)
+    try:
+        if is_there(single):
+            return [single]
+        if is_there(index):
+            return _shards(index)
+    except FileUnusable as error:
+        raise CheckpointError(str(error)) from error
     if any(directory.glob("pytorch_model*.bin")):
         raise CheckpointError(
             f"{directory} holds its weights as a pickle, which can run any code and is never opened here; "
@@ -111,14 +117,14 @@ def converting_command(source: str, directory: str) -> str:
 
 
 def _shards(index: Path) -> list[Path]:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json(index, MAX_HEADER_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index}: weight_map must map tensors to files")
     for name in sorted(set(weight_map.values())):
-        if Path(name).name != name:  # An index must not lead out of its directory.
-            raise CheckpointError(f"{index} names the file {name!r}, which is not beside it")
-        if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index} names the file {name}, which is missing; download it again")
+        if Path(name).name != name or name == "..":  # An index must not lead out of its directory.
+            raise CheckpointError(f"{index} names the file {shown(name)}, which is not beside it")
+        if not is_there(index.parent / name):
+            raise CheckpointError(f"{index} names the file {shown(name)}, which is missing; download it again")
     return [index.parent / name for name in sorted(set(weight_map.values()))]
 
 
@@ -136,7 +142,9 @@ def _tensors_of(file: Path) -> list[StoredTensor]:
             if hasattr(mmap, "MADV_WILLNEED"):
                 mapping.madvise(mmap.MADV_WILLNEED)  # a file that is not in memory is read from here on, beside everything else
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged: {_first_cut_tensor(file) or error}; download or copy it again") from error
+        raise CheckpointError(
+            f"{file} is damaged: {_first_cut_tensor(file) or cut(str(error))}; download or copy it again"
+        ) from error
     header, begin = _header(file, mapping)
     tensors = []
     for key in checked.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118 - it is no dict
@@ -167,17 +175,17 @@ def _first_cut_tensor(file: Path) -> str | None:
             header = json.loads(raw.read(header_size))
         available = file.stat().st_size - 8 - header_size
         ends = {key: entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"}
-        cut = [key for key, end in ends.items() if end > available]
-        return f"it ends within {min(cut, key=ends.__getitem__)}" if cut else None
+        behind = [key for key, end in ends.items() if end > available]
+        return f"it ends within {cut(min(behind, key=ends.__getitem__))}" if behind else None
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def read_json(file: Path) -> dict[str, object]:
+def read_json(file: Path, limit: int = CONFIG_BYTES) -> dict[str, object]:
     try:
-        contents = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON: {error}") from error
+        contents = input_files.read_json(file, limit)
+    except FileUnusable as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(contents, dict):
         raise CheckpointError(f"{file} must hold one JSON object")
     return contents

@@ -44,8 +44,8 @@ from model.native.library import NativeUnavailable, available_kernels
 from model.network_files import load_model, save_checkpoint
 from model.packed_linear import packs_bfloat16
 from model.tokenizer import Tokenizer
+from tests.tiny import DATA, make_tiny_checkpoint, small_vocabulary, tiny_sizes
 
-DATA = Path(__file__).parent / "data"
 collect_ignore = ["clients"]  # they run in an environment of their own: make test-clients
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' }}{% endfor %}"
@@ -84,30 +84,18 @@ def gpt2_tokenizer() -> BPETokenizer:
 
 
 @pytest.fixture(scope="session")
-def small_tokenizer(gpt2_tokenizer: BPETokenizer) -> BPETokenizer:
-    """Its bytes and first 243 merges with the end token last: 500 tokens."""
-    merges = gpt2_tokenizer.merges[:243]
-    tokens = [token for token, i in sorted(gpt2_tokenizer.vocab.items(), key=lambda item: item[1]) if i < 256 + len(merges)]
-    return BPETokenizer({token: i for i, token in enumerate([*tokens, "<|endoftext|>"])}, merges)
+def small_tokenizer() -> BPETokenizer:
+    return small_vocabulary()
 
 
 @pytest.fixture(scope="session")
-def tiny_config(small_tokenizer: Tokenizer) -> GPT2Config:
-    """A context long enough for several prefill chunks, and widths that no vector length divides."""
-    return GPT2Config(
-        vocab_size=small_tokenizer.vocab_size, n_positions=1024, n_embd=100, n_layer=2, n_head=4, eos_token_ids=(499,)
-    )
+def tiny_config() -> GPT2Config:
+    return tiny_sizes()
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: GPT2Config, small_tokenizer: Tokenizer) -> Path:
-    """A Hugging Face directory with random weights, large enough that the likeliest tokens differ clearly."""
-    directory = tmp_path_factory.mktemp("checkpoint") / "tiny-gpt2"
-    model = GPT2(tiny_config).init_weights(torch.Generator().manual_seed(0))
-    for parameter in model.parameters():
-        parameter.data.mul_(4 if parameter.ndim == 2 else 1)
-    save_checkpoint(directory, model, small_tokenizer, torch.float32)
-    return directory
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny-gpt2", tiny_config, small_tokenizer)
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +180,7 @@ def running_server(settings: Settings, runner: Callable[[Runner], Runner] = lamb
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.bootstrap.choose_runner", choose)
         service = build_service(settings, report=lambda line: None)
-    app = create_app(settings, service.generator, service.info, service.metrics, service.chat)
+    app = create_app(settings, service.generator, service.info, service.metrics, service.chat, service.keys)
     ready, addresses = threading.Event(), []
     server = Server(app, settings, lambda address: (addresses.append(address), ready.set()))
     thread = threading.Thread(target=server.run, daemon=True)

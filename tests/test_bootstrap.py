@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import app.bootstrap
-from app.bootstrap import build_service, make_engine
+from app.bootstrap import build_service, make_engine, settled
 from app.errors import StartupError
 from app.settings import Settings
 from model.batch import Capabilities
@@ -80,7 +80,15 @@ def test_what_is_chosen_is_what_is_told(build):
 
 @pytest.mark.parametrize(("is_asynchronous", "max_batch_tokens"), [(False, 256), (True, 2048)], ids=["cpu", "gpu"])
 def test_an_engine_has_the_runners_slots_and_steps_as_large_as_the_device_likes_unless_told(is_asynchronous, max_batch_tokens):
-    runner = SimpleNamespace(num_slots=7, capabilities=Capabilities(True, 1, is_asynchronous=is_asynchronous))
+    capabilities = Capabilities(True, 1, is_asynchronous=is_asynchronous)
+    runner = SimpleNamespace(num_slots=7, max_positions=1024, capabilities=capabilities)
     scheduler = make_engine(Settings(_env_file=None), runner).scheduler
     assert (scheduler.slots.num_slots, scheduler.max_batch_tokens) == (7, max_batch_tokens)
     assert make_engine(Settings(max_batch_tokens=33, _env_file=None), runner).scheduler.max_batch_tokens == 33
+
+
+@pytest.mark.parametrize(("max_waiting", "wanted"), [(1024, (4 + 1024) * 1024 // 2), (0, 16 * 1024)])
+def test_half_of_what_slots_and_queue_could_hold_may_be_queued_unless_told(max_waiting, wanted):
+    runner = SimpleNamespace(num_slots=4, max_positions=1024, capabilities=Capabilities(True, 1))
+    assert settled(Settings(max_waiting=max_waiting, _env_file=None), runner).max_queued_tokens == wanted
+    assert settled(Settings(max_waiting=max_waiting, max_queued_tokens=7, _env_file=None), runner).max_queued_tokens == 7

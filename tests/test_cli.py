@@ -40,6 +40,22 @@ def gpt2(tmp_path, tiny_checkpoint):
     return run
 
 
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"GPT2_API_KEYS": "alice:too-short"}, "GPT2_API_KEYS, entry 1: a key has 16 to 512 characters"),
+        ({"GPT2_API_KEYS_FILE": "absent"}, "No such file: absent"),
+        ({"GPT2_API_KEYS_FILE": "/dev/zero"}, "/dev/zero is no file but a device"),
+    ],
+)
+def test_keys_that_are_none_are_refused_before_anything_is_loaded(gpt2, variables, message):
+    result = gpt2("serve", "--port", "0", model="no-such-model", **variables)
+    assert result.returncode == 78
+    assert result.stderr.startswith(f"gpt2: {message}")
+    assert "too-short" not in result.stderr
+    assert "no-such-model" not in result.stderr
+
+
 def test_help_lists_the_commands(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["--help"])
@@ -53,7 +69,10 @@ def test_help_of_serve_names_every_setting_with_its_description_and_default(caps
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
     output = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "--api-keys " not in output, "the list of processes would show them to everybody"
     for name, field in Settings.model_fields.items():
+        if name == "api_keys":
+            continue
         assert f"--{name.replace('_', '-')} " in output
         assert re.sub(r"\s+", " ", field.description) in output
     assert "(default: 8000)" in output

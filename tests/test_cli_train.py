@@ -1,5 +1,6 @@
 """`gpt2 train tokenizer` and `gpt2 train pretrain`: a newcomer's way from texts to a served model, and every way to fail on it."""
 
+import errno
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ import pytest
 
 from app.cli import main
 from model.checkpoint import load_config, load_tokenizer
+from model.files import replace_file
 from model.network_files import load_model
 from model.training.precision import Products
 from model.training.progress import read_log
@@ -349,3 +351,54 @@ def test_a_disk_without_room_is_one_line_and_the_earlier_state_stays(folder, gpt
     after = contents(folder / "m")
     assert after.keys() == before.keys()
     assert all(after[file][1] == old[1] for file, old in before.items() if file.suffix != ".png")
+
+
+def limited_to(size):
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+
+
+@pytest.mark.parametrize("size", [1000, 4000])
+def test_a_run_that_found_no_room_to_begin_leaves_nothing_and_another_one_begins(folder, gpt2, size):
+    """The vocabulary of the first, or half of it, used to be in the way of one with other options."""
+    with started(f"train pretrain texts --out m --steps 2 {TINY}", folder, **limited_to(size)) as process:
+        _, reported = process.communicate(timeout=600)
+    assert process.returncode == 2
+    *_, last = reported.splitlines()
+    assert last.startswith("gpt2: m/")
+    assert last.endswith(": File too large; raise the limit on the size of files (ulimit -f); what was saved before is as it was")
+    assert not (folder / "m").exists()
+    assert gpt2(f"train pretrain texts --out m --steps 2 {TINY.replace('257', '300')}")[0] == 0
+
+
+def test_half_a_vocabulary_is_taken_away_again(folder, gpt2, refusal, monkeypatch):
+    """A vocab.json without its merges.txt used to be in the way of a second try."""
+
+    def replace_all_but_merges(file, write):
+        if file.name == "merges.txt":
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        replace_file(file, write)
+
+    with monkeypatch.context() as full:
+        full.setattr("model.checkpoint.replace_file", replace_all_but_merges)
+        assert refusal("train tokenizer texts --out m --vocab-size 300") == (
+            "m/merges.txt: No space left on device; make room there, or name another --out; what was saved before is as it was"
+        )
+    assert not (folder / "m").exists()
+    assert gpt2("train tokenizer texts --out m --vocab-size 300")[0] == 0
+
+
+def test_lines_that_nobody_can_keep_end_no_run(folder):
+    """Standard error on a full disk used to be the end of it."""
+    command = [sys.executable, "-m", "app", *shlex.split("train tokenizer texts --out m --vocab-size 300")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stderr=full, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    assert (done.returncode, done.stdout) == (0, b"gpt2 train pretrain --tokenizer m\n")
+
+
+def test_a_result_that_nobody_can_keep_is_one_line_and_no_success(folder):
+    command = [sys.executable, "-m", "app", *shlex.split("train tokenizer texts --out m --vocab-size 300")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines()[-1] == "gpt2: standard output: No space left on device; the command has ended there"
+    assert "Traceback" not in done.stderr.decode()

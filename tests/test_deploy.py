@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from app.engine.client import STOP_SECONDS
+from app.server import CLOSE_SECONDS
 from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -107,6 +109,17 @@ def test_the_cuda_image_alone_brings_a_compiler_which_is_c_only() -> None:
     assert packages("runtime") == []
     assert packages("cpu") == packages("build") == ["g++"], "of whose stage but /opt/gpt2 is copied"
     assert packages("cuda") == ["g++", "gcc", "libc6-dev"]
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_an_image_has_no_setuid_file_nobody_with_a_shell_and_no_curl(target: str) -> None:
+    runtime = stages()["runtime"]
+    assert "&& find / -xdev -type f -perm /6000 -exec chmod a-s {} +\n" in runtime
+    assert "--shell /usr/sbin/nologin" in runtime
+    assert set(packages("cuda")) - set(packages("build")) == {"gcc", "libc6-dev"}, "neither has a setuid file"
+    checks = re.findall(r"(?m)^HEALTHCHECK .* CMD (.*)$", stages()[target])
+    assert set(checks) == {'["python", "-I", "/opt/healthcheck.py"]'}
+    assert not re.search(r"\b(curl|wget|ADD|sudo)\b", stages()[target])
 
 
 def test_what_triton_compiles_outlives_a_container_and_may_be_loaded() -> None:
@@ -225,12 +238,28 @@ def test_a_container_is_killed_only_after_its_drain(name: str) -> None:
     service = compose("gpu")[name]
     drain_seconds = float(service["environment"]["GPT2_DRAIN_SECONDS"])
     assert drain_seconds == Settings.model_fields["drain_seconds"].default
-    assert int(service["stop_grace_period"].removesuffix("s")) > drain_seconds
+    assert int(service["stop_grace_period"].removesuffix("s")) > drain_seconds + CLOSE_SECONDS + STOP_SECONDS
 
 
 def test_every_setting_reaches_the_container_but_those_the_image_fixes() -> None:
     settings = {f"GPT2_{name.upper()}" for name in Settings.model_fields}
     assert settings - {"GPT2_HOST", "GPT2_PORT"} == compose()["gpt2"]["environment"].keys()
+
+
+def test_keys_reach_the_container_as_a_secret_and_not_by_its_environment() -> None:
+    files = ("--file=docker-compose.yml", "--file=deploy/docker-compose.keys.yml")
+    result = run(BIN / "docker-compose", "--env-file=/dev/null", *files, "--profile=gpu", "config", "--format=json")
+    assert result.stderr == ""
+    document = json.loads(result.stdout)
+    for name in ("gpt2", "gpt2-gpu"):
+        service = document["services"][name]
+        [secret] = service["secrets"]
+        assert service["environment"]["GPT2_API_KEYS_FILE"] == f"/run/secrets/{secret['source']}"
+        assert service["environment"]["GPT2_API_KEYS"] is None
+        assert service["read_only"] is True
+    assert document["secrets"][secret["source"]]["file"] == str(ROOT / "keys.txt")
+    checked = run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/docker-compose.keys.yml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_settings_reach_the_container_only_where_they_are_set() -> None:

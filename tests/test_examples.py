@@ -45,6 +45,13 @@ def test_an_example_takes_the_address_from_the_environment(example: Path, server
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_takes_the_key_from_the_environment(example: Path, start_server: Any) -> None:
+    server = start_server(api_keys="a-key-for-the-examples")
+    assert run(example, server.url, GPT2_API_KEY="a-key-for-the-examples").returncode == 0
+    assert run(example, server.url, GPT2_API_KEY="another-key-than-that").returncode == 1
+
+
 def test_the_plain_example_shows_the_services_error_instead_of_a_traceback(start_server: Any) -> None:
     server = start_server()
     server.service.generator.client._door.close()  # what every request gets from then on is a 503

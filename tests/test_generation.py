@@ -1,13 +1,15 @@
 """A generation on an engine whose outputs are given by hand: samples, stop strings, scores and times."""
 
 import asyncio
+import time
 
 import pytest
 
+from app.deadline import Timeouts
 from app.engine.client import Limits
 from app.engine.mailbox import Mailbox
 from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokensOutput
-from app.errors import ClientLeft, DeadlinePassed, PromptTooLong
+from app.errors import ClientLeft, DeadlinePassed, InvalidRequest, PromptTooLong
 from app.generation import Generation, GenerationRequest, TextGenerator
 from app.metrics import Metrics
 from app.scoring import start_scoring
@@ -22,6 +24,7 @@ class ClientByHand:
 
     def __init__(self) -> None:
         self.mailbox = Mailbox(range(0))
+        self.ends: list[str] = []
         self.requests: list[EngineRequest] = []
         self.aborted: list[tuple[int, int | None]] = []
 
@@ -33,7 +36,8 @@ class ClientByHand:
         self.mailbox = Mailbox(range(len(requests)))
         return self.mailbox
 
-    def abort(self, mailbox: Mailbox) -> None:
+    def abort(self, mailbox: Mailbox, how: str = "aborted") -> None:
+        self.ends.append(how)
         self.aborted += [(request_id, None) for request_id in mailbox.request_ids]
 
     def end_sample(self, request_id: int, sample: int) -> None:
@@ -47,9 +51,9 @@ class Bench:
         self.client, self.metrics = ClientByHand(), Metrics()
         self.generator = TextGenerator(self.client, tokenizer, (499,), self.metrics)  # type: ignore[arg-type]  # plays the client
 
-    async def start(self, **wanted: object) -> Generation:
+    async def start(self, arrived: float | None = None, **wanted: object) -> Generation:
         fields = {"prompts": ("#$",), "sampling": SamplingParams(seed=2**64 - 1), "max_new_tokens": 8} | wanted
-        return await self.generator.start(GenerationRequest(**fields))
+        return await self.generator.start(GenerationRequest(**fields), arrived)
 
     def draw(self, text: str, sample: int = 0, at: float = 0.0, ended: FinishReason | None = None, request: int = 0) -> None:
         """A step's tokens of a sample: one a letter."""
@@ -293,12 +297,12 @@ def test_the_prompts_of_a_call_have_their_own_scores_and_samples(bench):
 
 def test_what_is_finished_has_no_deadline(bench):
     async def run():
-        generation = await bench.start(timeout_seconds=0.01)
+        generation = await bench.start(timeout_seconds=1000)
+        assert not generation._alarm.cancelled()
         bench.draw("a", ended=FinishReason.LENGTH)
         assert [token.text for token in await generation.next()] == ["a"]
-        await asyncio.sleep(0.03)
         assert generation.is_finished
-        assert bench.client.aborted == [], "nothing was left to abort"
+        assert generation._alarm.cancelled()
 
     asyncio.run(run())
 
@@ -309,5 +313,51 @@ def test_a_deadline_wakes_who_waits(bench):
         with pytest.raises(DeadlinePassed, match=r"timeout_seconds: the 0\.01 s"):
             await generation.next()
         assert bench.client.aborted == [(0, None)]
+        assert bench.client.ends == ["expired"]
+
+    asyncio.run(run())
+
+
+class LaterClock:
+    """The time module of those who look at the clock two thousand seconds from now."""
+
+    @staticmethod
+    def monotonic() -> float:
+        return time.monotonic() + 2000
+
+
+def test_what_is_complete_after_its_deadline_is_late_all_the_same(bench, monkeypatch):
+    async def run():
+        generation = await bench.start(timeout_seconds=1000)
+        bench.draw("a", ended=FinishReason.LENGTH)
+        monkeypatch.setattr("app.deadline.time", LaterClock)
+        with pytest.raises(DeadlinePassed, match="timeout_seconds: the 1000 s"):
+            await generation.next()
+        assert bench.client.ends == ["expired"]
+
+    asyncio.run(run())
+
+
+def test_what_was_done_for_a_request_before_is_part_of_its_time(bench):
+    async def run():
+        with pytest.raises(DeadlinePassed):
+            await bench.start(arrived=time.monotonic() - 20, timeout_seconds=10)
+        assert bench.client.requests == []
+
+    asyncio.run(run())
+
+
+def test_the_service_sets_a_deadline_to_who_names_none_and_bounds_the_others(bench):
+    async def run():
+        bench.generator.timeouts = Timeouts(default_seconds=30, max_seconds=60)
+        assert (await bench.start()).deadline.seconds == 30
+        assert (await bench.start(timeout_seconds=60)).deadline.seconds == 60
+        with pytest.raises(InvalidRequest, match="timeout_seconds: 61 is refused: the most that this server takes is 60"):
+            await bench.start(timeout_seconds=61)
+        bench.generator.timeouts = Timeouts(max_seconds=60)
+        assert (await bench.start()).deadline.seconds == 60
+        bench.generator.timeouts = Timeouts()
+        assert (await bench.start()).deadline is None
+        assert (await bench.start(timeout_seconds=5000)).deadline.seconds == 5000
 
     asyncio.run(run())

@@ -175,6 +175,7 @@ def test_every_module_has_its_line_in_the_architecture() -> None:
         "docs/recipes.md",
         "docs/api.md",
         "docs/migrate.md",
+        "SECURITY.md",
     ],
 )
 def test_every_link_inside_the_repository_leads_somewhere(document: str) -> None:

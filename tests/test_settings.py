@@ -52,6 +52,11 @@ def test_settings_do_not_change():
         ("port", "-1"),
         ("max_running", "-1"),
         ("max_waiting", "-1"),
+        ("max_queued_tokens", "-1"),
+        ("max_wait_seconds", "-1"),
+        ("max_wait_seconds", "inf"),
+        ("timeout_seconds", "nan"),
+        ("max_timeout_seconds", "-0.1"),
         ("max_batch_tokens", "-1"),
         ("prefill_chunk", "0"),
         ("max_body_bytes", "1"),
@@ -70,3 +75,10 @@ def test_a_wrong_value_is_refused(monkeypatch, name, value):
     monkeypatch.setenv(f"GPT2_{name.upper()}", value)
     with pytest.raises(ValidationError, match=name):
         Settings()
+
+
+def test_no_request_gets_a_longer_deadline_by_default_than_it_may_name():
+    with pytest.raises(ValidationError, match="it is below timeout_seconds, 30"):
+        Settings(timeout_seconds=30, max_timeout_seconds=20)
+    assert Settings(timeout_seconds=30, max_timeout_seconds=0).timeout_seconds == 30
+    assert Settings(timeout_seconds=30, max_timeout_seconds=30).max_timeout_seconds == 30

@@ -1,5 +1,6 @@
 """OpenAI's dialect: /v1/chat/completions."""
 
+import time
 from collections.abc import AsyncGenerator
 from typing import Annotated
 
@@ -8,12 +9,12 @@ from starlette.responses import Response
 
 from app.api.body import documented, json_body
 from app.api.documentation import GENERATION_STATUSES, answer, openai_errors
-from app.api.outputs import all_tokens, framed, outputs
+from app.api.outputs import all_tokens, framed, in_time, outputs
 from app.api.replies import Replies
 from app.api.responses import JSON, choice_framer, generation_headers, generation_usage, openai_head, timing_headers
 from app.chat.conversation import Chat, NoChat
 from app.errors import InvalidRequest, PromptTooLong, openai_error
-from app.generation import Generation, TextGenerator, off_loop
+from app.generation import Generation, TextGenerator
 from app.sample import TextToken
 from app.schemas.answers import ChatAnswer
 from app.schemas.chat import ChatRequest
@@ -42,9 +43,10 @@ async def _start(request: Request, body: ChatRequest) -> tuple[Generation, Repli
     if isinstance(chat, NoChat):
         raise InvalidRequest(f"messages: {chat.reason}", param="messages")
     generator.client.check_ready()
+    arrived = time.monotonic()
     prompt = await chat.prompt(body.conversation())
     try:
-        generation = await generator.start(body.generation(prompt, chat.turns, generator.client.limits.max_positions))
+        generation = await generator.start(body.generation(prompt, chat.turns, generator.client.limits.max_positions), arrived)
     except PromptTooLong as error:
         raise InvalidRequest(f"messages: {error}; leave out the oldest", param="messages") from None
     return generation, Replies(body, generation, "" if body.continue_final_message else chat.turns.lead)
@@ -61,7 +63,7 @@ async def _answer(request: Request, body: ChatRequest) -> Response:
         head = openai_head(request.app.state.info, "chatcmpl", "chat.completion")
         return JSON(head | {"choices": choices, "usage": generation_usage(generation)}, headers=headers)
 
-    return await off_loop(generation.writing_size, written_answer)
+    return await in_time(generation, generation.writing_size, written_answer)
 
 
 async def _stream(request: Request, body: ChatRequest) -> Response:

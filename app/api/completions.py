@@ -10,7 +10,7 @@ from starlette.responses import Response
 from app.api.body import documented, json_body
 from app.api.choices import Choices
 from app.api.documentation import GENERATION_STATUSES, answer, openai_errors
-from app.api.outputs import all_tokens, framed, outputs
+from app.api.outputs import all_tokens, framed, in_time, outputs
 from app.api.responses import JSON, Json, choice_framer, generation_headers, generation_usage, openai_head, timing_headers
 from app.errors import NotFound, openai_error
 from app.generation import Generation, TextGenerator, off_loop
@@ -68,7 +68,7 @@ async def _answer(request: Request, body: CompletionRequest) -> Response:
         headers = generation_headers(generation, samples[0]) | timing_headers(generation)
         return JSON(_head(request) | {"choices": choices, "usage": generation_usage(generation)}, headers=headers)
 
-    return await off_loop(generation.writing_size, answer)
+    return await in_time(generation, generation.writing_size, answer)
 
 
 async def _stream(request: Request, body: CompletionRequest) -> Response:

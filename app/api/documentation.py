@@ -1,5 +1,6 @@
 """What the OpenAPI document says of answers: their types, the statuses that can come, and the errors' form in each dialect."""
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,6 +12,7 @@ Responses = dict[int | str, dict[str, Any]]  # as FastAPI has it
 
 MEANINGS = {
     400: "Something in the request is wrong; the message names the field, its value and the limit.",
+    401: "There is no valid API key.",
     404: "There is no such model.",
     413: "The body is larger than what is read.",
     422: "Something in the request is wrong; the message names the field, its value and the limit.",
@@ -48,6 +50,21 @@ def event_stream(description: str, example: str) -> Responses:
 def text(description: str, media_type: str, example: str) -> Responses:
     """A 200 that is no JSON. The route needs `response_class=Response`, or FastAPI gives it another type as well."""
     return {200: {"description": description, "content": {media_type: {"schema": STRING, "example": example}}}}
+
+
+def with_keys(document: dict[str, Any], open_paths: Collection[str]) -> dict[str, Any]:
+    """A document of a service that asks for an API key, but for `GET` of these paths."""
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if method != "get" or path not in open_paths:
+                form = "OpenAIError" if path.startswith("/v1/") else "NativeError"
+                content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{form}"}}}
+                operation["security"] = [{"key": []}]
+                operation["responses"]["401"] = {"description": MEANINGS[401], "content": content}
+                if method == "post":  # a key may have as many under way as it may
+                    operation["responses"].setdefault("429", {"description": MEANINGS[429], "content": content})
+    return document
 
 
 def _errors(model: type[BaseModel], statuses: tuple[int, ...]) -> Responses:

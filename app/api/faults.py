@@ -17,6 +17,7 @@ from app.errors import InvalidRequest
 
 SHOWN_CHARS = 60  # of a wrong value in an error's message
 SHOWN_FAULTS = 5
+LAZY_JSON = json.JSONEncoder(check_circular=False)  # such a check would keep a value of which only the beginning is written
 OF_A_FIELD = re.compile(r"\w+: ")
 KINDS = {
     "string_type": "a string",
@@ -144,12 +145,16 @@ def _written(place: Place) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as JSON, cut short and free of what cannot be printed."""
+    """A value as JSON, cut short and free of what cannot be printed; no more of it is written than is shown."""
+    text = ""
     try:
-        text = json.dumps(value)
+        for piece in LAZY_JSON.iterencode(value):
+            text += piece
+            if len(text) > SHOWN_CHARS:
+                return text[:SHOWN_CHARS] + "..."
     except (ValueError, TypeError, RecursionError):
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
+        return f"a {type(value).__name__}"
+    return text
 
 
 def printable(text: str) -> str:

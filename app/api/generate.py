@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from app.api.body import documented, json_body
 from app.api.documentation import GENERATION_STATUSES, answer, event_stream, native_errors
-from app.api.outputs import all_tokens, framed, outputs
+from app.api.outputs import all_tokens, framed, in_time, outputs
 from app.api.responses import JSON, generation_headers, timing_headers
 from app.errors import InvalidRequest, ServiceError, native_error
 from app.generation import Generation, TextGenerator, off_loop
@@ -70,7 +70,7 @@ async def _answer(request: Request, body: GenerateRequest, as_list: bool = False
         written = _written(body, generation, samples, tokens)
         return JSON([written] if as_list else written, headers=headers)
 
-    return await off_loop(generation.writing_size, answer)
+    return await in_time(generation, generation.writing_size, answer)
 
 
 def _written(body: GenerateRequest, generation: Generation, samples: list[Sample], tokens: list[list[TextToken]]) -> dict[str, Any]:

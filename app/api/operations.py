@@ -5,17 +5,20 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from app.api.body import documented, json_body
 from app.api.documentation import answer, native_errors, text
-from app.api.responses import JSON
+from app.api.responses import JSON, WholeFile
+from app.api.spans import LongAnswer, written
 from app.errors import InvalidRequest
-from app.generation import TextGenerator, off_loop
+from app.generation import TextGenerator
 from app.info import ServiceInfo
+from app.long_texts import INLINE_BYTES, text_size
 from app.schemas.answers import DetokenizeAnswer, SpannedToken
 from app.schemas.native import DetokenizeRequest, TokenizeRequest
 from app.settings import WEB
+from model.token_spans import TokenSpans
 
 router = APIRouter()
 OK = text("So it is.", "text/plain", "ok")
@@ -57,24 +60,26 @@ async def info(request: Request) -> Response:
     "/tokenize",
     tags=["tokenizer"],
     openapi_extra=documented(TokenizeRequest),
-    responses=answer(list[SpannedToken], "The tokens, with offsets in characters.") | native_errors(413, 422, 500),
+    responses=answer(list[SpannedToken], "The tokens, with offsets in characters.") | native_errors(413, 422, 429, 500),
 )
 async def tokenize(request: Request, body: Annotated[TokenizeRequest, Depends(json_body(TokenizeRequest))]) -> Response:
     """The tokens of a text, with offsets in characters."""
     generator: TextGenerator = request.app.state.generator
 
-    def answer() -> Response:
-        spans = generator.tokenizer.spans(body.inputs, body.reading)[-(body.truncate or 0) :]  # -0: all
-        return JSON([{"id": s.id, "text": s.text, "start": s.start, "stop": s.stop} for s in spans])
+    def spans() -> TokenSpans:
+        return generator.tokenizer.spans(body.inputs, body.reading)[-(body.truncate or 0) :]  # -0: all
 
-    return await off_loop(len(body.inputs), answer)
+    size = text_size(body.inputs)
+    if size <= INLINE_BYTES:
+        return Response(b"".join(written(spans())), media_type=JSON.media_type)
+    return await LongAnswer.of(generator.long_texts, size, lambda: written(spans()))
 
 
 @router.post(
     "/detokenize",
     tags=["tokenizer"],
     openapi_extra=documented(DetokenizeRequest),
-    responses=answer(DetokenizeAnswer, "The text.") | native_errors(413, 422, 500),
+    responses=answer(DetokenizeAnswer, "The text.") | native_errors(413, 422, 429, 500),
 )
 async def detokenize(request: Request, body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))]) -> Response:
     """The text of token ids."""
@@ -83,26 +88,26 @@ async def detokenize(request: Request, body: Annotated[DetokenizeRequest, Depend
     if unknown := next((i for i in body.ids if i >= vocab_size), None):
         raise InvalidRequest(f"ids: token id {unknown} is outside the vocabulary of {vocab_size}", param="ids")
     skips = body.skip_special_tokens is True
-    return await off_loop(len(body.ids), lambda: JSON({"text": generator.tokenizer.decode(body.ids, skips)}))
+    return await generator.long_texts.run(len(body.ids), lambda: JSON({"text": generator.tokenizer.decode(body.ids, skips)}))
 
 
 @router.get("/", tags=["operations"], response_class=Response, responses=text("The page.", "text/html", "<!doctype html>"))
 async def page() -> Response:
     """A page to try it on."""
-    return FileResponse(WEB / "index.html")
+    return WholeFile(WEB / "index.html")
 
 
 @router.get("/docs", include_in_schema=False)
 async def docs() -> Response:
     """Swagger UI on /openapi.json; FastAPI's own page would fetch its scripts from elsewhere."""
-    return FileResponse(WEB / "docs.html")
+    return WholeFile(WEB / "docs.html")
 
 
 @router.get("/docs/swagger-ui.css", include_in_schema=False)
 async def docs_style() -> Response:
-    return FileResponse(WEB / "swagger" / "swagger-ui.css")
+    return WholeFile(WEB / "swagger" / "swagger-ui.css")
 
 
 @router.get("/docs/swagger-ui-bundle.js", include_in_schema=False)
 async def docs_script() -> Response:
-    return FileResponse(WEB / "swagger" / "swagger-ui-bundle.js", media_type="text/javascript")
+    return WholeFile(WEB / "swagger" / "swagger-ui-bundle.js", media_type="text/javascript")

@@ -7,18 +7,25 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from fastapi import Request
+from starlette.responses import Response
 
-from app.errors import ClientLeft, ServiceError
-from app.generation import Generation
+from app.deadline import Deadline
+from app.errors import ClientLeft, GenerationFailed, ServiceError
+from app.generation import Generation, off_loop
+from app.logs import traceback_of
 from app.sample import TextToken
 from app.sse import PING
 
 PING_SECONDS = 15.0
+OUTCOMES = {499: "aborted", 504: "expired"}  # of streams that end by an error, but for those that failed
 log = logging.getLogger("gpt2.streams")
 
 
 class Work(Protocol):
     """What the engine does for a request."""
+
+    @property
+    def deadline(self) -> Deadline | None: ...
 
     def abort(self, error: ServiceError | None = None) -> None: ...
 
@@ -27,11 +34,15 @@ class Work(Protocol):
 async def watched(request: Request, work: Work) -> AsyncIterator[None]:
     """Abort the work when this ends, however that is, and as soon as the client is gone: who waits for it then gets ClientLeft.
 
-    A handler is not cancelled by itself when its client leaves, hence the watcher.
+    A handler is not cancelled by itself when its client leaves, hence the watcher. What the engine fails by is told, and logged,
+    with the request's id.
     """
     watcher = asyncio.create_task(_abort_when_client_leaves(request, work))
     try:
         yield
+    except GenerationFailed as error:
+        log.error("%s failed: %s", request.state.request_id, error)
+        raise GenerationFailed(f"{error}; the log has it under {request.state.request_id}") from None
     finally:
         watcher.cancel()
         work.abort()
@@ -54,6 +65,14 @@ async def all_tokens(request: Request, generation: Generation) -> list[list[Text
         for token in batch:
             tokens[token.sample].append(token)
     return tokens
+
+
+async def in_time(work: Work, size: int, answer: Callable[[], Response]) -> Response:
+    """A complete answer, written on the event loop or off it by its size; one that is late is none: raises DeadlinePassed."""
+    response = await off_loop(size, answer)
+    if work.deadline is not None:
+        work.deadline.check()
+    return response
 
 
 async def framed(
@@ -80,11 +99,11 @@ async def framed(
                 yield PING
             batch = await anext(batches, None)
     except ServiceError as error:
-        request.state.outcome = "aborted" if error.status in (499, 504) else "failed"
+        request.state.outcome = OUTCOMES.get(error.status, "failed")
         yield frame_error(error)
-    except Exception:  # the status went out long ago: an event is what is left to tell it by
+    except Exception as error:  # the status went out long ago: an event is what is left to tell it by
         request.state.outcome = "failed"
-        log.exception("a stream broke under %s", request.state.request_id)
+        log.error("a stream broke under %s:\n%s", request.state.request_id, traceback_of(error))
         yield frame_error(ServiceError(f"something broke here; the log has it under {request.state.request_id}"))
 
 

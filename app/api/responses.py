@@ -1,4 +1,4 @@
-"""JSON answers and the headers that go with a generation."""
+"""JSON answers, errors among them, and the headers that go with a generation."""
 
 import time
 import uuid
@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Scope, Send
 
+from app.errors import Draining, InvalidRequest, ServiceError, native_error, openai_error
 from app.generation import Generation
 from app.info import ServiceInfo
 from app.sample import Sample
@@ -22,6 +24,29 @@ class JSON(Response):
 
     def render(self, content: Any) -> bytes:  # any JSON value
         return orjson.dumps(content)
+
+
+def error_response(scope: Scope, error: ServiceError) -> Response:
+    """An error in the dialect of the path; why it is turned away, if it is, is left with the request for the metrics."""
+    scope["state"]["reason"] = error.reason
+    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+    if isinstance(error, Draining):
+        headers["connection"] = "close"
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if scope["path"].startswith("/v1/"):  # not a request's url's, which an odd Host header may change
+        status = 400 if isinstance(error, InvalidRequest) and error.status == 422 else error.status
+        return JSON(openai_error(error), status, headers)
+    return JSON(native_error(error), error.status, headers)
+
+
+class WholeFile(FileResponse):
+    """Passes a range over (RFC 9110, section 14.2): these files are small, and faults of ranges have no place in the contract."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers["accept-ranges"] = "none"
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
 
 def openai_head(info: ServiceInfo, prefix: str, kind: str) -> Json:

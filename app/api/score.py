@@ -6,10 +6,10 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.body import documented, json_body
-from app.api.documentation import answer, openai_errors
-from app.api.outputs import watched
+from app.api.documentation import GENERATION_STATUSES, answer, openai_errors
+from app.api.outputs import in_time, watched
 from app.api.responses import JSON, Json, usage
-from app.generation import TextGenerator, off_loop
+from app.generation import TextGenerator
 from app.schemas.answers import ScoreAnswer
 from app.schemas.openai import ScoreRequest
 from app.scoring import CandidateScore, Scoring, start_scoring
@@ -21,12 +21,12 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 @router.post(
     "/score",
     openapi_extra=documented(ScoreRequest),
-    responses=answer(ScoreAnswer, "The scores, in the order of the candidates.") | openai_errors(400, 413, 429, 500, 503),
+    responses=answer(ScoreAnswer, "The scores, in the order of the candidates.") | openai_errors(400, *GENERATION_STATUSES),
 )
 async def score(request: Request, body: Annotated[ScoreRequest, Depends(json_body(ScoreRequest))]) -> Response:
     """The log-probability of each candidate after the prompt: its sum, and that of each of the candidate's own tokens."""
     generator: TextGenerator = request.app.state.generator
-    scoring = await start_scoring(generator, body.prompt or "", body.candidates, body.reading)
+    scoring = await start_scoring(generator, body.prompt or "", body.candidates, body.reading, body.timeout_seconds)
     async with watched(request, scoring):
         scores = await scoring.scores()
 
@@ -34,7 +34,8 @@ async def score(request: Request, body: Annotated[ScoreRequest, Depends(json_bod
         data = [_data(generator.tokenizer, i, candidate) for i, candidate in enumerate(scores)]
         return JSON({"object": "list", "model": request.app.state.info.model_id, "data": data, "usage": _usage(scoring)})
 
-    return await off_loop(8 * sum(map(len, scoring.candidate_ids)), answer)  # a token takes as long as 8 characters to encode
+    # A token takes as long as 8 characters to encode.
+    return await in_time(scoring, 8 * sum(map(len, scoring.candidate_ids)), answer)
 
 
 def _data(tokenizer: Tokenizer, index: int, candidate: CandidateScore) -> Json:

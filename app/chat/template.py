@@ -4,10 +4,11 @@ Looked for in this order, the last two as transformers does: GPT2_CHAT_TEMPLATE,
 `chat_template.jinja` in the checkpoint; `chat_template` in its `tokenizer_config.json`, a string or a list of named ones.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from model.input_files import CONFIG_BYTES, FileUnusable, read_json, read_text, shown
 
 # Names and words, line by line, as in a script: what a GPT-2 that was never taught to chat goes on with best.
 PLAIN = """\
@@ -54,17 +55,16 @@ def find_template(setting: str, directory: Path, end_token: str) -> ChatTemplate
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise TemplateUnusable(f"the chat template {file} cannot be read: {reason}") from error
+        return read_text(file, CONFIG_BYTES)
+    except FileUnusable as error:
+        raise TemplateUnusable(f"the chat template {file} cannot be read: {error}") from error
 
 
 def _read_object(file: Path) -> dict[str, object]:
     """A file's JSON object; an empty one if there is no such file. What is wrong with it matters only to who needs it."""
     try:
-        contents = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        contents = read_json(file, CONFIG_BYTES)
+    except FileUnusable:
         return {}
     return contents if isinstance(contents, dict) else {}
 
@@ -75,7 +75,7 @@ def _stored(tokenizer_config: dict[str, object]) -> str | None:
     if isinstance(stored, list):
         named = {str(item.get("name")): item.get("template") for item in stored if isinstance(item, dict)}
         if "default" not in named:
-            raise TemplateUnusable(f"tokenizer_config.json has chat templates named {sorted(named)}, but none named default")
+            raise TemplateUnusable(f"tokenizer_config.json has chat templates named {shown(sorted(named))}, but none named default")
         stored = named["default"]
     if stored is not None and not isinstance(stored, str):
         raise TemplateUnusable(f"the chat_template of tokenizer_config.json is a {type(stored).__name__}, not a text")

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import CommandError
+from model.files import naming, replace_file
 
 if TYPE_CHECKING:
     from app.bench.dialects import Asked
@@ -41,7 +43,12 @@ def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is 
         help="generate: TGI's /generate_stream; completions: /v1/completions; chat: /v1/chat/completions (default: %(default)s)",
     )
     parser.add_argument("--model", help="the model to name in requests (default: the first of /v1/models)")
-    parser.add_argument("--api-key", metavar="KEY", help="sent as a bearer token")
+    parser.add_argument(
+        "--api-key",
+        default=os.environ.get("GPT2_API_KEY"),
+        metavar="KEY",
+        help="sent as a bearer token (default: GPT2_API_KEY of the environment, which no list of processes shows)",
+    )
     _add_load_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON; - is standard output")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw requests, tokens a second and latencies")
@@ -81,9 +88,12 @@ def _bench(options: argparse.Namespace) -> int:
         if options.json:
             _write_json(options.json, found)
         if options.plot:
-            plot_measurement(measurement, options.plot, f"{plan.url}, {plan.dialect}: {plan.pace}; {plan.lengths}")
+            with naming(options.plot):
+                plot_measurement(measurement, options.plot, f"{plan.url}, {plan.dialect}: {plan.pace}; {plan.lengths}")
     except OSError as error:
-        raise CommandError(f"cannot write: {error}") from error
+        if error.filename is None:  # standard output's
+            raise
+        raise CommandError(f"cannot write {error.filename}: {error.strerror}; what was measured is in the table") from error
     if measurement.is_interrupted:
         return 130
     return 0 if measurement.whole else 1
@@ -103,6 +113,8 @@ def _check(options: argparse.Namespace) -> None:
     for file in (options.json, options.plot):
         if file and not file.parent.is_dir():  # found out now, not when all has been measured
             raise CommandError(f"{file}: there is no folder {file.parent}")
+        if file and file != Path("-") and not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise CommandError(f"{file}: it cannot be written there; name another file")
 
 
 def _endpoint(options: argparse.Namespace) -> "Endpoint":
@@ -183,7 +195,7 @@ async def _probe(options: argparse.Namespace, endpoint: "Endpoint", asked: "Aske
     await load.run(ClosedLoop(1))
     if failure := load.measurement.answers[0].failure:
         remedies = {
-            "HTTP 401": "; give the server's key with --api-key",
+            "HTTP 401": "; give its key with --api-key or GPT2_API_KEY",
             "HTTP 404": f"; it may not speak this dialect, try another one of {', '.join(DIALECTS)} with --dialect",
         }
         remedy = remedies.get(failure.kind, "")
@@ -212,5 +224,8 @@ def _write_json(file: Path, found: dict[str, Any]) -> None:
     text = json.dumps(found, indent=2)
     if file == Path("-"):
         print(text)
+    elif file.exists() and not file.is_file():  # a device or a pipe
+        with naming(file):
+            file.write_text(text + "\n")
     else:
-        file.write_text(text + "\n")
+        replace_file(file.resolve(), lambda temporary: temporary.write_text(text + "\n"))

@@ -39,7 +39,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise CommandError(f"--max-bytes is {options.max_bytes}; it must be at least 1")
     prepare_for_training()
     with training_errors():
-        print(json.dumps(_measure(options), indent=2))
+        measured = _measure(options)
+    print(json.dumps(measured, indent=2))
     return 0
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import gc
+import ipaddress
 import logging
 import os
 import signal
@@ -10,11 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from app.commands.options import add_settings, read_settings
 from app.environment import prepare_for_torch
-from app.errors import RUNNER_LOST_EXIT_CODE
 from app.logs import configure_logging, is_console
 from app.settings import Settings
 
@@ -23,31 +23,36 @@ if TYPE_CHECKING:
 
 # The engine's thread waits for the interpreter lock after each step; 5 ms, the default, is longer than many a step.
 SWITCH_SECONDS = 0.0005
+log = logging.getLogger("gpt2")
 
 
 def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is private
     parser = commands.add_parser("serve", help="serve a checkpoint over HTTP", description="Serve a checkpoint over HTTP.")
     parser.set_defaults(run=_serve)
-    add_settings(parser, tuple(Settings.model_fields))
+    add_settings(parser, tuple(name for name in Settings.model_fields if name != "api_keys"))  # ps would show them to all
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: argparse.Namespace) -> NoReturn:
     started = time.monotonic()
     settings = read_settings(options)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until the server drains instead
+    # Until the server drains instead: at once, without waiting for the threads that load.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server takes it: it asks for new keys, never for the end
     sys.setswitchinterval(SWITCH_SECONDS)
 
     def report(line: str) -> None:
         if is_console(settings.log_format):
-            print(f"gpt2: {line}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # a console that is full or gone is no reason not to serve
+                print(f"gpt2: {line}", file=sys.stderr, flush=True)
         else:
-            logging.getLogger("gpt2").info(line)
+            log.info(line)
 
     server = _build(settings, report, lambda address: report(f"ready at {address} after {time.monotonic() - started:.1f} s"))
     server.run()
-    if server.exit_code == RUNNER_LOST_EXIT_CODE:
-        os._exit(RUNNER_LOST_EXIT_CODE)  # what frees a lost device's memory may hang, or end the process by a signal
-    return server.exit_code
+    # Nothing is left that Python's clearing up would be good for; it takes 0.3 s with torch, frees what a step that hangs works on,
+    # and what a lost device left may not let itself be freed.
+    logging.shutdown()
+    os._exit(server.exit_code)
 
 
 def _build(settings: Settings, report: Callable[[str], None], on_ready: Callable[[str], None]) -> "Server":
@@ -65,8 +70,18 @@ def _build(settings: Settings, report: Callable[[str], None], on_ready: Callable
         from app.main import create_app
         from app.server import Server
 
-        app = create_app(settings, service.generator, service.info, service.metrics, service.chat)
+        if service.keys is None and not is_loopback(settings.host):
+            log.warning("%s can be reached from other machines, and asks for no API key: see GPT2_API_KEYS_FILE", settings.host)
+        app = create_app(settings, service.generator, service.info, service.metrics, service.chat, service.keys)
         return Server(app, settings, on_ready)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this machine alone can reach an address; of a name other than localhost nobody knows before it is looked up."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @contextlib.contextmanager

@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import errno
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 from app.errors import CommandError
+from model.files import written_if_possible
 
 # Options that are fields of a run's recipe: name, type and help. What is not given is chosen by the trainer.
 RECIPE_OPTIONS: tuple[tuple[str, type, str], ...] = (
@@ -24,6 +26,13 @@ RECIPE_OPTIONS: tuple[tuple[str, type, str], ...] = (
 )
 
 KEPT = "what was saved before is as it was"
+ROOM = "make room there, or name another --out"
+REMEDIES = {
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "name another --out",
+}
 
 
 def add_run_options(parser: argparse.ArgumentParser, optimizer: str = "muon", minutes: str = "15") -> None:
@@ -67,22 +76,21 @@ def recipe_fields(options: argparse.Namespace) -> dict[str, object]:
 @contextlib.contextmanager
 def training_errors() -> Iterator[None]:
     """What the trainer refuses, and what the system refuses it, as CommandError; entered before the trainer is imported."""
-    from safetensors import SafetensorError
-
     from model.checkpoint import CheckpointError
+    from model.tokenizer import TokenizerBroke
     from model.training.errors import TrainingError
 
     try:
         yield
     except ModuleNotFoundError as error:
         raise CommandError(f"{error.name} is missing; pip install 'gpt2-service[train]'") from error
-    except (TrainingError, CheckpointError) as error:
+    except (TrainingError, CheckpointError, TokenizerBroke) as error:
         raise CommandError(str(error)) from error
     except OSError as error:
-        raise CommandError(f"{error.filename or 'cannot write'}: {error.strerror or error}; {KEPT}") from error
-    except SafetensorError as error:  # what it makes of an OSError while it writes
-        raise CommandError(f"{error}; {KEPT}") from error
+        remedy = f"{REMEDIES[error.errno]}; " if error.errno in REMEDIES else ""
+        raise CommandError(f"{error.filename or 'cannot write'}: {error.strerror or error}; {remedy}{KEPT}") from error
 
 
 def report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with written_if_possible():
+        print(line, file=sys.stderr, flush=True)

@@ -1,15 +1,21 @@
 """Continuous batching over token ids: schedule, launch, collect. Knows nothing of text, HTTP, threads or tensors."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from app.engine.isolation import Isolation
 from app.engine.scheduler import Group, Plan, Scheduler
 from app.engine.sequence import EngineRequest, FailureOutput, Output, ScoresOutput, Sequence, TokensOutput
 from app.engine.step import NO_STEP, Step
+from app.logs import traceback_of
 from model.batch import Chunk, ChunkOutput, Runner, SampledToken, StepOutput
 
-NO_MEMORY = "memory does not suffice, even for a step of this request alone"
+MAX_FAILED_IN_A_ROW = 8  # requests, with no row that went well between them, until it is no fault of theirs
+
+
+class NothingSucceeds(Exception):
+    """The runner fails whoever comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,7 @@ class StepStats:
     num_waiting: int  # the others
     num_slots_used: int
     max_tokens: int | None  # of a step, while the device is short of memory
+    error: str | None = None  # traceback of that by which the step failed as a whole, before it was run again in parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class Engine:
         self.runner, self.scheduler, self._clock = runner, scheduler, clock
         self._requests: dict[int, dict[int, Sequence]] = {}  # the samples under way
         self._in_flight = NO_STEP
+        self._num_failed_in_a_row = 0
 
     @property
     def has_work(self) -> bool:
@@ -69,11 +77,12 @@ class Engine:
         self._in_flight.wait()
 
     def step(self, tell: Callable[[StepResult], None] | None = None) -> StepResult:
-        """Run one step. A runner's exception ends the requests of the step, and no others, with a FailureOutput.
+        """Run one step. After a runner's exception it is run again in halves: the rows that it comes of end, and no others.
 
-        But for two: after a MemoryError the same is done again in smaller steps as far as that is possible, and RunnerLost is let
-        through. Where a launch returns while its step still runs, the outputs are those of the step that the last call launched,
-        and the next one runs while the caller publishes them; first tokens of few are given to `tell` before it is launched.
+        After a MemoryError the same is done again in smaller steps as far as that is possible. RunnerLost is let through, and
+        NothingSucceeds raised when one request after another has failed by an exception. Where a launch returns while its step
+        still runs, the outputs are those of the step that the last call launched, and the next one runs while they are published;
+        first tokens of few are given to `tell` before it is launched.
         """
         overlaps = self.runner.capabilities.is_asynchronous
         if not overlaps:
@@ -100,22 +109,57 @@ class Engine:
             self.scheduler.room.halve(step.plan.batch.num_tokens, self._clock())
             return StepResult((), self._stats(NO_STEP, []))  # it will be done again, in parts
         if isinstance(output, StepOutput):
-            outputs = self._take(step.plan, output)
+            outputs, error = self._take(step.plan, output.chunks), None
+            self._num_failed_in_a_row = 0
         else:
-            what = NO_MEMORY if step.found_no_memory else "the step failed"
-            outputs = self._fail([(group[0], f"{what}: {type(output).__name__}: {output}") for group in step.plan.groups])
-        return StepResult(tuple(outputs), self._stats(step, outputs))
+            outputs, error = self._take_parts(step), traceback_of(output)
+        return StepResult(tuple(outputs), self._stats(step, outputs, error))
 
-    def _take(self, plan: Plan, output: StepOutput) -> list[Output]:
+    def _take(self, plan: Plan, chunks: Iterable[ChunkOutput | None]) -> list[Output]:
+        """Take what has come of the chunks; that of which nothing has is planned again."""
         now = self._clock()
         outputs: list[Output] = []
         failed: list[tuple[Sequence, str]] = []
-        for group, chunk, out in zip(plan.groups, plan.batch.chunks, output.chunks, strict=True):
+        for group, chunk, out in zip(plan.groups, plan.batch.chunks, chunks, strict=True):
+            if out is None:
+                continue
             if out.error is None:
                 outputs += self._take_chunk(group, chunk, out, now)
             else:
                 failed.append((group[0], out.error))
+        for sequence, _ in failed:
+            self.scheduler.distrust(sequence)
         return outputs + self._fail(failed)
+
+    def _take_parts(self, step: Step) -> list[Output]:
+        """Run a step that failed again in parts and take what has come of them."""
+        parts = step.run_again(self.runner, self.scheduler.can_be_smaller)
+        if parts.found_no_memory is not None:
+            self.scheduler.room.halve(parts.found_no_memory, self._clock())
+        elif parts.needs_too_much:
+            self.scheduler.room.lift()
+        outputs = self._take(step.plan, [found.output for found in parts.found])
+        outputs += self._fail(
+            [
+                (sequence, found.draw_errors[i])
+                for group, found in zip(step.plan.groups, parts.found, strict=True)
+                for i, sequence in enumerate(group)
+                if i in found.draw_errors
+            ]
+        )
+        self._count_failures(parts, outputs)
+        return outputs
+
+    def _count_failures(self, parts: Isolation, outputs: list[Output]) -> None:
+        if any(found.tokens or not found.errors for found in parts.found):
+            self._num_failed_in_a_row = 0
+            return
+        messages = [output.message for output in outputs if isinstance(output, FailureOutput)]
+        self._num_failed_in_a_row += len(messages)
+        if self._num_failed_in_a_row >= MAX_FAILED_IN_A_ROW:
+            raise NothingSucceeds(
+                f"{self._num_failed_in_a_row} requests have failed one after another, the last one so: {messages[-1]}"
+            )
 
     def _take_chunk(self, group: Group, chunk: Chunk, out: ChunkOutput, now: float) -> list[Output]:
         """The scores of a chunk, then its tokens; a group has the sequence that ran it, then those that drew with it.
@@ -124,13 +168,13 @@ class Engine:
         """
         outputs: list[Output] = []
         owner = group[0]
-        num_more = len(out.tokens[0]) - 1 if out.tokens else 0  # ran in further steps of the same call
+        num_more = len(out.tokens[0]) - 1 if out.tokens and out.tokens[0] else 0  # ran in further steps of the same call
         if not owner.has_ended:
             self.scheduler.advance(owner, chunk.end + num_more)
             if out.scores or not out.tokens:
                 outputs += self._take_scores(owner, out, now)
         for sequence, tokens in zip(group, out.tokens, strict=False):  # without draws a group has its owner all the same
-            if not sequence.has_ended:
+            if tokens and not sequence.has_ended:  # of a draw that failed alone there are none
                 outputs.append(self._take_tokens(sequence, tokens, now))
         return outputs
 
@@ -150,13 +194,9 @@ class Engine:
         return TokensOutput(sequence.request_id, sequence.sample, tokens, finish_reason, now, seconds, num_reused)
 
     def _fail(self, failed: list[tuple[Sequence, str]]) -> list[Output]:
-        """End the requests whose chunks failed, and trust nothing of what those chunks' slots hold.
-
-        Others that would have drawn from such a chunk compute their prompt by themselves.
-        """
+        """End the requests of which a sequence failed; others that would have drawn from its chunk compute their own prompt."""
         failures: list[Output] = []
         for sequence, message in failed:
-            self.scheduler.distrust(sequence)
             if sequence.has_ended:
                 continue  # while the step ran, or with another of its samples
             for sample in list(self._requests[sequence.request_id].values()):
@@ -171,7 +211,7 @@ class Engine:
             del self._requests[sequence.request_id]
         self.scheduler.finish(sequence)
 
-    def _stats(self, step: Step, outputs: list[Output]) -> StepStats:
+    def _stats(self, step: Step, outputs: list[Output], error: str | None = None) -> StepStats:
         num_running = len({sequence.request_id for sequence in self.scheduler.running})
         return StepStats(
             num_sequences=len(step.plan.groups),
@@ -184,4 +224,5 @@ class Engine:
             num_waiting=len(self._requests) - num_running,
             num_slots_used=self.scheduler.slots.num_used,
             max_tokens=self.scheduler.room.limit,
+            error=error,
         )

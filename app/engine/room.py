@@ -20,6 +20,10 @@ class Room:
         """Note that a step of `num_tokens` found no memory."""
         self._limit, self._changed_at = max(num_tokens // 2, 1), now
 
+    def lift(self) -> None:
+        """Note that smaller steps were no help: one row needs more than there is, and it was not the others' fault."""
+        self._limit = self._most
+
     def grow(self, now: float) -> None:
         while self._limit < self._most and now - self._changed_at >= GROW_SECONDS:
             self._limit, self._changed_at = self._limit * 2, self._changed_at + GROW_SECONDS

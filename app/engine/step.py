@@ -1,5 +1,8 @@
 """A step on its way through the runner: launched, then waited for. An error is a result like another."""
 
+from collections.abc import Callable
+
+from app.engine.isolation import Isolation, copy_again
 from app.engine.scheduler import Group, Plan
 from model.batch import Chunk, ForwardBatch, Launched, Runner, RunnerLost, StepOutput, check_output
 
@@ -47,6 +50,11 @@ class Step:
     def is_urgent(self) -> bool:
         """Whether its outputs are to be told before the next step is launched: first tokens, for which a device may well wait."""
         return len(self.plan.groups) <= FEW and any(chunk.draws for _, chunk in self.prefills)
+
+    def run_again(self, runner: Runner, can_be_smaller: Callable[[ForwardBatch], bool]) -> Isolation:
+        """Do it in parts after an exception, which has spoilt no more than what it was to write. Nothing else is under way."""
+        spoilt = {} if self._is_prepared else copy_again(runner, self.plan.copies)
+        return Isolation(runner, self.plan.batch, spoilt, can_be_smaller)
 
     def _collect(self) -> StepOutput | Exception:
         assert self._launched is not None, "a step is launched before it is waited for"

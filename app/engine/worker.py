@@ -6,6 +6,7 @@ Whoever starts a worker decides where it runs: in a thread, or in a test's own, 
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,7 @@ from app.engine.engine import Engine, StepResult
 from app.engine.sequence import EngineRequest
 
 IDLE_SECONDS = 1.0  # how often an idle engine says that it lives
+WARM_UP_TOKENS = 128  # what a runner's warm-up runs, or fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,9 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """The engine takes work."""
+    """The engine takes work. `slowest_step` is about what its largest steps take, in seconds; 0 where the warm-up does not tell."""
+
+    slowest_step: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,12 @@ class Worker:
 
     def warm_up(self) -> None:
         """Where steps will run, and not at load: each thread has helpers and buffers of its own, for which its first step waits."""
+        started = time.monotonic()
         self._engine.runner.warm_up()
-        self._publish(Warm())
+        seconds, capabilities = time.monotonic() - started, self._engine.runner.capabilities
+        # A device compiles meanwhile, which says nothing of its steps.
+        num_chunks = 0.0 if capabilities.is_asynchronous else max(self._engine.scheduler.max_batch_tokens / WARM_UP_TOKENS, 1.0)
+        self._publish(Warm(seconds * num_chunks))
 
     def turn(self, patience: float) -> bool:
         """Carry out the commands that are there, then a step; an idle engine waits up to `patience` seconds. False once stopped."""

@@ -11,7 +11,7 @@ class NativeError(BaseModel):
     """Why a request failed, in text-generation-inference's form."""
 
     error: str = Field(description="The field, its value and the limit, where a field is at fault.")
-    error_type: Literal["validation", "overloaded", "timeout", "generation", "not_ready", "not_found"]
+    error_type: Literal["validation", "overloaded", "timeout", "generation", "not_ready", "not_found", "invalid_api_key"]
 
 
 class OpenAIErrorDetails(BaseModel):

@@ -153,7 +153,18 @@ class ReadingFields(BaseModel):
         return Reading(self.parse_special is not False, self.add_special_tokens is not False)
 
 
-class GenerationFields(ReadingFields):
+class TimeoutField(BaseModel):
+    """How long an answer may take."""
+
+    timeout_seconds: float | None = Field(
+        None,
+        ge=0.001,
+        le=86_400,
+        description="The answer is complete within so many seconds, those in the queue included, or fails: 504.",
+    )
+
+
+class GenerationFields(ReadingFields, TimeoutField):
     """What both dialects ask for by the same names; null stands for the default of any field."""
 
     top_p: float | None = Field(
@@ -179,12 +190,6 @@ class GenerationFields(ReadingFields):
         None, description="Samples that are drawn, at least n; the n likeliest by the mean of their tokens are returned. 0 is n."
     )
     top_k: int | None = Field(None, ge=-1, description="Draw from the k likeliest tokens; 0 and -1 are off.")
-    timeout_seconds: float | None = Field(
-        None,
-        ge=0.001,
-        le=86_400,
-        description="The answer is complete within so many seconds, those in the queue included, or fails: 504.",
-    )
     skip_special_tokens: bool | None = Field(
         None, description="Whether special tokens are left out of the text that is returned, as they are if absent."
     )

@@ -15,6 +15,7 @@ from app.schemas.fields import (
     SomeText,
     StopStringList,
     Text,
+    TimeoutField,
 )
 
 # What OpenAI or vLLM know, is not there and would change the text; with the values of each, besides empty ones, that would not.
@@ -178,7 +179,7 @@ class CompletionRequest(OpenAIRequest):
         )
 
 
-class ScoreRequest(ReadingFields, LenientModel):
+class ScoreRequest(ReadingFields, TimeoutField, LenientModel):
     """The body of `/v1/score`."""
 
     model_config = ConfigDict(

@@ -123,7 +123,7 @@ def answers(model: str | Path, prompts: Sequence[str], max_new_tokens: int, temp
 async def _generate(model: str, requests: Sequence["GenerationRequest"]) -> list[str]:
     from app.bootstrap import build_service
 
-    settings = Settings(model=model, max_running=min(len(requests), MAX_RUNNING), max_waiting=len(requests))
+    settings = Settings(model=model, max_running=min(len(requests), MAX_RUNNING), max_waiting=len(requests), max_wait_seconds=0)
     generator = build_service(settings, report=lambda line: None).generator
     await generator.client.start()
     try:

@@ -51,6 +51,10 @@ class Measured(NamedTuple):
     logits: NDArray[np.float32]
     num_prompt: int
 
+    @property
+    def is_finite(self) -> bool:
+        return bool(np.isfinite(self.logits).all())
+
 
 def score(runner: NativeRunner, token_ids: Sequence[int], num_decoded: int = NUM_DECODED) -> Measured:
     """Run each token once, in slot 0: most of the prompt, the rest of it, then the last tokens one by one."""

@@ -16,14 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoint import CheckpointError, load_tokenizer, resolve_model
-from model.files import replace_file
+from model.files import all_or_none, replace_file
 from model.gpt2 import GPT2
+from model.input_files import CONFIG_BYTES, FileUnusable, cut, is_there, read_json, shown
 from model.network_files import load_model, save_checkpoint
 from model.training.errors import TrainingError
 from model.training.lora import TARGETS, LoRA, add_lora, lora_layers, merge
 from model.training.run import SAVED_DTYPE
 from model.training.run_directory import check_no_checkpoint
 
+MAX_NUMBER = 1 << 20  # far beyond any rank
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # GPT2LMHeadModel's name of a block within peft's wrapper; peft's own layers are named as ours.
 PREFIX = "base_model.model.transformer."
@@ -74,32 +76,37 @@ def fingerprint(model: GPT2) -> str:
 
 def save_adapter(directory: Path, model: GPT2, lora: LoRA, base: str, base_fingerprint: str) -> None:
     """Write the two files, each whole or not at all."""
-    directory.mkdir(parents=True, exist_ok=True)
     tensors = {key: parameter.detach().cpu().contiguous() for key, parameter in _named_matrices(model).items()}
     metadata = {"format": "pt", "base_sha256": base_fingerprint}
-    replace_file(directory / WEIGHTS, lambda file: save_file(tensors, file, metadata=metadata))
     config = json.dumps(_config_fields(lora, base), indent=2) + "\n"
-    replace_file(directory / CONFIG, lambda file: file.write_text(config, encoding="utf-8"))
+    with all_or_none(directory, (WEIGHTS, CONFIG)):
+        directory.mkdir(parents=True, exist_ok=True)
+        replace_file(directory / WEIGHTS, lambda file: save_file(tensors, file, metadata=metadata))
+        replace_file(directory / CONFIG, lambda file: file.write_text(config, encoding="utf-8"))
 
 
 def load_adapter(directory: Path) -> Adapter:
     """Read an adapter of this program or of `peft`; raises TrainingError naming what is missing or not understood."""
     fields = _read_config(directory)
     try:
+        if not is_there(directory / WEIGHTS):
+            raise TrainingError(f"{directory} has no {WEIGHTS}; copy it beside {CONFIG}")
         with safe_open(directory / WEIGHTS, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - it is no dict
-    except FileNotFoundError as error:
-        raise TrainingError(f"{directory} has no {WEIGHTS}; copy it beside {CONFIG}") from error
+    except FileUnusable as error:
+        raise TrainingError(str(error)) from error
     except (SafetensorError, OSError) as error:
-        raise TrainingError(f"{directory / WEIGHTS} is damaged: {error}; copy it again") from error
+        raise TrainingError(f"{directory / WEIGHTS} is damaged: {cut(str(error))}; copy it again") from error
     matches = {key: MATRIX.fullmatch(key) for key in tensors}
     if unknown := [key for key, match in matches.items() if match is None]:
-        raise TrainingError(f"{directory / WEIGHTS} has {unknown[0]}, which is no matrix of LoRA for GPT-2's projections")
+        raise TrainingError(f"{directory / WEIGHTS} has {cut(unknown[0])}, which is no matrix of LoRA for GPT-2's projections")
     found = {match[2] for match in matches.values() if match is not None}
     rank, alpha = fields.get("r"), fields.get("lora_alpha")
-    if type(rank) is not int or type(alpha) not in (int, float):
-        raise TrainingError(f"{directory / CONFIG}: r is {rank!r} and lora_alpha {alpha!r}; they must be numbers")
+    if type(rank) is not int or type(alpha) not in (int, float) or not (0 < rank <= MAX_NUMBER and 0 < alpha <= MAX_NUMBER):  # type: ignore[operator]
+        raise TrainingError(
+            f"{directory / CONFIG}: r is {shown(rank)} and lora_alpha {shown(alpha)}; they must be numbers from 0 to {MAX_NUMBER}"
+        )
     lora = LoRA(rank, float(alpha), tuple(target for target in TARGETS if target in found))  # type: ignore[arg-type]
     base = fields.get("base_model_name_or_path")
     return Adapter(directory, lora, base if isinstance(base, str) else None, metadata.get("base_sha256"), tensors)
@@ -149,16 +156,16 @@ def _config_fields(lora: LoRA, base: str) -> dict[str, object]:
 def _read_config(directory: Path) -> dict[str, object]:
     file = directory / CONFIG
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise TrainingError(f"{directory} has no {CONFIG}; an adapter is a directory as gpt2 train finetune makes it") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise TrainingError(f"{file} cannot be read as JSON: {error}") from error
+        if not is_there(file):
+            raise TrainingError(f"{directory} has no {CONFIG}; an adapter is a directory as gpt2 train finetune makes it")
+        fields = read_json(file, CONFIG_BYTES)
+    except FileUnusable as error:
+        raise TrainingError(str(error)) from error
     if not isinstance(fields, dict) or fields.get("peft_type") != "LORA":
         raise TrainingError(f"{file} does not describe a LoRA adapter: its peft_type is not LORA")
     if fields.get("bias", "none") != "none":
-        raise TrainingError(f"{file}: bias is {fields['bias']!r}; only 'none' can be merged here")
+        raise TrainingError(f"{file}: bias is {shown(fields['bias'])}; only 'none' can be merged here")
     for name in UNKNOWN_KINDS:
         if fields.get(name):
-            raise TrainingError(f"{file}: {name} is {fields[name]!r}; plain LoRA alone can be merged here")
+            raise TrainingError(f"{file}: {name} is {shown(fields[name])}; plain LoRA alone can be merged here")
     return fields

@@ -13,10 +13,12 @@ from typing import IO
 
 from tqdm import tqdm
 
+from model.input_files import FileUnusable, is_there
 from model.tokenizer import END_OF_TEXT
 from model.training.errors import TrainingError
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".jsonl")
+MAX_LINE_BYTES = 1 << 28  # a few kilobytes of .xz may come to any number of them, all to be held at once
 COMPRESSED = (".xz", ".gz")
 
 
@@ -26,11 +28,20 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             files += _text_files_below(path)
-        elif path.exists():
-            files.append(path)
         else:
-            raise TrainingError(f"no such file or folder: {path}")
+            _check_file(path)
+            files.append(path)
     return list(dict.fromkeys(files))
+
+
+def _check_file(path: Path) -> None:
+    """Texts are read more than once: of a pipe nothing would be left, and a device never ends."""
+    try:
+        if is_there(path):
+            return
+    except FileUnusable as error:
+        raise TrainingError(str(error)) from error
+    raise TrainingError(f"no such file or folder: {path}")
 
 
 def documents(file: Path) -> Iterator[str]:
@@ -64,6 +75,14 @@ def count_bytes(files: Sequence[Path]) -> int:
     return num_bytes
 
 
+def check_characters(text: str, name: str) -> None:
+    """JSON can write half a surrogate pair, which no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TrainingError(f"{name} has half a surrogate pair, which is no character") from error
+
+
 def is_jsonl(file: Path) -> bool:
     return _bare_suffix(file) == ".jsonl"
 
@@ -94,7 +113,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """The numbered lines, each with its end; a byte order mark at the beginning is dropped."""
     try:
         with _open(file) as raw:
-            for number, line in enumerate(raw, start=1):
+            for number, line in enumerate(iter(lambda: raw.readline(MAX_LINE_BYTES + 1), b""), start=1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise TrainingError(f"{file}, line {number} has more than {MAX_LINE_BYTES} bytes; cut it into several")
                 if b"\0" in line:
                     raise TrainingError(f"{file} is binary: line {number} has a zero byte; leave it out")
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -137,9 +158,6 @@ def _jsonl_texts(file: Path) -> Iterator[str]:
         text = record.get("text")
         if not isinstance(text, str):
             raise TrainingError(f'{file}, line {number}: no "text" field that is a string')
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise TrainingError(f'{file}, line {number}: "text" has half a surrogate pair, which is no character') from error
+        check_characters(text, f'{file}, line {number}: "text"')
         if text.strip():
             yield text

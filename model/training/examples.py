@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.files import replace_file
 from model.tokenizer import Reading, Tokenizer
-from model.training.corpus import is_jsonl, records
+from model.training.corpus import check_characters, is_jsonl, records
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.fused import IGNORED
@@ -129,6 +129,7 @@ def _text(file: Path, number: int, record: dict[str, object], name: str) -> str:
     value = record.get(name)
     if not isinstance(value, str):
         raise TrainingError(f'{file}, line {number}: no "{name}" field that is a string')
+    check_characters(value, f'{file}, line {number}: "{name}"')
     return value
 
 

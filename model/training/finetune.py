@@ -1,8 +1,6 @@
 """Fine-tuning: a checkpoint trained on, on text or on prompts with their completions, whole or by LoRA."""
 
-import contextlib
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,7 +131,7 @@ class _Finetuning:
         if self.processes.is_first:
             self.directory.check_unused()
         base = Base.load(options.model)
-        with self._nothing_left_on_failure():
+        with self.directory.nothing_left_on_failure(self.processes):
             window = self._prepare(options, base) if self.processes.is_first else None
             window = self.processes.agree(window)  # and the data is there
             material = self._material(window, base.config)
@@ -230,19 +228,6 @@ class _Finetuning:
     def _report(self, line: str) -> None:
         if self.processes.is_first:
             self.to_user(line)
-
-    @contextlib.contextmanager
-    def _nothing_left_on_failure(self) -> Iterator[None]:
-        """Take away the data that was prepared for a run which then could not begin."""
-        try:
-            yield
-        except BaseException:
-            if self.processes.is_first:
-                shutil.rmtree(self.directory.tokens, ignore_errors=True)
-                with contextlib.suppress(OSError):  # there is more in it
-                    self.directory.training.rmdir()
-                    self.directory.out.rmdir()
-            raise
 
 
 def _describe(plan: FinetunePlan, model: GPT2, material: Material) -> str:

@@ -68,15 +68,17 @@ def pretrain(
     directory = RunDirectory(out)
     if processes.is_first:
         directory.check_unused()
-        _prepare(options, directory, report)
-    processes.wait()
-    tokenizer, shards = load_vocabulary(out), map_shards(directory.tokens)
-    config = _config(options, tokenizer, shards, device)
-    recipe = defaults.choose_recipe(options.recipe, options.minutes, config, shards, device, processes, report)
-    recipe = processes.agree(recipe)
-    report(_describe(config, recipe, shards))
-    if processes.is_first:
-        directory.write_plan({"kind": "pretrain", "config": asdict(config), "recipe": recipe.to_json()})
+    with directory.nothing_left_on_failure(processes):
+        if processes.is_first:
+            _prepare(options, directory, report)
+        processes.wait()
+        tokenizer, shards = load_vocabulary(out), map_shards(directory.tokens)
+        config = _config(options, tokenizer, shards, device)
+        recipe = defaults.choose_recipe(options.recipe, options.minutes, config, shards, device, processes, report)
+        recipe = processes.agree(recipe)
+        report(_describe(config, recipe, shards))
+        if processes.is_first:
+            directory.write_plan({"kind": "pretrain", "config": asdict(config), "recipe": recipe.to_json()})
     return _train(config, recipe, directory, device, processes, report, tensorboard)
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from model.files import replace_file
+from model.files import naming, replace_file, written_if_possible
 from model.training.deadline import Deadline
 from model.training.trainer import Progress, Step, Validation
 
@@ -24,6 +24,7 @@ class LossLog:
     def __init__(self, file: Path, resumed_at: int) -> None:
         rows = [row for row in read_log(file) if int(row["step"]) <= resumed_at] if resumed_at else []
         replace_file(file, lambda temporary: _write_rows(temporary, rows))
+        self._file = file
         self._stream: TextIO = file.open("a", newline="", buffering=1)  # a line at a time
         self._writer = csv.DictWriter(self._stream, COLUMNS)
 
@@ -34,10 +35,14 @@ class LossLog:
         self._write(progress, {"validation_loss": f"{validation.loss:.4f}"})
 
     def _write(self, progress: Progress, losses: dict[str, str]) -> None:
-        self._writer.writerow({"step": progress.step, "tokens": progress.tokens, "seconds": f"{progress.seconds:.1f}", **losses})
+        with naming(self._file):
+            self._writer.writerow(
+                {"step": progress.step, "tokens": progress.tokens, "seconds": f"{progress.seconds:.1f}", **losses}
+            )
 
     def close(self) -> None:
-        self._stream.close()
+        with naming(self._file):
+            self._stream.close()
 
 
 def _write_rows(file: Path, rows: list[dict[str, str]]) -> None:
@@ -127,7 +132,8 @@ class ProgressLine:
             self._print("\r\x1b[K", end="")
 
     def _print(self, text: str, end: str = "\n") -> None:
-        print(text, end=end, file=self._stream, flush=True)
+        with written_if_possible():
+            print(text, end=end, file=self._stream, flush=True)
 
 
 def clock(seconds: float) -> str:

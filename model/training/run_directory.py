@@ -8,8 +8,11 @@ OUT/training/log.csv, loss.png, tensorboard/                 the losses
 OUT/training/tokens/                                         the text, tokenised
 """
 
+import contextlib
 import json
 import math
+import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from torch import Tensor
 
 from model.files import replace_file
 from model.gpt2 import GPT2
+from model.tokenizer_files import FILES as VOCABULARY_FILES
+from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.optimizer import Optimizers
 from model.training.progress import read_log
@@ -67,6 +72,25 @@ class RunDirectory:
         if self.has_state:
             raise TrainingError(f"{self.out} holds an earlier run; go on with it by --resume, or choose another --out")
         check_no_checkpoint(self.out)
+
+    @contextlib.contextmanager
+    def nothing_left_on_failure(self, processes: Processes) -> Iterator[None]:
+        """Take away what was prepared for a run which then could not begin, and would be in another one's way."""
+        is_new = not self.out.exists()
+        before = set() if is_new else set(self.out.iterdir())
+        try:
+            yield
+        except BaseException:
+            if processes.is_first:
+                shutil.rmtree(self.tokens, ignore_errors=True)
+                with contextlib.suppress(OSError):  # there is more in it, or it takes no changes
+                    for name in VOCABULARY_FILES:
+                        if self.out / name not in before:
+                            (self.out / name).unlink(missing_ok=True)
+                    self.training.rmdir()
+                    if is_new:
+                        self.out.rmdir()
+            raise
 
     def write_plan(self, plan: dict[str, object]) -> None:
         self.training.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model.files import naming, replace_file
 from model.tokenizer import PLAIN_TEXT, Tokenizer
 from model.training.corpus import documents
 from model.training.errors import TrainingError
@@ -54,7 +55,8 @@ def tokenize(
     """
     wanted = _fingerprint(files, tokenizer, validation_fraction)
     if _read_index(directory).get("fingerprint") != wanted:
-        shutil.rmtree(directory, ignore_errors=True)
+        if directory.exists():
+            shutil.rmtree(directory)
         directory.mkdir(parents=True)
         _write(files, tokenizer, directory, validation_fraction, wanted, on_progress)
     return map_shards(directory)
@@ -88,7 +90,8 @@ def _write(
     if not any(shards["train"]):
         raise TrainingError(f"there is no text in {', '.join(map(str, files))}")
     index = {"format": FORMAT, "fingerprint": fingerprint, "dtype": dtype.str, "num_bytes": num_bytes, "shards": shards}
-    (directory / "index.json").write_text(json.dumps(index, indent=2) + "\n")  # last: without it the shards are not believed
+    described = json.dumps(index, indent=2) + "\n"
+    replace_file(directory / "index.json", lambda file: file.write_text(described))  # last: without it the shards are not believed
 
 
 def _default_fraction(files: Sequence[Path]) -> float:
@@ -106,7 +109,8 @@ class _ShardWriter:
     def append(self, ids: Ids) -> None:
         if self._sizes[-1] >= TOKENS_PER_SHARD:
             self._sizes.append(0)
-        with (self._directory / f"{self._name}-{len(self._sizes) - 1:05}.bin").open("ab") as shard:
+        file = self._directory / f"{self._name}-{len(self._sizes) - 1:05}.bin"
+        with naming(file), file.open("ab") as shard:
             shard.write(ids.tobytes())
         self._sizes[-1] += len(ids)
 

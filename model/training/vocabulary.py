@@ -1,6 +1,7 @@
 """Byte-level BPE vocabularies with GPT-2's splitting pattern: learned from text by the `tokenizers` library, or read."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ FILES = ("vocab.json", "merges.txt")
 WHOLE = "tokenizer.json"  # the same in one file; writing the two takes it away
 MIN_SIZE = 257  # the bytes and the end token
 SAMPLE_BYTES = 20_000_000
+ENDLESS_WORD = re.compile(r"[^\W\d_]{256}|\d{256}|\s{256}|[^\w\s]{256}|_{256}")
 
 
 def learn_vocabulary(
@@ -64,8 +66,20 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((part for text in texts for part in _without_endless_words(text)), trainer)
     return _as_gpt2_tokenizer(tokenizer)
+
+
+def _without_endless_words(text: str) -> Iterator[str]:
+    """The text, cut behind every so many characters of one kind: the trainer's time grows with the square of a word's length.
+
+    A megabyte of one letter would take it an hour, and has nothing to teach.
+    """
+    start = 0
+    for word in ENDLESS_WORD.finditer(text):
+        yield text[start : word.end()]
+        start = word.end()
+    yield text[start:]
 
 
 def _as_gpt2_tokenizer(tokenizer: Tokenizer) -> BPETokenizer:

@@ -129,7 +129,9 @@ class SteppedRunner:
         self.arrived: list[ForwardBatch] = []  # batches that have come to the gate
         self.script: list[int] = []  # token ids to draw instead of the model's own
         self.poisoned_token: int | None = None  # a chunk that holds it computes no number
-        self.failures: list[Exception] = []  # the next steps raise these
+        self.failures: list[Exception] = []  # the next steps raise these, and again when they are run again in parts
+        self._error: Exception | None = None
+        self._num_again = 0
 
     def __getattr__(self, name: str) -> Any:  # whatever the runner has
         return getattr(self._runner, name)
@@ -139,11 +141,17 @@ class SteppedRunner:
         return replace(self._runner.capabilities, num_steps=1)  # a step is a token here
 
     def launch(self, batch: ForwardBatch) -> Done:
+        if self._num_again:
+            self._num_again -= 1
+            raise self._error
         self.arrived.append(batch)
         if not self._opened.is_set():
             self._permits.acquire()
         if self.failures:
-            raise self.failures.pop(0)
+            self._error = self.failures.pop(0)
+            num_rows = sum(len(chunk.draws) or 1 for chunk in batch.chunks)
+            self._num_again = max(2 * num_rows - 2, 1)  # as often as it takes to halve it, where no part goes well
+            raise self._error
         output = self._runner.launch(batch).collect()
         return Done(StepOutput(tuple(self._changed(chunk, out) for chunk, out in zip(batch.chunks, output.chunks, strict=True))))
 

@@ -78,7 +78,7 @@ def test_openai_sees_a_failure_in_a_stream(openai_client, stepped_server):
         next(stream)
         runner.failures.append(RuntimeError("the third step breaks"))
         runner.open()
-        with pytest.raises(openai.APIError, match="the third step breaks"):
+        with pytest.raises(openai.APIError, match="the step failed: RuntimeError"):
             list(stream)
 
 

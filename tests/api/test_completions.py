@@ -145,7 +145,7 @@ def test_a_later_failure_is_an_error_event_before_done(stepped_server, sse):
         *_, error, done = sse(response)
     assert set(error["error"]) == {"message", "type", "param", "code"}
     assert error["error"]["type"] == "server_error"
-    assert "the third step breaks" in error["error"]["message"]
+    assert "the step failed: RuntimeError" in error["error"]["message"]
     assert done == "[DONE]"
 
 

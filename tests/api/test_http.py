@@ -136,6 +136,22 @@ def test_a_fault_of_ours_is_readable_from_a_named_origin(start_server, monkeypat
     assert response.headers["x-request-id"] in response.json()["error"]
 
 
+class Panic(BaseException):
+    """As libraries written in Rust raise it."""
+
+
+def test_a_panic_of_a_library_is_answered_as_any_fault_of_ours(start_server, monkeypatch):
+    def panic(*_):
+        raise Panic
+
+    server = start_server()
+    monkeypatch.setattr(server.service.generator.tokenizer.__class__, "spans", panic)
+    response = httpx.post(server.url + "/tokenize", json={"inputs": "a"})
+    assert response.status_code == 500
+    assert response.headers["x-request-id"] in response.json()["error"]
+    assert httpx.get(server.url + "/health").status_code == 200
+
+
 @pytest.mark.row("http.cors")
 @pytest.mark.parametrize("asked", ["authorization, content-type", "x-stainless-os, x-stainless-retry-count, x-api-key"])
 def test_a_preflight_gets_whatever_headers_it_asks_for(start_server, asked):

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from app.metrics import TokenHistogram
 
-OUTCOMES = ("completed", "invalid", "rejected", "aborted", "failed")
+OUTCOMES = ("completed", "invalid", "rejected", "aborted", "expired", "failed")
 ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions", "/v1/score")
 
 
@@ -57,6 +57,8 @@ def test_a_stream_that_fails_half_way_is_not_completed(stepped_server, eventuall
             runner.let_through(1)
             response.read()
         eventually(lambda route=route: outcomes(server, route) == {"failed": 1})
+    assert server.metric("gpt2_steps_repeated_total") == 2
+    assert server.metric("gpt2_engine_crashes_total") == 0
 
 
 def test_other_routes_are_not_requests_for_text(start_server):
@@ -101,7 +103,8 @@ def test_gauges_show_what_is_in_flight(stepped_server, in_background, eventually
     eventually(lambda: server.service.generator.client.num_unfinished == 5)
     runner.let_through(2)
     eventually(lambda: server.metric("gpt2_requests_waiting") == 3)
-    assert server.metric("gpt2_requests_running") == server.metric("gpt2_slots_used") == server.metric("gpt2_slots") == 2
+    eventually(lambda: server.metric("gpt2_requests_running") == server.metric("gpt2_slots_used") == 2)  # set after the waiting
+    assert server.metric("gpt2_slots") == 2
     runner.open()
     assert all(request.response.status_code == 200 for request in requests)
     eventually(lambda: is_idle(server))

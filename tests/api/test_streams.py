@@ -102,14 +102,15 @@ def test_an_error_before_the_first_token_is_a_real_status(client):
 
 
 @pytest.mark.row("stream.first_error", "error.generation")
-def test_an_engine_failure_before_the_first_token_is_a_500(stepped_server):
+def test_an_engine_failure_before_the_first_token_is_a_500(stepped_server, caplog):
     server, runner = stepped_server()
     runner.failures.append(RuntimeError("the first step breaks"))
     runner.open()
     response = httpx.post(server.url + "/generate_stream", json={"inputs": "a"})
     assert response.status_code == 500
     assert response.json()["error_type"] == "generation"
-    assert response.headers["x-request-id"]
+    assert f"the log has it under {response.headers['x-request-id']}" in response.json()["error"]
+    assert any(response.headers["x-request-id"] in record.getMessage() for record in caplog.records if record.levelname == "ERROR")
 
 
 @pytest.mark.row("stream.later_error")
@@ -123,7 +124,8 @@ def test_an_engine_failure_after_the_first_token_is_an_event(stepped_server, sse
         events = sse(response)
     assert len(events) == 3
     assert events[-1]["error_type"] == "generation"
-    assert "the third step breaks" in events[-1]["error"]
+    assert "the step failed: RuntimeError" in events[-1]["error"]
+    assert f"the log has it under {response.headers['x-request-id']}" in events[-1]["error"]
 
 
 @pytest.mark.row("stream.ping")
@@ -141,6 +143,22 @@ def test_silence_is_filled_with_comments(stepped_server, monkeypatch):
         events = [line for line in lines if line.startswith("data: ")]
     assert set(seen) == {": ping", ""}
     assert len(events) == 2
+
+
+@pytest.mark.row("stream.ping")
+def test_who_waits_in_the_queue_is_sent_comments_and_may_leave(stepped_server, in_background, eventually, monkeypatch):
+    monkeypatch.setattr("app.api.outputs.PING_SECONDS", 0.02)
+    server, runner = stepped_server(max_running=1)
+    running = in_background(server, "/generate", {"inputs": "b", "parameters": {"max_new_tokens": 2}})
+    eventually(lambda: len(runner.arrived) == 1)
+    body = {"inputs": "a", "parameters": {"max_new_tokens": 2}}
+    with httpx.stream("POST", server.url + "/generate_stream", json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        assert [next(lines) for _ in range(4)] == [": ping", ""] * 2
+    eventually(lambda: server.service.generator.client.num_unfinished == 1)
+    runner.open()
+    assert running.response.status_code == 200
+    assert len(runner.arrived) == 2, "the one that left was never computed"
 
 
 def test_a_failure_after_a_comment_is_an_event(stepped_server, monkeypatch, sse):

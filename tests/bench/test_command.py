@@ -1,9 +1,12 @@
 """`gpt2 bench`, from the command line to the report."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +44,17 @@ def test_it_prints_what_was_measured(dialect, pace, bench, server, tiny_checkpoi
     assert "note" not in output
 
 
+def test_a_key_is_taken_from_the_option_or_the_environment(bench, start_server, monkeypatch):
+    server = start_server(api_keys="a-key-for-the-load")
+    monkeypatch.delenv("GPT2_API_KEY", raising=False)
+    code, _, errors = bench(server.url)
+    assert code == 2
+    assert "give its key with --api-key or GPT2_API_KEY" in errors
+    assert bench(server.url, "--api-key", "a-key-for-the-load")[0] == 0
+    monkeypatch.setenv("GPT2_API_KEY", "a-key-for-the-load")
+    assert bench(server.url)[0] == 0
+
+
 def test_json_goes_to_a_file(bench, server, tmp_path):
     code, output, _ = bench(server.url, "--json", tmp_path / "a.json", "--seed", "3")
     found = json.loads((tmp_path / "a.json").read_text())
@@ -48,6 +62,35 @@ def test_json_goes_to_a_file(bench, server, tmp_path):
     assert "first token" in output
     assert (found["dialect"], found["seed"], found["requests"]) == ("generate", 3, {"planned": 6, "whole": 6, "failed": 0})
     assert (found["prompt_tokens"], found["generated_tokens"]) == (6 * 128, 6 * 5)
+
+
+def test_a_report_for_which_the_disk_has_no_room_leaves_the_earlier_one_and_the_table(bench, raw_server, tmp_path):
+    """Played by a limit on the size of files; it used to leave half a report, and a line that did not name it."""
+    file = tmp_path / "a.json"
+    file.write_text("an earlier one")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        code, output, told = bench(raw_server(MODELS, NO_TOKENIZER, stream(LAST)).url, "--json", file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 2
+    assert "first token" in output
+    assert told == f"gpt2: cannot write {file}: File too large; what was measured is in the table\n"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "an earlier one")]
+
+
+def test_a_device_that_takes_the_report_stays_one(bench, raw_server):
+    assert bench(raw_server(MODELS, NO_TOKENIZER, stream(LAST)).url, "--json", "/dev/null")[0] == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_folder_that_takes_no_report_is_refused_before_anything_is_measured(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr("app.commands.bench.os.access", lambda file, mode: file != tmp_path)  # root may write to all but some disks
+    file = tmp_path / "a.json"
+    code, output, told = bench("http://127.0.0.1:1", "--json", file)
+    assert (code, output) == (2, "")
+    assert told == f"gpt2: {file}: it cannot be written there; name another file\n"
 
 
 def test_with_json_on_standard_output_the_table_is_beside_it(bench, raw_server):
@@ -100,7 +143,7 @@ def test_the_exit_code_is_1_if_every_request_failed(bench, raw_server):
     ("answer", "message"),
     [
         (json_answer("404 Not Found", '{"error": "not found"}'), "it may not speak this dialect"),
-        (json_answer("401 Unauthorized", '{"error": "no key"}'), "HTTP 401: no key; give the server's key with --api-key"),
+        (json_answer("401 Unauthorized", '{"error": "no key"}'), "HTTP 401: no key; give its key with --api-key or GPT2_API_KEY"),
         (json_answer("422 Unprocessable", '{"error": "the prompt has 9 tokens"}'), "HTTP 422: the prompt has 9 tokens"),
         (b"", "cut off"),
     ],
@@ -158,7 +201,9 @@ def test_ctrl_c_prints_what_has_been_measured_so_far(raw_server):
     endless = HEAD.encode() + stream(TOKEN).partition(b"\r\n\r\n")[2]
     server = raw_server(MODELS, NO_TOKENIZER, stream(LAST), stream(LAST), endless, hangs_at=5)
     command = [sys.executable, "-m", "app", "bench", "--url", server.url, "--requests", "9", "--concurrency", "1", "--json", "-"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs ignore SIGINT, and all that they start.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     assert server.hung.wait(60)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,19 @@ def template() -> Iterator[Make]:
     yield make
     for renderer in renderers:
         renderer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_the_process_inherits_no_secret_of_the_service(template: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GPT2_API_KEYS", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "canary-in-the-environment")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    renderer = template("a text")
+    assert renderer.render_now({}) == "a text"
+    assert renderer._process is not None
+    environment = Path(f"/proc/{renderer._process.pid}/environ").read_bytes()
+    assert b"TZ=Asia/Tokyo" in environment
+    assert b"canary" not in environment
 
 
 def test_a_template_sees_its_variables_and_nothing_is_escaped(template: Make) -> None:

@@ -63,7 +63,8 @@ class FakeRunner:
     """Draws tokens that depend on the exact history of a slot, so that any wrong reuse shows in the text.
 
     `fail_next` makes the next call of that name raise, after it has spoilt what it would have written; "memory" is an "execute"
-    that runs out of it. `num_spared` calls go well before that. Steps of more than `max_tokens` run out of memory, too. The next
+    that runs out of it. `num_spared` calls go well before that. Steps of more than `max_tokens` run out of memory, too. Steps with
+    a chunk of `bad_slots`, or with a draw of `bad_seeds`, raise whenever they run, and so do copies into `bad_slots`. The next
     chunks of `nan_slots` compute what is not a number. `may_run` holds steps back while it is not set.
     """
 
@@ -87,6 +88,8 @@ class FakeRunner:
         self.fail_next: str | None = None
         self.num_spared = 0
         self.max_tokens: int | None = None
+        self.bad_slots: set[int] = set()
+        self.bad_seeds: set[int] = set()
         self.nan_slots: set[int] = set()
         self.may_run = threading.Event()
         self.may_run.set()
@@ -116,24 +119,25 @@ class FakeRunner:
         slots = [chunk.slot for chunk in batch.chunks]
         require(len(set(slots)) == len(slots), "two chunks for one slot")
         self.batches.append(batch)
-        failing = self._fails("execute")
+        is_bad = any(chunk.slot in self.bad_slots or self.bad_seeds & _seeds_of(chunk) for chunk in batch.chunks)
+        failing = self._fails("execute") or is_bad
         has_no_room = self._fails("memory") or (self.max_tokens is not None and batch.num_tokens > self.max_tokens)
         outputs = tuple(self._run(chunk, failing or has_no_room) for chunk in batch.chunks)
         if failing:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("a bad row" if is_bad else "a bad moment")
         if has_no_room:
             raise MemoryError("no room to compute")
         return StepOutput(outputs)
 
     def warm_up(self) -> None:
-        pass
+        self.under_way = None
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         require(source != target, "a slot is copied to itself")
         require(self.under_way is None, "a slot is copied while a step is under way")
         self.copies.append((source, target, length))
         self.history(source, length)
-        failing = self._fails("copy_prefix")
+        failing = self._fails("copy_prefix") or target in self.bad_slots
         self.contents[target][:length] = [None] * length if failing else self.contents[source][:length]
         if failing:
             raise RuntimeError("the copy failed")
@@ -191,6 +195,10 @@ class FakeRunner:
             return False
         self.fail_next = None
         return True
+
+
+def _seeds_of(chunk: Chunk) -> set[int]:
+    return {draw.params.seed for draw in chunk.draws}
 
 
 @pytest.fixture(scope="session")

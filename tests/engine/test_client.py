@@ -14,13 +14,14 @@ import pytest
 from app.engine import client as module
 from app.engine import room
 from app.engine import worker as worker_module
-from app.engine.client import EngineClient, Limits
+from app.engine.client import ENDS, EngineClient, Limits
 from app.engine.engine import Engine, StepResult
 from app.engine.mailbox import Mailbox
 from app.engine.scheduler import Scheduler
 from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokensOutput
-from app.engine.worker import Command, Publish, ThreadWorker, Worker
-from app.errors import GenerationFailed, NotReady, QueueFull
+from app.engine.supervisor import MAX_FAILURES
+from app.engine.worker import Command, Publish, Stop, ThreadWorker, Worker
+from app.errors import GenerationFailed, NotReady, QueueFull, ServiceError
 from model.batch import ForwardBatch, RunnerLost, SamplingParams, StepOutput
 from tests.engine.event_loop import in_event_loop
 
@@ -46,6 +47,11 @@ class Engines:
 
 def client_of(start_worker, runner, max_waiting: int = 100, **options) -> EngineClient:
     return EngineClient(start_worker, Limits(runner.max_positions, runner.vocab_size, runner.num_slots), max_waiting, **options)
+
+
+def conserved(engine: EngineClient) -> None:
+    """Every request that was accepted has ended in one way, or is inside."""
+    assert engine.counts["accepted"] == sum(engine.counts[how] for how in module.ENDS) + engine.num_unfinished
 
 
 @contextlib.asynccontextmanager
@@ -148,17 +154,14 @@ async def test_what_an_aborted_sequence_computed_meanwhile_is_dropped(runner):
 
 
 @in_event_loop
-async def test_a_runners_exception_fails_the_sequences_of_its_step_alone(make_runner):
-    runner = make_runner(num_slots=1)
-    runner.hold()
+async def test_a_request_that_the_runner_fails_by_is_the_only_one_to_fail(make_runner):
+    runner = make_runner(num_slots=4)
+    runner.bad_seeds = {7}
     async with started(runner) as engine:
-        first, second = engine.submit(request()), engine.submit(request())
-        await held(runner)
-        runner.fail_next = "execute"
-        runner.may_run.set()
-        with pytest.raises(GenerationFailed, match="RuntimeError: out of memory"):
-            await read(first)
-        assert len(await read(second)) == 3
+        bad, *others = (engine.submit(request(prompt_ids=(i, 2), seed=seed)) for i, seed in enumerate((7, 8, 9)))
+        with pytest.raises(GenerationFailed, match=r"the step failed: RuntimeError$"):
+            await read(bad)
+        assert [len(await read(other)) for other in others] == [3, 3]
         engine.check_ready()
 
 
@@ -320,23 +323,9 @@ async def test_an_engine_takes_nothing_before_it_has_started(runner):
 
 
 @in_event_loop
-async def test_an_engine_that_gives_no_sign_of_life_is_not_ready(runner):
+async def test_those_who_wait_for_an_engine_that_hangs_are_told_and_only_another_process_can_help(runner, caplog):
     runner.hold()
-    async with started(runner) as engine:
-        engine.submit(request())
-        await held(runner)
-        engine._beat -= 2 * module.STALL_SECONDS
-        with pytest.raises(NotReady, match="no sign of life"):
-            engine.check_ready()
-        runner.may_run.set()
-
-
-@in_event_loop
-async def test_those_who_wait_for_an_engine_that_hangs_are_told_and_it_is_taken_back_when_it_moves(runner, monkeypatch):
-    monkeypatch.setattr(module, "STALL_SECONDS", 2.0)
-    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0.05)
-    runner.hold()
-    async with started(runner) as engine:
+    async with started(runner, stall_seconds=0.5) as engine:
         mailboxes = [engine.submit(request()) for _ in range(4)]
         errors = []
         for mailbox in mailboxes:
@@ -347,13 +336,8 @@ async def test_those_who_wait_for_an_engine_that_hangs_are_told_and_it_is_taken_
         with pytest.raises(NotReady, match="no sign of life"):
             engine.submit(request())
         assert engine.num_unfinished == 0
-        runner.may_run.set()
-        while True:
-            with contextlib.suppress(NotReady):
-                mailbox = engine.submit(request(2))
-                break
-            await asyncio.sleep(0.01)
-        assert len(await read(mailbox)) == 2
+        assert engine.lost.is_set()
+    assert any("thread gpt2-engine" in record.getMessage() and "may_run.wait" in record.getMessage() for record in caplog.records)
 
 
 @in_event_loop
@@ -370,16 +354,137 @@ async def test_an_engine_that_hangs_does_not_keep_the_service_from_ending(runner
     runner.may_run.set()
 
 
+async def ready(engine: EngineClient) -> None:
+    while True:
+        with contextlib.suppress(NotReady):
+            engine.check_ready()
+            return
+        await asyncio.sleep(0.01)
+
+
+def breaks(engine: Engine, error: BaseException, monkeypatch) -> None:
+    def broken(now: float) -> None:
+        raise error
+
+    monkeypatch.setattr(engine.scheduler, "schedule", broken)
+
+
+@pytest.mark.parametrize("is_asynchronous", [False, True], ids=["step by step", "overlapping"])
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), SystemExit(3), KeyboardInterrupt()], ids=["bug", "exit", "interrupt"])
 @in_event_loop
-async def test_a_dead_engine_is_replaced_in_place(runner, monkeypatch):
+async def test_an_engine_that_crashes_is_replaced_in_place(make_runner, monkeypatch, error, is_asynchronous):
+    runner = make_runner(num_slots=2, max_positions=ENDLESS + 100, is_asynchronous=is_asynchronous)
     start_worker = Engines(runner)
     async with started(runner, start_worker=start_worker) as engine:
-        monkeypatch.setattr(start_worker.engines[0].scheduler, "schedule", lambda now: 1 / 0)
+        expected = [output.token_ids for output in await read(engine.submit(request(4)))]
+        going = engine.submit(request(ENDLESS, (7, 8)))
+        await going.get()
+        breaks(start_worker.engines[0], error, monkeypatch)
         with pytest.raises(NotReady, match="the engine has stopped"):
+            await read(going)
+        with pytest.raises(NotReady, match="the engine has stopped"):
+            engine.submit(request())
+        await ready(engine)
+        assert [output.token_ids for output in await read(engine.submit(request(4)))] == expected
+        assert engine.num_unfinished == 0
+        assert engine.counts["failed"] == engine.num_crashes == 1
+        conserved(engine)
+        assert not engine.lost.is_set()
+    assert len(start_worker.engines) == 2
+
+
+@in_event_loop
+async def test_what_a_library_says_of_its_error_is_neither_told_nor_logged_but_where_it_broke_is(make_runner, monkeypatch, caplog):
+    runner, error = make_runner(num_slots=1, max_positions=ENDLESS + 100), ValueError("canary-sings in 'canary-sings'")
+    start_worker = Engines(runner)
+    async with started(runner, start_worker=start_worker) as engine:
+
+        def broken(batch: ForwardBatch) -> StepOutput:
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(runner, "compute", broken)
+            with pytest.raises(GenerationFailed, match=r"the step failed: ValueError$"):
+                await read(engine.submit(request()))
+        breaks(start_worker.engines[0], error, monkeypatch)
+        with pytest.raises(NotReady, match=r"the engine has stopped: ValueError$"):
             await read(engine.submit(request()))
-        await engine.start()
+        with pytest.raises(NotReady, match=r"the engine has stopped: ValueError$"):
+            engine.check_ready()
+        await ready(engine)
+    assert "canary-sings" not in caplog.text
+    assert ["in broken\n" in record.getMessage() for record in caplog.records] == [True, True, False]
+
+
+@in_event_loop
+async def test_a_thread_that_ends_without_a_word_is_replaced_too(runner, monkeypatch):
+    start_worker = Engines(runner)
+    async with started(runner, start_worker=start_worker) as engine:
+        mailbox = engine.submit(request(ENDLESS))
+        await mailbox.get()
+        engine._worker.send(Stop())
+        with pytest.raises(NotReady, match="its thread has ended"):
+            await read(mailbox)
+        await ready(engine)
         assert len(await read(engine.submit(request(4)))) == 4
     assert len(start_worker.engines) == 2
+
+
+@in_event_loop
+async def test_an_engine_that_crashes_again_and_again_is_lost(runner, monkeypatch):
+    start_worker = Engines(runner)
+    async with started(runner, start_worker=start_worker) as engine:
+        while not engine.lost.is_set():
+            breaks(start_worker.engines[-1], RuntimeError("a bug"), monkeypatch)
+            with pytest.raises(NotReady, match="the engine has stopped"):
+                await read(engine.submit(request()))
+            if not engine.lost.is_set():
+                await ready(engine)
+        with pytest.raises(NotReady, match="the engine has stopped"):
+            engine.check_ready()
+    assert len(start_worker.engines) == MAX_FAILURES + 1
+
+
+@in_event_loop
+async def test_a_runner_that_cannot_be_warmed_up_again_is_lost(runner, monkeypatch):
+    start_worker = Engines(runner)
+    async with started(runner, start_worker=start_worker) as engine:
+        monkeypatch.setattr(runner, "warm_up", lambda: 1 / 0)
+        breaks(start_worker.engines[0], RuntimeError("a bug"), monkeypatch)
+        await engine.lost.wait()
+    assert len(start_worker.engines) == MAX_FAILURES + 1
+
+
+@in_event_loop
+async def test_a_runner_that_fails_whoever_comes_is_not_kept_as_if_it_were_ready(make_runner, monkeypatch):
+    runner = make_runner(num_slots=8)
+    start_worker = Engines(runner)
+    async with started(runner, start_worker=start_worker) as engine:
+        runner.bad_slots = set(range(8))
+        mailboxes = [engine.submit(request(prompt_ids=(i, 2))) for i in range(16)]
+        for mailbox in mailboxes:
+            with pytest.raises(ServiceError):
+                await read(mailbox)
+        runner.bad_slots = set()
+        await ready(engine)
+        assert len(await read(engine.submit(request(4)))) == 4
+    assert len(start_worker.engines) > 1
+
+
+@in_event_loop
+async def test_an_engine_that_crashes_while_the_service_ends_is_not_replaced(runner, monkeypatch):
+    start_worker = Engines(runner)
+    runner.hold()
+    engine = client_of(start_worker, runner)
+    await engine.start()
+    engine.submit(request())
+    await held(runner)
+    breaks(start_worker.engines[0], RuntimeError("a bug"), monkeypatch)
+    stopped = asyncio.create_task(engine.stop())
+    await asyncio.sleep(0)
+    runner.may_run.set()
+    await stopped
+    assert len(start_worker.engines) == 1
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()], ids=["exception", "interrupt"])
@@ -426,16 +531,6 @@ async def test_a_lost_runner_is_told_to_all_and_known_to_be_lost(make_runner, mo
             engine.check_ready()
         await engine.lost.wait()
         assert engine.num_unfinished == 0
-
-
-@in_event_loop
-async def test_an_ordinary_crash_is_no_lost_runner(runner, monkeypatch):
-    start_worker = Engines(runner)
-    async with started(runner, start_worker=start_worker) as engine:
-        monkeypatch.setattr(start_worker.engines[0].scheduler, "schedule", lambda now: 1 / 0)
-        with pytest.raises(NotReady):
-            await read(engine.submit(request()))
-        assert not engine.lost.is_set()
 
 
 @in_event_loop
@@ -560,6 +655,7 @@ async def test_of_200_clients_each_ends_exactly_once_whatever_happens(make_runne
         step = next(steps)
         runner.fail_next = {0: "execute", 5: "copy_prefix", 8: "memory"}.get(step % 11)
         runner.nan_slots = {step % 5} if step % 3 == 0 else set()
+        runner.bad_slots = {step % 5} if step % 7 == 0 else set()
         return execute(batch)
 
     monkeypatch.setattr(runner, "execute", disturbed)
@@ -569,12 +665,15 @@ async def test_of_200_clients_each_ends_exactly_once_whatever_happens(make_runne
         await asyncio.gather(*(client(engine, random.Random(i), counts) for i in range(200)))
         assert engine.num_unfinished == 0
         monkeypatch.setattr(runner, "execute", execute)
-        runner.fail_next, runner.nan_slots = None, set()
+        runner.fail_next, runner.nan_slots, runner.bad_slots = None, set(), set()
         await read(engine.submit(request(2)))
+    assert engine.counts["accepted"] == 201 == sum(engine.counts[how] for how in ENDS)
+    assert engine.num_queued_tokens == engine.wait_seconds == 0
     assert counts["submitted"] == 200 == counts["completed"] + counts["failed"] + counts["aborted"]
     assert min(counts[how] for how in ("completed", "failed", "aborted", "refused")) > 0
     assert start_worker.engines[0].scheduler.slots.num_used == 0
     assert not start_worker.engines[0].has_work
+    conserved(engine)
 
 
 def test_the_runner_is_warm_on_the_engines_own_thread_before_requests_are_taken_in(runner):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from app.engine.engine import Engine, StepResult
+from app.engine.engine import MAX_FAILED_IN_A_ROW, Engine, NothingSucceeds, StepResult
 from app.engine.scheduler import Plan, Scheduler
 from app.engine.sequence import EngineRequest, FailureOutput, PromptScores, ScoresOutput, Sequence, TokensOutput
 from model.batch import Capabilities, Chunk, ForwardBatch, SamplingParams
@@ -57,15 +57,19 @@ class Engines(RuleBasedStateMachine):
     ) -> None:
         kind = {"exact_at_any_cut": self.cut_freely, "is_asynchronous": self.is_asynchronous}
         self.runner = self.make_runner(num_slots, vocab_size=3, max_draws=max_draws, num_steps=num_steps, **kind)
-        self.scheduler = RecordingScheduler(num_slots, chunk_size, max_batch_tokens, self.runner.capabilities)
-        self.scheduler.slots.min_shared = 2 if self.cut_freely else chunk_size  # prompts are short here
-        self.scheduler.rows_a_step = rows_a_step  # and few
-        self.now = 0.0
-        self.engine = Engine(self.runner, self.scheduler, clock=lambda: self.now)
+        self.sizes, self.rows_a_step, self.now = (num_slots, chunk_size, max_batch_tokens), rows_a_step, 0.0
+        self.begin()
         self.requests: dict[int, EngineRequest] = {}
         self.tokens: dict[Sample, list[int]] = {}
         self.scores: dict[int, list[float]] = {}
         self.ends: dict[Sample, list[str]] = {}
+
+    def begin(self) -> None:
+        """With an engine that has nothing in its slots."""
+        self.scheduler = RecordingScheduler(*self.sizes, self.runner.capabilities)
+        self.scheduler.slots.min_shared = 2 if self.cut_freely else self.scheduler.chunk_size  # prompts are short here
+        self.scheduler.rows_a_step = self.rows_a_step  # and few
+        self.engine = Engine(self.runner, self.scheduler, clock=lambda: self.now)
 
     @rule(
         prompts=st.lists(PROMPTS, min_size=1, max_size=4),
@@ -120,30 +124,51 @@ class Engines(RuleBasedStateMachine):
             self.take(result)
 
     @rule(name=st.sampled_from(["execute", "copy_prefix", "launch", "memory"]), num_spared=st.integers(0, 2))
-    def step_that_fails(self, name: str, num_spared: int) -> None:
+    def step_that_fails_once(self, name: str, num_spared: int) -> None:
+        """It is run again, in parts or smaller, and nobody fails."""
         self.runner.fail_next, self.runner.num_spared = name, num_spared
-        result, plan = self.step()
-        failed = self.runner.fail_next is None
-        self.runner.fail_next = None
-        if self.is_asynchronous and name in ("copy_prefix", "launch"):  # in the second half of that step
+        for _ in range(2 if self.is_asynchronous else 1):  # what fails in a launch is told with the next step
+            result, _ = self.step()
             assert not any(isinstance(output, FailureOutput) for output in result.outputs)
             self.take(result)
-            result, plan = self.step()
-        if failed:
-            is_short = name in ("launch", "memory")
-            self.check_failure(result, plan, is_short and self.scheduler.can_be_smaller(plan.batch))
-        elif not (num_spared or self.is_asynchronous):
-            assert not (plan.copies if name == "copy_prefix" else plan.groups)
-        self.take(result)
+            self.runner.fail_next = None
 
-    def check_failure(self, result: StepResult, plan: Plan, will_be_repeated: bool) -> None:
-        owners = [] if will_be_repeated else [group[0] for group in plan.groups]
-        expected = dict.fromkeys(s.request_id for s in owners if not self.ends[s.request_id, s.sample])
-        assert [type(output) for output in result.outputs] == [FailureOutput] * len(expected)
-        assert [output.request_id for output in result.outputs] == [*expected]
-        if will_be_repeated:
-            assert result.stats.num_sequences == 0, "nothing is counted twice"
-            assert result.stats.max_tokens is not None
+    @rule(slots=st.sets(st.integers(0, 3), max_size=2), seeds=st.sampled_from([set(), {0}, {3}]))
+    def step_with_bad_rows(self, slots: set[int], seeds: set[int]) -> None:
+        """The samples that it fails by end, with the others of their requests, and no others."""
+        if self.is_asynchronous:
+            self.engine.wait()  # it was launched before anything was bad
+        before = self.engine._num_failed_in_a_row
+        self.runner.bad_slots, self.runner.bad_seeds = slots, seeds
+        try:
+            result, plan = self.step()
+            if self.is_asynchronous:
+                self.take(result)
+                result, plan = self.step()
+        except NothingSucceeds:
+            assert before + len(self.ends) >= MAX_FAILED_IN_A_ROW
+            self.crash()
+            return
+        finally:
+            self.runner.bad_slots, self.runner.bad_seeds = set(), set()
+        bad = set()
+        for group, chunk in zip(plan.groups, plan.batch.chunks, strict=True):
+            drawing = [s for s in group if chunk.draws and s.sampling.seed in seeds]
+            bad |= {s.request_id for s in (group[:1] if chunk.slot in slots or len(drawing) == len(chunk.draws) > 0 else drawing)}
+        expected = {i for i in bad if any(not ends for key, ends in self.ends.items() if key[0] == i)}
+        assert {output.request_id for output in result.outputs if isinstance(output, FailureOutput)} <= expected
+        self.take(result)
+        if self.is_asynchronous:
+            self.steps(1)  # a prefix that could not be copied for the next step is copied now
+
+    @rule()
+    def crash(self) -> None:
+        """The engine is replaced upon the same runner; all that was inside has failed."""
+        for ends in self.ends.values():
+            if not ends:
+                ends.append("failed")
+        self.runner.warm_up()
+        self.begin()
 
     @rule(slot=st.integers(0, 3))
     def step_that_computes_a_nan(self, slot: int) -> None:
@@ -277,17 +302,24 @@ class Engines(RuleBasedStateMachine):
 @pytest.mark.parametrize("overlapping", [False, True], ids=["step_by_step", "overlapping"])
 @pytest.mark.parametrize("freely", [False, True], ids=["cut_at_multiples", "cut_freely"])
 def test_the_rules_hold_whatever_happens(make_runner, freely, overlapping):
+    run_state_machine_as_test(machine(make_runner, freely, overlapping), settings=so_many(150))
+
+
+def machine(make: Callable, freely: bool, overlapping: bool) -> type[Engines]:
     class Machine(Engines):
+        make_runner = staticmethod(make)
         cut_freely, is_asynchronous = freely, overlapping
 
-    Machine.make_runner = staticmethod(make_runner)
-    quick = settings(
-        max_examples=150,
+    return Machine
+
+
+def so_many(num_runs: int) -> settings:
+    return settings(
+        max_examples=num_runs,
         stateful_step_count=40,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
-    run_state_machine_as_test(Machine, settings=quick)
 
 
 # Policies by example.

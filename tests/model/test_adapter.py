@@ -137,7 +137,7 @@ def with_a_field(name, value):
     [
         (without_a_matrix, "or incomplete: h.1.mlp.c_proj.lora_B.weight"),
         (lambda adapter: (adapter / "adapter_config.json").unlink(), "has no adapter_config.json"),
-        (lambda adapter: (adapter / "adapter_config.json").write_text("{"), "cannot be read as JSON"),
+        (lambda adapter: (adapter / "adapter_config.json").write_text("{"), "is not JSON"),
         (lambda adapter: (adapter / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
         (lambda adapter: (adapter / "adapter_model.safetensors").write_bytes(b"0" * 99), "is damaged"),
         (lambda adapter: save_file({"x": torch.ones(1)}, adapter / "adapter_model.safetensors"), "has x, which is no matrix"),

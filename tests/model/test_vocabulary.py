@@ -13,7 +13,14 @@ from model.bpe import BPETokenizer
 from model.checkpoint import save_tokenizer
 from model.tokenizer import Tokenizer
 from model.training.errors import TrainingError
-from model.training.vocabulary import has_vocabulary, learn_vocabulary, load_vocabulary, train_vocabulary
+from model.training.vocabulary import (
+    _without_endless_words,
+    has_vocabulary,
+    learn_vocabulary,
+    load_vocabulary,
+    train_vocabulary,
+)
+from tests.chaos.texts import FAMILIES
 
 # Words with shared beginnings and ends, runs, other scripts: what makes merges compete.
 COMPETING = " ".join(
@@ -182,3 +189,19 @@ def test_a_vocabulary_that_cannot_mark_documents_is_refused(tmp_path: Path, byte
     save_tokenizer(tmp_path, BPETokenizer(ordinary, byte_tokenizer.merges))
     with pytest.raises(TrainingError, match=r"has no end token <\|endoftext\|>"):
         load_vocabulary(tmp_path)
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize(
+    "name", ["a letter", "spaces and a letter", "no-break spaces and a letter", "newlines", "digits", "punctuation"]
+)
+def test_a_text_that_is_one_endless_word_is_learned_from(name: str) -> None:
+    """The trainer's time grew with the square of a word's length: minutes for this one."""
+    text = FAMILIES[name](300_000)
+    tokenizer = train_vocabulary([text], 300)
+    assert tokenizer.decode(tokenizer.encode(text[-1000:])) == text[-1000:]
+
+
+def test_words_of_any_usual_length_are_learned_from_whole(shakespeare: str) -> None:
+    for text in (shakespeare, "x" * 255 + " " * 255 + "7" * 255, *ODD):
+        assert list(_without_endless_words(text)) == [text]

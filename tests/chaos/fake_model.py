@@ -1,0 +1,58 @@
+"""The service on a model that computes nothing, for what is to be measured beside the model: 1,024 slots in no memory.
+
+    GPT2_FAKE_STEP_SECONDS=0.005 python -m tests.chaos.fake_model serve --port 0 --max-running 1024
+
+The token at position p of any text is p modulo 200, so that a lost, doubled or reordered one shows.
+"""
+
+import os
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from app.cli import main
+from model.batch import Capabilities, Chunk, ChunkOutput, ForwardBatch, Runner, SampledToken, StepOutput
+from model.choice import Chosen, Wanted, choose_runner
+
+STEP_SECONDS = float(os.environ.get("GPT2_FAKE_STEP_SECONDS", "0"))
+
+
+class FakeRunner:
+    """Has passed the self-test of the runner that it stands in for."""
+
+    capabilities = Capabilities(exact_at_any_cut=True, max_draws=1024)
+
+    def __init__(self, runner: Runner, num_slots: int) -> None:
+        self.num_slots, self.max_positions, self.vocab_size = num_slots, runner.max_positions, runner.vocab_size
+
+    def launch(self, batch: ForwardBatch) -> "FakeStep":
+        time.sleep(STEP_SECONDS)
+        return FakeStep(StepOutput(tuple(_output(chunk) for chunk in batch.chunks)))
+
+    def warm_up(self) -> None: ...
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None: ...
+
+
+class FakeStep:
+    def __init__(self, output: StepOutput) -> None:
+        self._output = output
+
+    def collect(self) -> StepOutput:
+        return self._output
+
+
+def _output(chunk: Chunk) -> ChunkOutput:
+    return ChunkOutput(tuple((SampledToken((chunk.start + draw.row) % 200, -1.0),) for draw in chunk.draws))
+
+
+def _choose(checkpoint: Any, tokenizer: Any, wanted: Wanted, report: Any) -> Chosen:
+    chosen = choose_runner(checkpoint, tokenizer, wanted._replace(num_slots=1), report)
+    return replace(chosen, runner=FakeRunner(chosen.runner, wanted.num_slots or 32))
+
+
+if __name__ == "__main__":
+    with patch("app.bootstrap.choose_runner", _choose):
+        sys.exit(main())

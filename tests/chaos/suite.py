@@ -1,0 +1,19 @@
+"""All modules that measure goals: importing one registers its goals, importing this registers them all."""
+
+from tests.chaos import (  # noqa: F401
+    browser,
+    departures,
+    disk,
+    drains,
+    faults,
+    inputs,
+    load,
+    pathological,
+    pauses,
+    scheduling,
+    soak,
+    startups,
+    strangers,
+    wire_goals,
+)
+from tests.chaos.goals import GOALS as GOALS
