@@ -8,6 +8,7 @@ import json
 import os
 import reprlib
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -79,12 +80,16 @@ def cut(name: str) -> str:
     return name if len(name) <= 400 and name.isprintable() else shown(name)
 
 
+def repeated_key(pairs: Iterable[tuple[str, object]]) -> str:
+    """The first key of an object that stands there twice; one does."""
+    seen: set[str] = set()
+    return next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+
+
 def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} stands twice in one object")
+        raise ValueError(f"the key {shown(repeated_key(pairs))} stands twice in one object")
     return fields
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.api.faults import invalid, shown
 from app.errors import BodyTooLarge, ClientLeft, InvalidRequest
+from model.input_files import repeated_key
 
 Body = TypeVar("Body", bound=BaseModel)
 ON_LOOP_BYTES = 1 << 16  # take 10 ms at most; a megabyte of numbers takes 150, which the event loop cannot wait for
@@ -98,9 +99,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise InvalidRequest(f"an object has {len(pairs)} keys; the most that is read is {MAX_KEYS}")
     items = dict(pairs)
     if len(items) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise InvalidRequest(f"the key {shown(twice)} stands twice in one object")
+        raise InvalidRequest(f"the key {shown(repeated_key(pairs))} stands twice in one object")
     return items
 
 

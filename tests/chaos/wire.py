@@ -108,11 +108,16 @@ HALVES = (
 )
 
 
+def _closed(times: list[float | None]) -> HalfSent:
+    """Of each when it was closed, None if it was not."""
+    closed = [taken for taken in times if taken is not None]
+    return HalfSent(len(times), len(closed), max(closed, default=0.0))
+
+
 async def half_sent(address: Address, count: int) -> HalfSent:
     """Heads, lines, bodies, chunks and nothing, begun and never ended; how many were closed, and how long that took."""
     times = await asyncio.gather(*(_until_closed(address, HALVES[i % len(HALVES)]) for i in range(count)))
-    closed = [taken for taken in times if taken is not None]
-    return HalfSent(count, len(closed), max(closed, default=0.0))
+    return _closed(times)
 
 
 async def _until_closed(address: Address, half: bytes) -> float | None:
@@ -132,8 +137,7 @@ async def trickled(address: Address, count: int) -> HalfSent:
     """Heads and bodies of which a byte comes every half second, for ever."""
     starts = (b"GET / HTTP/1.1\r\nHost: a\r\nA: ", b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
     times = await asyncio.gather(*(_trickle(address, starts[i % 2]) for i in range(count)))
-    closed = [taken for taken in times if taken is not None]
-    return HalfSent(count, len(closed), max(closed, default=0.0))
+    return _closed(times)
 
 
 async def _trickle(address: Address, start: bytes) -> float | None:
