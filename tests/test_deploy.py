@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.engine.client import STOP_SECONDS
+from app.engine.supervised_worker import STOP_SECONDS
 from app.server import CLOSE_SECONDS
 from app.settings import Settings
 

@@ -75,7 +75,7 @@ def long_stream(client):
 # A step that never ends, as soon as somebody asks for 77 tokens.
 HANGS = """
 import sys, time
-from app.engine import client
+from app.engine import supervised_worker
 from model.native.runner import NativeRunner
 
 launch = NativeRunner.launch
@@ -86,7 +86,7 @@ def hang(runner, batch):
     return launch(runner, batch)
 
 NativeRunner.launch = hang
-client.STOP_SECONDS = 0.5
+supervised_worker.STOP_SECONDS = 0.5
 from app import server
 server.LOST_SECONDS = 5.0
 from app.cli import main

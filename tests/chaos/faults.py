@@ -190,7 +190,7 @@ def kills(scale: Scale) -> list[Figure]:
         engine = server.service.generator.client
         for _ in scale.each(range(num_kills)):
             time.sleep(seconds_between)
-            died, number = threading.Event(), engine._worker_number
+            died, number = threading.Event(), engine._worker._number
 
             def kill(batch: ForwardBatch, died: threading.Event = died) -> None:
                 faulty.strike = lambda batch: None
@@ -200,7 +200,7 @@ def kills(scale: Scale) -> list[Figure]:
             faulty.strike = kill
             assert died.wait(PATIENCE_SECONDS)
             started = time.monotonic()
-            until(lambda number=number: engine._worker_number > number, PAUSE_SECONDS)
+            until(lambda number=number: engine._worker._number > number, PAUSE_SECONDS)
             until(lambda: _status(server, "/health/ready") == 200, PAUSE_SECONDS)
             seconds.append(time.monotonic() - started)
         is_lost = engine.lost.is_set()
@@ -270,7 +270,7 @@ def _worst_prefills(seconds: float, num_clients: int) -> list[Figure]:
         with ThreadPoolExecutor(num_clients) as pool:
             clients = [pool.submit(ask) for _ in range(num_clients)]
             while not all(client.done() for client in clients):
-                longest = max(longest, engine._supervisor.silent_seconds)
+                longest = max(longest, engine._worker._supervisor.silent_seconds)
                 time.sleep(0.02)
         for client in clients:
             client.result()
@@ -301,7 +301,7 @@ def no_memory(scale: Scale) -> list[Figure]:
         faulty.strike = refuse
         while left[0]:
             until(lambda: engine._max_tokens in (None, 1) or not left[0], PAUSE_SECONDS)
-            engine._worker._worker._engine.scheduler.room.lift()  # or one step of a single token would follow another
+            engine._worker._worker._worker._engine.scheduler.room.lift()  # or one step of a single token would follow another
             time.sleep(0.005)
         seconds = until(lambda: engine._max_tokens is None, PAUSE_SECONDS)
         is_lost = engine.lost.is_set()

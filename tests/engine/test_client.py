@@ -11,8 +11,7 @@ from collections import Counter
 
 import pytest
 
-from app.engine import client as module
-from app.engine import room
+from app.engine import room, supervised_worker
 from app.engine import worker as worker_module
 from app.engine.client import ENDS, EngineClient, Limits
 from app.engine.engine import Engine, StepResult
@@ -51,7 +50,7 @@ def client_of(start_worker, runner, max_waiting: int = 100, **options) -> Engine
 
 def conserved(engine: EngineClient) -> None:
     """Every request that was accepted has ended in one way, or is inside."""
-    assert engine.counts["accepted"] == sum(engine.counts[how] for how in module.ENDS) + engine.num_unfinished
+    assert engine.counts["accepted"] == sum(engine.counts[how] for how in ENDS) + engine.num_unfinished
 
 
 @contextlib.asynccontextmanager
@@ -342,7 +341,7 @@ async def test_those_who_wait_for_an_engine_that_hangs_are_told_and_only_another
 
 @in_event_loop
 async def test_an_engine_that_hangs_does_not_keep_the_service_from_ending(runner, monkeypatch):
-    monkeypatch.setattr(module, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(supervised_worker, "STOP_SECONDS", 0.05)
     runner.hold()
     engine = client_of(Engines(runner), runner)
     await engine.start()
