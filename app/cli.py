@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from app.commands import bench, evaluate, generate, serve, train
+from app.commands import bench, doctor, evaluate, generate, serve, train
 from app.errors import CommandError, InvalidRequest, ServiceError, StartupError
 from app.version import VERSION
 from model.files import NO_ROOM
@@ -62,6 +62,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gpt2 {VERSION}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (serve, generate, bench, train, evaluate):
+    for command in (serve, doctor, generate, bench, train, evaluate):
         command.add_command(commands)
     return parser

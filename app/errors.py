@@ -26,8 +26,8 @@ ServiceError                     500 generation
 |- ClientLeft                    499, seen by nobody but the metrics
 |- DeadlinePassed               504 timeout
 |- GenerationFailed              500 generation
-StartupError                     exit code 78 (EX_CONFIG of sysexits.h)
-An engine that is lost           exit code 70 (EX_SOFTWARE), once all clients have been told: NotReady
+StartupError                     exit code 78 (EX_CONFIG of sysexits.h): setting, address, keys, model, no room, no threads
+An engine that is lost           exit code 70 (EX_SOFTWARE), once all clients have been told: NotReady; or if it does not come up
 CommandError                     exit code 2: training or measuring cannot be done as asked
 """
 

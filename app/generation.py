@@ -1,15 +1,18 @@
 """Text in, text out: encodes prompts, submits them, and turns the engine's outputs into samples of text. Knows no HTTP."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from app.billing import Bill, Billing
 from app.deadline import Deadline, Timeouts
 from app.engine.client import EngineClient
 from app.engine.mailbox import Mailbox
 from app.engine.sequence import EngineRequest, FinishReason, PromptScores, ScoresOutput, TokensOutput
+from app.engine.work import NO_WORK, Work
 from app.errors import DeadlinePassed, InvalidRequest, PromptTooLong, ServiceError
 from app.long_texts import INLINE_BYTES, LongTexts, text_size
 from app.metrics import Metrics
@@ -34,6 +37,7 @@ class GenerationRequest:
     A sample ends before the first stop string in what it has after `stop_after` tokens (behind it with `include_stop`), and after
     `max_new_tokens` at the latest; with 0 nothing is generated. `top_n` of the likeliest tokens are told beside each generated one,
     and `prompt_top_n` beside each of the prompts', which are scored unless that is None. All of it takes `timeout_seconds` at most.
+    With `tells_cost` there is a bill.
     """
 
     prompts: tuple[Prompt, ...]
@@ -52,6 +56,7 @@ class GenerationRequest:
     skip_special_tokens: bool = True
     include_stop: bool = False
     stop_after: int = 0
+    tells_cost: bool = False
 
 
 @dataclass(slots=True)
@@ -59,13 +64,22 @@ class Timings:
     """When things happened, in seconds of the engine's clock."""
 
     arrived: float
+    submitted: float  # to the engine; the queue's time begins here
     queue_seconds: float = 0.0
+    first_token: float | None = None
     last_output: float | None = None
 
     @property
     def total_seconds(self) -> float:
         """From arrival to the latest output."""
         return (self.last_output or self.arrived) - self.arrived
+
+    def observe(self, output: TokensOutput | ScoresOutput) -> bool:
+        """Whether it is the first; times are those of the engine, so that a reader who is late does not distort them."""
+        if is_first := self.last_output is None:
+            self.queue_seconds = output.queue_seconds
+        self.last_output = output.published_at
+        return is_first
 
 
 class TextGenerator:
@@ -77,10 +91,11 @@ class TextGenerator:
         tokenizer: Tokenizer,
         eos_token_ids: Sequence[int],
         metrics: Metrics,
+        billing: Billing,
         timeouts: Timeouts = Timeouts(),  # noqa: B008  # frozen
     ) -> None:
         self.client, self.tokenizer, self.eos_token_ids, self.metrics = client, tokenizer, tuple(eos_token_ids), metrics
-        self.timeouts = timeouts
+        self.billing, self.timeouts = billing, timeouts
         self.long_texts = LongTexts(metrics, lambda: client.num_unfinished > 0)
 
     async def start(self, request: GenerationRequest, arrived: float | None = None) -> "Generation":
@@ -97,8 +112,9 @@ class TextGenerator:
         for prompt in prompts:
             prompt.max_new_tokens = min(request.max_new_tokens, self.client.limits.max_positions - len(prompt.ids))
         requests = [self._engine_request(request, prompt) for prompt in prompts]
+        submitted = time.monotonic()
         mailbox = self.submit(*requests, deadline=deadline)
-        return Generation(self, mailbox, request, prompts, Timings(arrived), deadline)
+        return Generation(self, mailbox, request, prompts, Timings(arrived, submitted), deadline)
 
     def submit(self, *requests: EngineRequest, deadline: Deadline | None) -> Mailbox:
         """To the engine, unless the time has passed already."""
@@ -121,6 +137,7 @@ class TextGenerator:
             stop_token_ids=request.stop_token_ids,
             top_n=request.top_n,
             scores=scores,
+            tells_work=request.tells_cost,
         )
 
     async def read_prompts(
@@ -171,6 +188,7 @@ class Generation:
     timings: Timings
     deadline: Deadline | None = None
     samples: list[Sample] = field(init=False)
+    _work: dict[tuple[int, int], Work] = field(init=False, default_factory=dict)  # of each request's samples so far
     _num_open: int = field(init=False)
     _alarm: asyncio.TimerHandle | None = field(init=False, default=None)
 
@@ -210,6 +228,12 @@ class Generation:
     @property
     def num_generated(self) -> int:
         return sum(sample.num_generated for sample in self.samples)
+
+    @property
+    def bill(self) -> Bill:
+        """Of all samples of all prompts, once it is finished; of a request that asked for it."""
+        work = functools.reduce(Work.plus, self._work.values(), NO_WORK)
+        return self.generator.billing.bill(work, self.timings.arrived)
 
     @property
     def writing_size(self) -> int:
@@ -259,6 +283,7 @@ class Generation:
         self._observe_output(output)
         prompt = self.prompts[number]
         prompt.num_reused = output.num_reused
+        self._work[output.request_id, 0] = output.work
         prompt.scores += [(score.logprob, score.top) for score in output.scores]
         if output.is_last:
             for sample in self.samples_of(number):
@@ -271,10 +296,13 @@ class Generation:
         if sample.finish_reason is not None:
             return []  # they were drawn past a stop string, and are nobody's
         self._observe_output(output)
+        if self.request.tells_cost:
+            self._work[output.request_id, output.sample] = output.work
         before, tokens = sample.last_published, sample.take(output)
         metrics, num_tokens = self.generator.metrics, len(tokens)
         if before is None:
             self.prompts[number].num_reused = output.num_reused
+            self.timings.first_token = self.timings.first_token or output.published_at
             metrics.first_token.observe(output.published_at - self.timings.arrived)
             metrics.inter_token.observe(0.0, num_tokens - 1)
         else:
@@ -293,9 +321,5 @@ class Generation:
             self.generator.metrics.request.observe(self.timings.total_seconds)
 
     def _observe_output(self, output: TokensOutput | ScoresOutput) -> None:
-        """Times are those of the engine, so that a reader who is late does not distort them."""
-        timings = self.timings
-        if timings.last_output is None:
-            timings.queue_seconds = output.queue_seconds
+        if self.timings.observe(output):
             self.generator.metrics.queue.observe(output.queue_seconds)
-        timings.last_output = output.published_at

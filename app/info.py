@@ -11,7 +11,8 @@ class ServiceInfo:
     """Sizes in tokens and requests; `created` in seconds of the epoch; `arithmetic` is what fixes the bits of the answers.
 
     A limit of 0 seconds is none. With one `fingerprint` the same request has the same answer, to the byte. `chat_template` is where
-    that is from, "checkpoint", "file" or its name; None where there is no chat.
+    that is from, "checkpoint", "file" or its name; None where there is no chat. `energy_source` is what tells the device's energy,
+    "rapl" or "nvml"; None where nothing does.
     """
 
     model_id: str
@@ -35,6 +36,7 @@ class ServiceInfo:
     max_batch_tokens: int
     prefill_chunk: int
     chat_template: str | None
+    energy_source: str | None
     created: int
     fingerprint: str
     version: str = VERSION

@@ -108,5 +108,5 @@ def _text_of(file: Path) -> str:
         if file.stat().st_mode & stat.S_IROTH:
             log.warning("%s can be read by every user of this machine; chmod o-r takes that away", file)
     except (FileUnusable, OSError) as error:
-        raise KeysError(str(error)) from None
+        raise KeysError(f"GPT2_API_KEYS_FILE: {error}") from None
     return text

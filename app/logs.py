@@ -4,7 +4,10 @@ import logging
 import select
 import sys
 import traceback
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    import structlog
 
 PIECE = 1000  # characters: at most the 4096 bytes for which a pipe has room if it has any
 
@@ -57,13 +60,17 @@ def _lost(num: int) -> logging.LogRecord:
     return logging.makeLogRecord({"name": "gpt2", "levelno": logging.WARNING, "levelname": "WARNING", "msg": text})
 
 
-def configure_logging(log_format: str) -> None:
-    """Send the service's and uvicorn's lines to standard error in one format: auto, console or json."""
+def configure_logging(log_format: str, *processors: "structlog.types.Processor") -> None:
+    """Send the service's and uvicorn's lines to standard error in one format: auto, console or json.
+
+    Each line passes through `processors`, of which one may add the ids of the trace that it belongs to.
+    """
     import structlog  # for the service alone; the other commands have no log
 
     console = is_console(log_format)
     timestamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console)
-    shared: list[structlog.types.Processor] = [structlog.stdlib.add_log_level, timestamper, structlog.processors.format_exc_info]
+    level, errors = structlog.stdlib.add_log_level, structlog.processors.format_exc_info
+    shared: list[structlog.types.Processor] = [*processors, level, timestamper, errors]
     renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
@@ -19,17 +20,24 @@ from app.errors import ServiceError
 from app.generation import TextGenerator
 from app.info import ServiceInfo
 from app.keys import Keys
+from app.loop_lag import LoopLag
 from app.metrics import Metrics
 from app.middleware import DoorMiddleware, FaultMiddleware, RequestMiddleware
 from app.settings import Settings
+from app.threads import threads_needed
 from app.version import VERSION
+
+if TYPE_CHECKING:
+    from app.tracing import Tracing
 
 MODULES = (generate, completions, chat_completions, score, operations)
 # What a page of another origin may read of an answer, besides its body and type.
 EXPOSED_HEADERS = (
-    "retry-after", "x-generated-tokens", "x-inference-time", "x-prompt-tokens", "x-queue-time", "x-request-id", "x-seed",
-    "x-time-per-token", "x-total-time",
+    "retry-after", "traceresponse", "x-generated-tokens", "x-inference-time", "x-prompt-tokens", "x-queue-time", "x-request-id",
+    "x-seed", "x-time-per-token", "x-total-time",
 )  # fmt: skip
+# FastAPI's own would trace and log to whatever OpenTelemetry finds in the process, exceptions' messages among others.
+NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 def create_app(
@@ -39,31 +47,41 @@ def create_app(
     metrics: Metrics,
     chat: Chat | NoChat,
     keys: Keys | None = None,
+    tracing: "Tracing | None" = None,
 ) -> FastAPI:
-    """The ASGI application; its lifespan starts and stops the generator's engine, and ends the chat's process.
+    """The ASGI application; its lifespan starts and stops the generator's engine, and ends the chat's process: StartupError if it
+    cannot.
 
-    Without `keys` it is open to all who reach it.
+    Without `keys` it is open to all who reach it; with `tracing` each request has a span.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # FastAPI passes it
-        await generator.client.start()
+        lag = LoopLag(metrics.loop_lag.observe)
         try:
+            with threads_needed():
+                await generator.client.start()
+                generator.billing.start()
+            lag.start()
             yield
         finally:
+            lag.stop()
             await generator.client.stop()
+            generator.billing.stop()
             chat.close()
             generator.long_texts.close()
+            if tracing is not None:
+                await tracing.close()
 
-    description = "Generates text with GPT-2."
     app = FastAPI(
         title="GPT-2",
         version=VERSION,
         lifespan=lifespan,
-        description=description,
+        description="Generates text with GPT-2.",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # to an address that is made of the client's Host header
+        telemetry=NO_TELEMETRY,
     )
     app.state.settings, app.state.generator, app.state.info, app.state.metrics = settings, generator, info, metrics
     app.state.chat, app.state.keys = chat, keys
@@ -72,10 +90,19 @@ def create_app(
         app.include_router(module.router)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(DoorMiddleware, generator=generator)
+    _add_middleware(app)
+    if tracing is not None:
+        _trace(app, tracing, info)
+    return app
+
+
+def _add_middleware(app: FastAPI) -> None:
+    """From the innermost to the outermost."""
+    settings: Settings = app.state.settings
+    app.add_middleware(DoorMiddleware, generator=app.state.generator)
     app.add_middleware(FaultMiddleware, answer=_unexpected_error)
-    if keys is not None:
-        _demand_keys(app, settings, keys)
+    if app.state.keys is not None:
+        _demand_keys(app, settings, app.state.keys)
     if settings.cors_origins:  # outside of the keys: a preflight brings none, and a page of a named origin may read the 401
         app.add_middleware(
             CORSMiddleware,
@@ -84,8 +111,14 @@ def create_app(
             allow_headers=["*"],  # whatever a preflight asks for: clients send authorization and many of their own
             expose_headers=EXPOSED_HEADERS,
         )
-    app.add_middleware(RequestMiddleware, metrics=metrics)
-    return app
+    app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
+
+
+def _trace(app: FastAPI, tracing: "Tracing", info: ServiceInfo) -> None:
+    """Outside of all else; who does not trace imports nothing of it."""
+    from app.tracing import TracingMiddleware
+
+    app.add_middleware(TracingMiddleware, tracing=tracing, model_id=info.model_id, routes=_routes())
 
 
 def _demand_keys(app: FastAPI, settings: Settings, keys: Keys) -> None:
@@ -115,9 +148,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 def _methods(path: str) -> list[str]:
     """All methods of a path; Starlette's own answer tells those of one of its routes."""
-    routes = [route for module in MODULES for route in module.router.routes if isinstance(route, APIRoute)]
-    methods = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    methods = {method for route in _routes() if route.path_regex.match(path) for method in route.methods or ()}
     return sorted(methods | {"HEAD"} if "GET" in methods else methods)
+
+
+def _routes() -> list[APIRoute]:
+    return [route for module in MODULES for route in module.router.routes if isinstance(route, APIRoute)]
 
 
 async def _unexpected_error(request: Request) -> Response:

@@ -3,14 +3,15 @@
 import itertools
 import platform
 from bisect import bisect_left
-from collections.abc import Iterable
-from importlib.metadata import version
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from app.billing import Billing
 from app.engine.client import ENDS, EngineClient
 from app.engine.engine import StepStats
 from app.errors import ServiceError
@@ -72,16 +73,64 @@ class EngineSeries(Collector):
         crashes.add_metric([], self._client.num_crashes)
         repeated = CounterMetricFamily("gpt2_steps_repeated_total", "Steps that failed and were run again in parts.")
         repeated.add_metric([], self._client.num_repeated_steps)
+        samples = "Samples that wait for a cache slot: several of one request with n."
         tokens = "Tokens that the requests inside may take: their prompts, and all that they may generate."
         wait = "About how long a request that came now would wait for a cache slot."
+        age = "Time since the engine's last sign of life, as GPT2_STALL_SECONDS counts it; 0 until it has started."
+        ready = "Whether requests are taken in, as /health/ready says it: 1 or 0."
         return [
             accepted,
             ended,
             crashes,
             repeated,
+            GaugeMetricFamily("gpt2_samples_waiting", samples, self._client.num_waiting_samples),
             GaugeMetricFamily("gpt2_queued_tokens", tokens, self._client.num_queued_tokens),
             GaugeMetricFamily("gpt2_estimated_wait_seconds", wait, self._client.wait_seconds),
+            GaugeMetricFamily("gpt2_engine_heartbeat_age_seconds", age, self._client.silent_seconds),
+            GaugeMetricFamily("gpt2_ready", ready, _is_ready(self._client)),
         ]
+
+
+def _is_ready(client: EngineClient) -> bool:
+    try:
+        client.check_ready()
+    except ServiceError:
+        return False
+    return True
+
+
+class CostSeries(Collector):
+    """What all requests have cost, priced when it is asked for; energy only where it can be read."""
+
+    def __init__(self, billing: Billing, registry: CollectorRegistry) -> None:
+        self._billing = billing
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        billing = self._billing
+        texts: dict[str, tuple[str, float | None]] = {
+            "gpt2_flops_total": (
+                "Floating-point operations of matrix products, by the model's arithmetic, of samples that have ended "
+                "but by the engine's crash.",
+                billing.flops,
+            ),
+            "gpt2_bytes_moved_total": (
+                "Bytes of weights, keys and values that were moved, by the model's arithmetic, of samples that have ended "
+                "but by the engine's crash.",
+                billing.bytes_moved,
+            ),
+            "gpt2_compute_seconds_total": (
+                "Time in which the device ran steps, that in which an engine crashed apart.",
+                billing.compute_seconds,
+            ),
+            "gpt2_energy_joules_total": (
+                f"Energy that the device has taken since the start, idle too and whatever for, by {billing.energy_source}.",
+                billing.energy_joules,
+            ),
+        }
+        for name, (text, value) in texts.items():
+            if value is not None:
+                yield CounterMetricFamily(name, text, value)
 
 
 class Metrics:
@@ -110,12 +159,17 @@ class Metrics:
         self.running = gauge("gpt2_requests_running", "Requests that are being prefilled or decoded.")
         self.slots = gauge("gpt2_slots", "Cache slots there are.")
         self.slots_used = gauge("gpt2_slots_used", "Cache slots in use.")
+        self.max_waiting = gauge("gpt2_samples_waiting_limit", "Bound of gpt2_samples_waiting, GPT2_MAX_WAITING.")
+        self.max_queued_tokens = gauge("gpt2_queued_tokens_limit", "Bound of gpt2_queued_tokens, GPT2_MAX_QUEUED_TOKENS.")
         self.prompt_tokens = counter("gpt2_prompt_tokens_total", "Prompt tokens computed, those from the prefix cache apart.")
         self.generated_tokens = counter("gpt2_generated_tokens_total", "Tokens generated.")
         self.reused_tokens = counter("gpt2_prefix_cache_hit_tokens_total", "Prompt tokens taken from an earlier request's slot.")
         self.prefill_chunks = counter("gpt2_prefill_chunks_total", "Chunks of prompts computed.")
         self.batch_size = histogram("gpt2_batch_size", "Sequences in a step's batch.", COUNTS)
         self.step = histogram("gpt2_step_seconds", "Time of a step of the engine.")
+        self.loop_lag = histogram(
+            "gpt2_event_loop_lag_seconds", "How late the event loop came to a timer, tried four times a second."
+        )
         self.queue = histogram("gpt2_queue_seconds", "Time from arrival to the start of the prompt's computation.")
         self.first_token = histogram(
             "gpt2_time_to_first_token_seconds", "Time from arrival to the first token of a sample, as the engine had it."
@@ -132,7 +186,6 @@ class Metrics:
         self.long_texts_unsent = gauge(
             "gpt2_tokenize_unsent_bytes", "Bytes of long texts whose answers their clients have not read."
         )
-        self.heartbeat = gauge("gpt2_engine_heartbeat_timestamp_seconds", "When the engine last gave a sign of life.")
         self.build = gauge("gpt2_build_info", "What is running; always 1.", "version", "python", "torch")
         self.model = gauge("gpt2_model_info", "What is served; always 1.", "model", "dtype", "device", "kernels", "arithmetic")
         for route in ROUTES:  # from zero on, so that a rate sees the first failure
@@ -142,14 +195,26 @@ class Metrics:
             self.rejected.labels(reason)
         for status in REFUSALS:
             self.refused.labels(status)
-        self.build.labels(VERSION, platform.python_version(), version("torch")).set(1)
+        self.build.labels(VERSION, platform.python_version(), _torch_version()).set(1)
+        ProcessCollector(registry=self.registry)  # CPU, memory and files under the names that dashboards of all services know
 
     def describe_model(self, info: ServiceInfo) -> None:
         self.model.labels(info.model_id, info.dtype, info.device, info.kernels, info.arithmetic).set(1)
         self.slots.set(info.max_running)
+        self.max_waiting.set(info.max_waiting)
+        self.max_queued_tokens.set(info.max_queued_tokens)
 
     def describe_engine(self, client: EngineClient) -> None:
         EngineSeries(client, self.registry)
+
+    def describe_costs(self, billing: Billing) -> None:
+        CostSeries(billing, self.registry)
+
+    def describe_connections(self, num: Callable[[], int], limit: int) -> None:
+        """Where this project's own server has them: under another one nothing is known of them, and nothing told."""
+        Gauge("gpt2_connections", "Connections that are open.", registry=self.registry).set_function(num)
+        text = "Connections that are served at once: GPT2_MAX_CONNECTIONS, or fewer where fewer open files are allowed."
+        Gauge("gpt2_connections_limit", text, registry=self.registry).set(limit)
 
     def count_refusal(self, error: ServiceError) -> None:
         """What the network answered by itself: for want of room, or since it was no request."""
@@ -158,8 +223,7 @@ class Metrics:
         else:
             self.rejected.labels(error.reason).inc()
 
-    def observe_step(self, stats: StepStats, now: float) -> None:
-        self.heartbeat.set(now)
+    def observe_step(self, stats: StepStats) -> None:
         self.waiting.set(stats.num_waiting)
         self.running.set(stats.num_running)
         self.slots_used.set(stats.num_slots_used)
@@ -175,3 +239,11 @@ class Metrics:
     def exposition(self) -> bytes:
         """All series in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _torch_version() -> str:
+    """As installed, whether it computes or not; none in the slim image."""
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return "none"

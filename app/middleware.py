@@ -98,7 +98,8 @@ class RequestMiddleware:
             await self.app(routed, receive, send_with_id)
         finally:
             status = state.get("status", status)  # the protocol's, where it answered before the application did
-            self._record(scope, request_id, status, state.get("outcome") or outcome_of(status), time.monotonic() - started)
+            outcome = state["outcome"] = state.get("outcome") or outcome_of(status)
+            self._record(scope, request_id, status, outcome, time.monotonic() - started)
 
     def _record(self, scope: Scope, request_id: str, status: int, outcome: str, seconds: float) -> None:
         path = scope["path"]

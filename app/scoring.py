@@ -5,11 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from app.billing import Bill
 from app.deadline import Deadline
 from app.engine.mailbox import Mailbox
 from app.engine.sequence import EngineRequest, PromptScores, ScoresOutput
+from app.engine.work import NO_WORK, Work
 from app.errors import DeadlinePassed, InvalidRequest, ServiceError
-from app.generation import TextGenerator
+from app.generation import TextGenerator, Timings
 from app.long_texts import text_size
 from app.prompt import Prompt
 from model.batch import SamplingParams
@@ -33,12 +35,23 @@ class Scoring:
     candidate_ids: list[list[int]]
     mailbox: Mailbox
     deadline: Deadline | None
+    timings: Timings
     num_reused: int = 0
+    _work: Work = field(init=False, default=NO_WORK)
     _alarm: asyncio.TimerHandle | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if self.deadline is not None:
             self._alarm = self.deadline.alarm(self.abort)
+
+    @property
+    def num_prompt(self) -> int:
+        """The prompt counts once, however many candidates share it."""
+        return len(self.prompt_ids) + sum(map(len, self.candidate_ids))
+
+    @property
+    def num_generated(self) -> int:
+        return 0
 
     async def scores(self) -> list[CandidateScore]:
         """One a candidate, in their order; raises what made one of them fail."""
@@ -48,11 +61,19 @@ class Scoring:
         while num_open:
             for output in await self.mailbox.get(None):
                 assert isinstance(output, ScoresOutput), "nothing was to be drawn"
+                self.timings.observe(output)
                 logprobs[output.request_id - first] += [score.logprob for score in output.scores]
-                num_open -= output.is_last
+                if output.is_last:
+                    num_open -= 1
+                    self._work = self._work.plus(output.work)
                 if output.request_id == first:  # the others share its prefix, which is no earlier request's
                     self.num_reused = min(output.num_reused, len(self.prompt_ids))
         return [CandidateScore(*candidate) for candidate in zip(self.candidate_ids, logprobs, strict=True)]
+
+    @property
+    def bill(self) -> Bill:
+        """Of all candidates, once they are scored; of a request that asked for it."""
+        return self.generator.billing.bill(self._work, self.timings.arrived)
 
     def abort(self, error: ServiceError | None = None) -> None:
         """End what has not ended; with `error`, a reader that waits is woken by it."""
@@ -64,13 +85,19 @@ class Scoring:
 
 
 async def start_scoring(
-    generator: TextGenerator, prompt: Prompt, candidates: Sequence[str], reading: Reading, timeout_seconds: float | None = None
+    generator: TextGenerator,
+    prompt: Prompt,
+    candidates: Sequence[str],
+    reading: Reading,
+    timeout_seconds: float | None = None,
+    tells_cost: bool = False,
 ) -> Scoring:
     """Check and submit; raises InvalidRequest that names the field, Overloaded, NotReady or DeadlinePassed.
 
     The caller aborts the result.
     """
-    deadline = generator.timeouts.deadline(timeout_seconds, time.monotonic())
+    arrived = time.monotonic()
+    deadline = generator.timeouts.deadline(timeout_seconds, arrived)
     generator.client.check_ready()
     (read,) = await generator.read_prompts((prompt,), num_new=1, reading=reading)
     prompt_ids, tokenizer = read.ids, generator.tokenizer
@@ -86,8 +113,12 @@ async def start_scoring(
         if len(token_ids) > room:
             raise _too_long(i, str(len(token_ids)), room)
     scores = PromptScores(first=len(prompt_ids))
-    requests = [EngineRequest((*prompt_ids, *token_ids), SamplingParams(), 0, scores=scores) for token_ids in candidate_ids]
-    return Scoring(generator, prompt_ids, candidate_ids, generator.submit(*requests, deadline=deadline), deadline)
+    requests = [
+        EngineRequest((*prompt_ids, *token_ids), SamplingParams(), 0, scores=scores, tells_work=tells_cost)
+        for token_ids in candidate_ids
+    ]
+    timings = Timings(arrived, submitted=time.monotonic())
+    return Scoring(generator, prompt_ids, candidate_ids, generator.submit(*requests, deadline=deadline), deadline, timings)
 
 
 def _too_long(index: int, num_tokens: str, room: int) -> InvalidRequest:

@@ -4,6 +4,7 @@ An engine that is lost for this process ends it, so that whoever watches over it
 """
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -18,8 +19,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.engine.client import EngineClient
-from app.errors import ENGINE_LOST_EXIT_CODE
+from app.errors import ENGINE_LOST_EXIT_CODE, StartupError
 from app.keys import Keys
+from app.listening import not_taken, take_address
+from app.logs import traceback_of
 from app.network.limits import Limits, allow_open_files, bound_sockets
 from app.network.places import Places
 from app.network.protocol import HttpProtocol
@@ -46,6 +49,7 @@ class Server(uvicorn.Server):
             loop="uvloop",
             http=cast("type[asyncio.Protocol]", protocol),  # it is only ever called
             ws="none",
+            lifespan="off",  # uvicorn tells of an application that does not come up by a traceback, whatever the cause
             log_config=None,
             access_log=False,
             server_header=False,
@@ -55,8 +59,10 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
         super().__init__(config)
+        app.state.metrics.describe_connections(lambda: len(self.server_state.connections), limits.max_connections)
         self._limits = limits
         self._app, self._drain_seconds, self._on_ready = app, settings.drain_seconds, on_ready
+        self._lifespan = app.router.lifespan_context(app)
         self._drains: list[asyncio.Task[None]] = []
 
     @property
@@ -69,16 +75,46 @@ class Server(uvicorn.Server):
         engine: EngineClient = self._app.state.generator.client
         return engine
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve on sockets that `take_address` gave, or on those that it gives now. Raises StartupError, as it and the app do."""
+        super().run(sockets or take_address(self.config.host, self.config.port))
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._start_app()
         await super().startup(sockets)
+        if any(listener.fileno() < 0 for listener in sockets or ()):  # uvloop closes what it cannot listen on, and tells nobody
+            await self._stop_app()
+            raise not_taken(OSError(errno.EADDRINUSE, "taken meanwhile"), self.config.host, self.config.port)
         if self.started:
-            for listener in self.servers[0].sockets:
-                bound_sockets(listener, self._limits)
+            for server in self.servers:
+                for listener in server.sockets:
+                    bound_sockets(listener, self._limits)
             self._loop = asyncio.get_running_loop()
             self._take_hangups()
             self._watch = asyncio.create_task(self._leave_when_lost())
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if not self.force_exit:
+            await self._stop_app()
+
+    async def _start_app(self) -> None:
+        """Raises StartupError, for which a line is enough; of an engine that does not come up the log has all there is to know."""
+        try:
+            await self._lifespan.__aenter__()
+        except StartupError:
+            raise
+        except Exception as error:
+            log.critical("the service does not come up", exc_info=error)
+            raise SystemExit(ENGINE_LOST_EXIT_CODE) from error
+
+    async def _stop_app(self) -> None:
+        try:
+            await self._lifespan.__aexit__(None, None, None)
+        except Exception as error:
+            log.error("the service has not stopped as it should:\n%s", traceback_of(error))
 
     def _take_hangups(self) -> None:
         if threading.current_thread() is threading.main_thread():

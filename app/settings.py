@@ -41,8 +41,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=1024,
-        description="Samples that run at once, each in a cache slot of its own; a request has one, or n. 0 is 32 on a CPU, and "
-        "256, or what has room, on a GPU.",
+        description="Samples that run at once, each in a cache slot of its own; a request has one, or n. 0 is 32 on a CPU and "
+        "256 on a GPU, or what has room there.",
     )
     max_waiting: int = Field(1024, ge=0, description="Samples that may wait for a slot; beyond it the answer is 429.")
     max_queued_tokens: int = Field(

@@ -164,7 +164,7 @@ async def by_hand(runner: IdleRunner) -> AsyncIterator[tuple[TextGenerator, Fast
         return workers[0]
 
     def observe(result: StepResult) -> None:
-        service.metrics.observe_step(result.stats, time.time())
+        service.metrics.observe_step(result.stats)
 
     service.generator.client = EngineClient(start_worker, client.limits, SETTINGS.max_waiting, observe)
     await service.generator.client.start()

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,20 @@ from benchmarks.machine import ROOT
 
 
 class ServerProcess:
-    """Runs a checkout's server for the length of a `with` block; `ready_seconds` counts from its start."""
+    """Runs a checkout's server for the length of a `with` block; `ready_seconds` counts from its start.
 
-    def __init__(self, model: Path | None = None, checkout: Path = ROOT, **settings: object) -> None:
-        self._checkout = checkout
+    `module` is run in the place of `app`, with `environment` added to this process's own.
+    """
+
+    def __init__(
+        self,
+        model: Path | None = None,
+        checkout: Path = ROOT,
+        module: str = "app",
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
+        self._checkout, self._module, self._environment = checkout, module, os.environ | (environment or {})
         self._options = [f"--{name.replace('_', '-')}={value}" for name, value in ({"port": 0} | settings).items()]
         if model is not None:
             self._options.append(f"--model={model}")
@@ -27,9 +37,11 @@ class ServerProcess:
     def __enter__(self) -> "ServerProcess":
         started = time.monotonic()
         # This checkout's by this interpreter, where the package need not be installed.
-        program = [sys.executable, "-m", "app"] if self._checkout == ROOT else [str(self._checkout / ".venv" / "bin" / "gpt2")]
+        program = (
+            [sys.executable, "-m", self._module] if self._checkout == ROOT else [str(self._checkout / ".venv" / "bin" / "gpt2")]
+        )
         command = [*program, "serve", *self._options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=self._checkout)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=self._checkout, env=self._environment)
         assert self.process.stderr is not None
         said = []
         for line in self.process.stderr:
@@ -38,14 +50,18 @@ class ServerProcess:
                 self.url, self.ready_seconds = match[1], time.monotonic() - started
                 break
         else:
+            self.process.stderr.close()
+            self.process.wait(60)
             raise RuntimeError(f"the server did not come up:\n{''.join(said)}")
         # Its log goes on; unread, it would fill the pipe and stop the server.
-        subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
+        self._reader = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
+        self.process.stderr.close()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait(60)
+        self._reader.wait(60)
 
     def load(self, bodies: Sequence[dict[str, Any]], concurrency: int) -> Measurement:
         """Send each body to /generate_stream, so many at once, and read every event; none may fail."""

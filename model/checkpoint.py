@@ -6,7 +6,7 @@ CheckpointError that names it.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "ml
 OTHER_HEADS = re.compile(r"(multiple_choice_head|score|classifier|qa_outputs|v_head)\.")
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str, fetch: Callable[[str], Path] = download) -> Path:
     """The directory of a checkpoint: an existing one, or what the hub has under `gpt2` or `owner/name`, downloaded or cached."""
     directory = Path(name)
     if name and directory.is_dir():  # Path("") is the current directory.
@@ -48,7 +48,7 @@ def resolve_model(name: str) -> Path:
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise CheckpointError(f"no such directory: {shown(name)}")
     try:
-        return download(name)
+        return fetch(name)
     except HubError as error:
         raise CheckpointError(str(error)) from error
 

@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 from model.batch import Runner
 from model.checkpoint import Checkpoint
-from model.machine import num_cores, num_cuda_devices
-from model.native.library import KernelsUnavailable, NativeUnavailable, NotFinite, Precision
+from model.machine import NO_TORCH, has_torch, num_cores, num_cuda_devices
+from model.memory import NUM_SLOTS, Needs, available_bytes, choose_slots, mega
+from model.native.library import KernelsUnavailable, NativeUnavailable, NotFinite, Precision, available_kernels, check_available
+from model.native.memory import needs_of
 from model.native.precision import INT8_LIMIT, NUM_TOKENS, Loss, loss_of, reference_runner, sample_ids, score
 from model.native.runner import NativeRunner
 from model.native.self_test import SelfTestFailed, check_kernels
 from model.tokenizer import Tokenizer
 
 SANITY_TOKENS = 8
-NUM_SLOTS = 32
 CUDA_KERNELS = ("triton", "torch")
 
 Report = Callable[[str], None]
@@ -53,7 +54,9 @@ class Chosen:
 
 def choose_device(device: str) -> str:
     """cpu or cuda, as asked for; auto takes cuda if driver and PyTorch find a device."""
-    if device != "cpu" and num_cuda_devices() and _cuda_is_available():
+    if device == "cuda" and not has_torch():
+        raise ChoiceError(f"device cuda is asked for, but {NO_TORCH}; leave GPT2_DEVICE at auto or set it to cpu")
+    if device != "cpu" and has_torch() and num_cuda_devices() and _cuda_is_available():
         return "cuda"
     if device == "cuda":
         raise ChoiceError(
@@ -62,31 +65,65 @@ def choose_device(device: str) -> str:
     return "cpu"
 
 
+class Foreseen(NamedTuple):
+    """What will compute, as far as the machine tells; `kernels` may be among several, of which the fastest is measured."""
+
+    backend: str
+    kernels: tuple[str, ...]
+    num_threads: int
+    reason: str = ""  # why PyTorch computes where the native step could
+
+
+def foresee(wanted: Wanted) -> Foreseen:
+    """What `choose_runner` would take, without a checkpoint. Raises ChoiceError."""
+    num_threads = wanted.num_threads or num_cores()
+    if choose_device(wanted.device) == "cuda":
+        _check_cuda_can(wanted)
+        return Foreseen("torch" if wanted.kernels == "torch" else "cuda", (wanted.kernels,), num_threads)
+    if wanted.kernels in CUDA_KERNELS:
+        why = "which are for cuda" if has_torch() else f"but {NO_TORCH}"
+        raise ChoiceError(f"kernels {wanted.kernels} are asked for, {why}; leave GPT2_KERNELS at auto")
+    try:
+        check_available(wanted.kernels)
+        kernels = available_kernels() if wanted.kernels == "auto" else (wanted.kernels,)
+        return Foreseen("native", kernels, num_threads)
+    except KernelsUnavailable as error:
+        raise ChoiceError(f"{error}; set GPT2_KERNELS to one of these, or leave it at auto") from error
+    except NativeUnavailable as error:
+        _check_torch_can(wanted, error)
+        return Foreseen("torch", ("torch",), num_threads, str(error))
+
+
 def choose_runner(checkpoint: Checkpoint, tokenizer: Callable[[], Tokenizer], wanted: Wanted, report: Report) -> Chosen:
     """Build and test a runner; `report` is told what is not as could be expected, in a line each.
 
     The tokenizer is asked for once the weights are packed: it may be loaded beside that. Raises ChoiceError, CheckpointError for
-    weights that are no numbers, MemoryError.
+    weights that are no numbers, MemoryError, NoRoom among them.
     """
-    device = choose_device(wanted.device)
-    wanted = wanted._replace(device=device, num_threads=wanted.num_threads or num_cores())
-    if device == "cuda":
-        _check_cuda_can(wanted)
+    foreseen = foresee(wanted)
+    wanted = wanted._replace(device=choose_device(wanted.device), num_threads=foreseen.num_threads)
+    if foreseen.backend != "native":
+        if foreseen.reason:
+            report(f"computing with PyTorch in place of the native step: {foreseen.reason}")
         return _torch(checkpoint, wanted, report)
-    wanted = wanted._replace(num_slots=wanted.num_slots or NUM_SLOTS)
-    if wanted.kernels in CUDA_KERNELS:
-        raise ChoiceError(f"kernels {wanted.kernels} are asked for, which are for cuda; leave GPT2_KERNELS at auto")
     try:
         runner = _native(checkpoint, tokenizer, wanted, report)
     except NotFinite as error:
         raise checkpoint.not_finite(error.name) from error
-    except KernelsUnavailable as error:
-        raise ChoiceError(f"{error}; set GPT2_KERNELS to one of these, or leave it at auto") from error
     except NativeUnavailable as error:
-        _check_nothing_native_is_wanted(wanted, error)
+        _check_torch_can(wanted, error)
         report(f"computing with PyTorch in place of the native step: {error}")
         return _torch(checkpoint, wanted, report)
     return Chosen(runner, runner.precision.label, "native", runner.kernels, runner.arithmetic, runner.cache_bytes)
+
+
+def slots_with_room(needs: Needs, wanted: Wanted, report: Report) -> int:
+    """On a CPU. Raises NoRoom."""
+    free_bytes = available_bytes()
+    num_slots = choose_slots(needs, wanted.num_slots, free_bytes)
+    if not wanted.num_slots and num_slots < NUM_SLOTS and free_bytes is not None:
+        report(f"{mega(free_bytes)} of memory are available, room for {num_slots} cache slots in {needs.precision}")
+    return num_slots
 
 
 def _check_cuda_can(wanted: Wanted) -> None:
@@ -101,20 +138,23 @@ def _check_cuda_can(wanted: Wanted) -> None:
         )
 
 
-def _check_nothing_native_is_wanted(wanted: Wanted, why: NativeUnavailable) -> None:
+def _check_torch_can(wanted: Wanted, why: NativeUnavailable) -> None:
     if wanted.kernels != "auto":
         raise ChoiceError(f"kernels {wanted.kernels} are of the native step, which cannot run: {why}; leave GPT2_KERNELS at auto")
     if wanted.dtype == "int8":
         raise ChoiceError(
             f"dtype int8 is of the native step, which cannot run: {why}; PyTorch computes in float32, with GPT2_DTYPE at auto"
         )
+    if not has_torch():
+        raise ChoiceError(f"the native step cannot run: {why}; nor can PyTorch in its place: {NO_TORCH}")
 
 
 def _native(checkpoint: Checkpoint, tokenizer: Callable[[], Tokenizer], wanted: Wanted, report: Report) -> NativeRunner:
     """The native step in the precision that is asked for or, if none is, the first that the checkpoint bears."""
 
     def build(precision: Precision) -> NativeRunner:
-        config, weights, num_slots, num_threads = checkpoint.config, checkpoint.weights, wanted.num_slots, wanted.num_threads
+        config, weights, num_threads = checkpoint.config, checkpoint.weights, wanted.num_threads
+        num_slots = slots_with_room(needs_of(config, precision), wanted, report)
         # First the weights: while they are packed, whoever loads the tokenizer has the interpreter.
         runner = NativeRunner(config, weights, num_slots, precision, num_threads, wanted.kernels)
         check_kernels(precision, num_threads, runner.kernels)

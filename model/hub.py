@@ -13,15 +13,44 @@ class HubError(Exception):
     """The hub did not give the model; the message says why and what to do."""
 
 
+class NotFetched(Exception):
+    """The model is not in the hub's cache, whose directory is `cache`."""
+
+    def __init__(self, cache: Path) -> None:
+        super().__init__(f"not in {cache}")
+        self.cache = cache
+
+
+def cached(name: str) -> Path:
+    """What `download` would give, without a look at the network. Raises NotFetched, and HubError where the library is missing."""
+    try:
+        from huggingface_hub import constants, snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError as error:
+        raise _no_library(name) from error
+    cache = Path(constants.HF_HUB_CACHE)
+    try:
+        directory = Path(snapshot_download(name, allow_patterns=FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise NotFetched(cache) from None
+    if not any(directory.glob("model*.safetensors")):
+        raise NotFetched(cache)
+    return directory
+
+
+def _no_library(name: str) -> HubError:
+    return HubError(
+        f"{name} is no directory here, and to look for it on the hub huggingface_hub is needed: pip install huggingface_hub"
+    )
+
+
 def download(name: str) -> Path:
     """The directory with the model's files; those in the hub's cache are not fetched again. A progress bar shows on a terminal."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
     except ImportError as error:
-        raise HubError(
-            f"{name} is no directory here, and to look for it on the hub huggingface_hub is needed: pip install huggingface_hub"
-        ) from error
+        raise _no_library(name) from error
     try:
         directory = Path(snapshot_download(name, allow_patterns=FILES))
     except GatedRepoError as error:

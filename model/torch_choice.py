@@ -1,14 +1,17 @@
 """The part of the choice that needs torch: on CUDA, and on CPUs without the native step; a runner built and tested."""
 
 import time
+from typing import NamedTuple
 
 import torch
 
 from model.batch import Chunk, Draw, ForwardBatch, SamplingParams
 from model.checkpoint import Checkpoint
-from model.choice import NUM_SLOTS, ChoiceError, Chosen, Report, Wanted
+from model.choice import ChoiceError, Chosen, Report, Wanted, slots_with_room
+from model.config import GPT2Config
 from model.cuda.choice import KernelsFailed, choose_cuda_runner, choose_precision, choose_slots
 from model.gpt2 import GPT2
+from model.memory import NUM_SLOTS, Needs
 from model.network_files import Progress, network_of
 from model.packed_linear import packs_bfloat16
 from model.runner import TorchRunner
@@ -17,6 +20,7 @@ SELF_TEST_LENGTH = 8
 # How far below the plain network's best logit the runner's choice may lie, in standard deviations of the logits: rounding, no more.
 SELF_TEST_TOLERANCE = {torch.float32: 0.01, torch.float16: 0.1, torch.bfloat16: 0.5}
 PROGRESS_SECONDS = 2.0
+OTHER_BYTES = 50_000_000  # on a CPU, beyond what the process had with torch imported; measured: 30 MB at the most
 
 
 def cuda_is_available() -> bool:
@@ -34,14 +38,39 @@ def choose_torch_runner(checkpoint: Checkpoint, wanted: Wanted, report: Report) 
             "computes in float32, with GPT2_DTYPE at auto"
         )
     dtype = torch.bfloat16 if wanted.dtype == "bfloat16" else torch.float32
+    wanted = wanted._replace(num_slots=slots_with_room(needs_of(checkpoint.config, dtype.itemsize), wanted, report))
     return _plain(network_of(checkpoint, _told_to(report)), wanted, torch.device("cpu"), dtype)
 
 
-def _on_cuda(checkpoint: Checkpoint, wanted: Wanted, report: Report) -> Chosen:
+def needs_of(config: GPT2Config, itemsize: int) -> Needs:
+    """Of TorchRunner on a CPU: the network in float32, until what computes is packed beside it; one slot more is for padding."""
+    slot = 2 * config.n_layer * config.n_positions * config.n_embd * itemsize
+    return Needs("bfloat16" if itemsize == 2 else "float32", config.num_parameters * (4 + itemsize), slot, slot + OTHER_BYTES)
+
+
+class Card(NamedTuple):
+    """What will compute on a card, and in how many slots; the bytes are those of its memory that are free."""
+
+    device: torch.device
+    name: str
+    capability: tuple[int, int]
+    dtype: torch.dtype
+    num_slots: int
+    free_bytes: int
+
+
+def choose_card(config: GPT2Config, wanted: Wanted, report: Report) -> Card:
+    """Raises ChoiceError, and MemoryError for more slots than have room."""
     device = torch.device("cuda", torch.cuda.current_device())
-    dtype = choose_precision(wanted, torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device), report)
+    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    dtype = choose_precision(wanted, capability, name, report)
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    num_slots = choose_slots(checkpoint.config, wanted.num_slots, dtype, free_bytes, report)
+    return Card(device, name, capability, dtype, choose_slots(config, wanted.num_slots, dtype, free_bytes, report), free_bytes)
+
+
+def _on_cuda(checkpoint: Checkpoint, wanted: Wanted, report: Report) -> Chosen:
+    card = choose_card(checkpoint.config, wanted, report)
+    device, dtype, num_slots = card.device, card.dtype, card.num_slots
     model = network_of(checkpoint, _told_to(report))
     if wanted.kernels != "torch":
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx
 import pytest
@@ -45,6 +45,9 @@ from model.network_files import load_model, save_checkpoint
 from model.packed_linear import packs_bfloat16
 from model.tokenizer import Tokenizer
 from tests.tiny import DATA, make_tiny_checkpoint, small_vocabulary, tiny_sizes
+
+if TYPE_CHECKING:
+    from app.tracing import Tracing
 
 collect_ignore = ["clients"]  # they run in an environment of their own: make test-clients
 CHATML = (
@@ -168,7 +171,9 @@ StartServer = Callable[..., RunningServer]
 
 
 @contextmanager
-def running_server(settings: Settings, runner: Callable[[Runner], Runner] = lambda runner: runner) -> Iterator[RunningServer]:
+def running_server(
+    settings: Settings, runner: Callable[[Runner], Runner] = lambda runner: runner, tracing: "Tracing | None" = None
+) -> Iterator[RunningServer]:
     """Serve until the block ends; `runner` may wrap the real runner, to slow it down or make it fail."""
     wrapped: list[Runner] = []
 
@@ -180,7 +185,7 @@ def running_server(settings: Settings, runner: Callable[[Runner], Runner] = lamb
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.bootstrap.choose_runner", choose)
         service = build_service(settings, report=lambda line: None)
-    app = create_app(settings, service.generator, service.info, service.metrics, service.chat, service.keys)
+    app = create_app(settings, service.generator, service.info, service.metrics, service.chat, service.keys, tracing)
     ready, addresses = threading.Event(), []
     server = Server(app, settings, lambda address: (addresses.append(address), ready.set()))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -199,9 +204,11 @@ def start_server(tiny_checkpoint: Path) -> Iterator[StartServer]:
     """Start a server on the tiny checkpoint with the settings given; it stops with the test."""
     with ExitStack() as servers:
 
-        def start(runner: Callable[[Runner], Runner] = lambda runner: runner, **settings: object) -> RunningServer:
+        def start(
+            runner: Callable[[Runner], Runner] = lambda runner: runner, tracing: "Tracing | None" = None, **settings: object
+        ) -> RunningServer:
             values = {"model": str(tiny_checkpoint), "port": 0, "device": "cpu", "_env_file": None} | settings
-            return servers.enter_context(running_server(Settings(**values), runner))
+            return servers.enter_context(running_server(Settings(**values), runner, tracing))
 
         yield start
 

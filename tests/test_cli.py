@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
@@ -44,8 +43,8 @@ def gpt2(tmp_path, tiny_checkpoint):
     ("variables", "message"),
     [
         ({"GPT2_API_KEYS": "alice:too-short"}, "GPT2_API_KEYS, entry 1: a key has 16 to 512 characters"),
-        ({"GPT2_API_KEYS_FILE": "absent"}, "No such file: absent"),
-        ({"GPT2_API_KEYS_FILE": "/dev/zero"}, "/dev/zero is no file but a device"),
+        ({"GPT2_API_KEYS_FILE": "absent"}, "GPT2_API_KEYS_FILE: No such file: absent"),
+        ({"GPT2_API_KEYS_FILE": "/dev/zero"}, "GPT2_API_KEYS_FILE: /dev/zero is no file but a device"),
     ],
 )
 def test_keys_that_are_none_are_refused_before_anything_is_loaded(gpt2, variables, message):
@@ -225,16 +224,6 @@ def test_serve_refuses_a_broken_checkpoint_too(gpt2, tmp_path, tiny_checkpoint):
     assert result.returncode == 78
     assert result.stderr.splitlines()[-1].startswith("gpt2: ")
     assert "model.safetensors" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_a_port_in_use_is_a_clear_error(gpt2):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        result = gpt2("serve", "--port", str(taken.getsockname()[1]))
-    assert result.returncode not in (0, -signal.SIGKILL)
-    assert "address already in use" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -60,7 +60,7 @@ async def _answer(request: Request, body: ChatRequest) -> Response:
     def written_answer() -> Response:
         choices = [written.whole(i, sample, tokens[sample.index]) for i, sample in enumerate(samples[: body.num_wanted])]
         headers = generation_headers(generation, samples[0]) | timing_headers(generation)
-        head = openai_head(request.app.state.info, "chatcmpl", "chat.completion")
+        head = openai_head(request, "chatcmpl", "chat.completion")
         return JSON(head | {"choices": choices, "usage": generation_usage(generation)}, headers=headers)
 
     return await in_time(generation, generation.writing_size, written_answer)
@@ -83,7 +83,7 @@ async def _chunks(
     first: list[TextToken],
     batches: AsyncGenerator[list[TextToken], None],
 ) -> AsyncGenerator[bytes, None]:
-    head = openai_head(request.app.state.info, "chatcmpl", "chat.completion.chunk")
+    head = openai_head(request, "chatcmpl", "chat.completion.chunk")
     framed_choice = choice_framer(head)
 
     def frame(token: TextToken) -> bytes:

@@ -114,7 +114,7 @@ async def _chunks(
 
 
 def _head(request: Request) -> Json:
-    return openai_head(request.app.state.info, "cmpl", "text_completion")
+    return openai_head(request, "cmpl", "text_completion")
 
 
 def _model(info: ServiceInfo) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The native dialect, a superset of text-generation-inference's: /generate, /generate_stream and /."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from typing import Annotated, Any
 
@@ -84,6 +85,8 @@ def _written(body: GenerateRequest, generation: Generation, samples: list[Sample
         if len(told) > 1:
             others = [{"generated_text": _full_text(body, generation, sample), **details} for sample, details in told[1:]]
             answer["details"]["best_of_sequences"] = others
+        if options.cost:
+            answer["details"]["cost"] = asdict(generation.bill)
     return answer
 
 
@@ -107,9 +110,10 @@ async def _stream(request: Request, body: GenerateRequest) -> Response:
 def _framer(
     body: GenerateRequest, generation: Generation, prefill: Callable[[], list[dict[str, Any]]]
 ) -> Callable[[TextToken], bytes]:
-    """What makes a token's event; the last one of each sample carries its text and its details."""
+    """What makes a token's event; the last one of each sample carries its text and its details, the last of all the cost."""
     tells_top, tells_sample = bool(generation.request.top_n), len(generation.samples) > 1
     is_plain = not (tells_top or tells_sample)
+    open_samples = {sample.index for sample in generation.samples}
 
     def frame(token: TextToken) -> bytes:
         if is_plain and token.finish_reason is None:
@@ -124,6 +128,9 @@ def _framer(
             data["generated_text"], data["details"] = _full_text(body, generation, sample), _details(generation, sample)
             if body.options.decoder_input_details:
                 data["details"]["prefill"] = prefill()
+            open_samples.discard(token.sample)
+            if body.options.cost and not open_samples:
+                data["details"]["cost"] = asdict(generation.bill)
         return event(data)
 
     return frame

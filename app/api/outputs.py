@@ -4,30 +4,27 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 from starlette.responses import Response
 
-from app.deadline import Deadline
 from app.errors import ClientLeft, GenerationFailed, ServiceError
 from app.generation import Generation, off_loop
 from app.logs import traceback_of
 from app.sample import TextToken
+from app.scoring import Scoring
 from app.sse import PING
+
+if TYPE_CHECKING:
+    from app.tracing import RequestSpan
 
 PING_SECONDS = 15.0
 OUTCOMES = {499: "aborted", 504: "expired"}  # of streams that end by an error, but for those that failed
 log = logging.getLogger("gpt2.streams")
 
 
-class Work(Protocol):
-    """What the engine does for a request."""
-
-    @property
-    def deadline(self) -> Deadline | None: ...
-
-    def abort(self, error: ServiceError | None = None) -> None: ...
+Work = Generation | Scoring  # what the engine does for a request
 
 
 @asynccontextmanager
@@ -35,8 +32,9 @@ async def watched(request: Request, work: Work) -> AsyncIterator[None]:
     """Abort the work when this ends, however that is, and as soon as the client is gone: who waits for it then gets ClientLeft.
 
     A handler is not cancelled by itself when its client leaves, hence the watcher. What the engine fails by is told, and logged,
-    with the request's id.
+    with the request's id. Where requests are traced, their spans are told of it.
     """
+    span: RequestSpan | None = request.scope["state"].get("span")
     watcher = asyncio.create_task(_abort_when_client_leaves(request, work))
     try:
         yield
@@ -46,6 +44,8 @@ async def watched(request: Request, work: Work) -> AsyncIterator[None]:
     finally:
         watcher.cancel()
         work.abort()
+        if span is not None:
+            span.take(work)
 
 
 async def outputs(request: Request, generation: Generation) -> AsyncGenerator[list[TextToken], None]:

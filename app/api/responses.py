@@ -3,16 +3,22 @@
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import orjson
+from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from app.billing import Bill
 from app.errors import Draining, InvalidRequest, ServiceError, native_error, openai_error
 from app.generation import Generation
 from app.info import ServiceInfo
 from app.sample import Sample
+
+if TYPE_CHECKING:
+    from app.tracing import RequestSpan
 
 Json = dict[str, Any]
 
@@ -49,10 +55,15 @@ class WholeFile(FileResponse):
         await super().__call__({**scope, "headers": headers}, receive, send)
 
 
-def openai_head(info: ServiceInfo, prefix: str, kind: str) -> Json:
+def openai_head(request: Request, prefix: str, kind: str) -> Json:
     """What an answer under /v1 begins with, and each chunk of one."""
+    info: ServiceInfo = request.app.state.info
+    answer_id = f"{prefix}-{uuid.uuid4().hex}"
+    span: RequestSpan | None = request.scope["state"].get("span")
+    if span is not None:
+        span.set("gen_ai.response.id", answer_id)
     return {
-        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "id": answer_id,
         "object": kind,
         "created": int(time.time()),
         "model": info.model_id,
@@ -67,17 +78,19 @@ def choice_framer(head: Json) -> Callable[[Json], bytes]:
 
 
 def generation_usage(generation: Generation) -> Json:
-    return usage(generation.num_prompt, generation.num_generated, generation.num_reused)
+    bill = generation.bill if generation.request.tells_cost else None
+    return usage(generation.num_prompt, generation.num_generated, generation.num_reused, bill)
 
 
-def usage(num_prompt: int, num_generated: int, num_reused: int) -> Json:
-    """The tokens of a request, as OpenAI's clients read them."""
-    return {
+def usage(num_prompt: int, num_generated: int, num_reused: int, bill: Bill | None) -> Json:
+    """The tokens of a request, as OpenAI's clients read them, and what it cost, if that is asked for."""
+    tokens = {
         "prompt_tokens": num_prompt,
         "completion_tokens": num_generated,
         "total_tokens": num_prompt + num_generated,
         "prompt_tokens_details": {"cached_tokens": num_reused},
     }
+    return tokens if bill is None else tokens | {"cost": asdict(bill)}
 
 
 def generation_headers(generation: Generation, first: Sample) -> dict[str, str]:

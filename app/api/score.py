@@ -9,6 +9,7 @@ from app.api.body import documented, json_body
 from app.api.documentation import GENERATION_STATUSES, answer, openai_errors
 from app.api.outputs import in_time, watched
 from app.api.responses import JSON, Json, usage
+from app.billing import Bill
 from app.generation import TextGenerator
 from app.schemas.answers import ScoreAnswer
 from app.schemas.openai import ScoreRequest
@@ -26,13 +27,15 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 async def score(request: Request, body: Annotated[ScoreRequest, Depends(json_body(ScoreRequest))]) -> Response:
     """The log-probability of each candidate after the prompt: its sum, and that of each of the candidate's own tokens."""
     generator: TextGenerator = request.app.state.generator
-    scoring = await start_scoring(generator, body.prompt or "", body.candidates, body.reading, body.timeout_seconds)
+    tells_cost = bool(body.include_cost)
+    scoring = await start_scoring(generator, body.prompt or "", body.candidates, body.reading, body.timeout_seconds, tells_cost)
     async with watched(request, scoring):
         scores = await scoring.scores()
 
     def answer() -> Response:
+        written_usage = _usage(scoring, scoring.bill if tells_cost else None)
         data = [_data(generator.tokenizer, i, candidate) for i, candidate in enumerate(scores)]
-        return JSON({"object": "list", "model": request.app.state.info.model_id, "data": data, "usage": _usage(scoring)})
+        return JSON({"object": "list", "model": request.app.state.info.model_id, "data": data, "usage": written_usage})
 
     # A token takes as long as 8 characters to encode.
     return await in_time(scoring, 8 * sum(map(len, scoring.candidate_ids)), answer)
@@ -47,7 +50,5 @@ def _data(tokenizer: Tokenizer, index: int, candidate: CandidateScore) -> Json:
     return {"index": index, "logprob": sum(candidate.logprobs), "num_tokens": len(tokens), "tokens": tokens}
 
 
-def _usage(scoring: Scoring) -> Json:
-    """The prompt counts once, however many candidates share it."""
-    num_tokens = len(scoring.prompt_ids) + sum(map(len, scoring.candidate_ids))
-    return usage(num_tokens, 0, scoring.num_reused)
+def _usage(scoring: Scoring, bill: Bill | None) -> Json:
+    return usage(scoring.num_prompt, scoring.num_generated, scoring.num_reused, bill)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import os
 import sys
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.commands.options import add_settings, read_settings
 from app.environment import prepare_for_torch
 from app.errors import InvalidRequest, ServiceError
 from app.settings import Settings
+from app.unread_settings import unread
 
 MODEL_SETTINGS = ("model", "device", "dtype", "kernels", "threads")
 
@@ -45,6 +47,8 @@ def _generate(options: argparse.Namespace) -> int:
         name = "--" + str(fault["loc"][0]).replace("_", "-") if fault["loc"] else ""
         raise InvalidRequest(f"{name} {fault['input']!r}: {fault['msg']}".strip()) from None
     settings = read_settings(options).model_copy(update={"max_running": 1})
+    for line in unread(os.environ):
+        print(f"gpt2: {line}", file=sys.stderr)
     prepare_for_torch()
     asyncio.run(_stream_to_terminal(settings, request))
     return 0

@@ -1,7 +1,8 @@
 """Options that commands share: the settings, each also a variable of the environment."""
 
 import argparse
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -28,11 +29,26 @@ def _shown_default(field: FieldInfo) -> str:
 
 
 def read_settings(options: argparse.Namespace) -> Settings:
-    given: dict[str, Any] = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+    """Raises StartupError that names what is refused. Who calls it tells what of the settings is `unread`."""
+    given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+    return settings_from(given, lambda name: f"--{name.replace('_', '-')}")
+
+
+def settings_from(given: Mapping[str, Any], origin_of: Callable[[str], str]) -> Settings:
+    """Those given, then the environment's, then `.env`'s; `origin_of` tells what one of those given is called there.
+
+    Raises StartupError.
+    """
+    logging.getLogger("dotenv.main").setLevel(logging.ERROR)  # it would tell of lines in a line of its own, in none of our formats
     try:
         return Settings(**given)
     except ValidationError as error:
         fault = error.errors()[0]
         name = str(fault["loc"][0])
-        origin = f"--{name.replace('_', '-')}" if name in given else f"GPT2_{name.upper()}"
-        raise StartupError(f"{origin}: {fault['input']!r} is refused: {fault['msg'][0].lower()}{fault['msg'][1:]}") from None
+        origin = origin_of(name) if name in given else f"GPT2_{name.upper()}"
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise StartupError(f"{origin}: {fault['input']!r} is refused: {reason[0].lower()}{reason[1:]}") from None
+    except UnicodeDecodeError as error:
+        raise StartupError(f".env cannot be read: it is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise StartupError(f".env cannot be read: {error.strerror}; let this user read it, or take it away") from None

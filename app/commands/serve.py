@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import gc
-import ipaddress
 import logging
 import os
 import signal
@@ -15,8 +14,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from app.commands.options import add_settings, read_settings
 from app.environment import prepare_for_torch
+from app.listening import is_loopback, take_address
 from app.logs import configure_logging, is_console
 from app.settings import Settings
+from app.threads import threads_needed
+from app.unread_settings import unread
 
 if TYPE_CHECKING:
     from app.server import Server
@@ -35,6 +37,7 @@ def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is 
 def _serve(options: argparse.Namespace) -> NoReturn:
     started = time.monotonic()
     settings = read_settings(options)
+    sockets = take_address(settings.host, settings.port)
     # Until the server drains instead: at once, without waiting for the threads that load.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server takes it: it asks for new keys, never for the end
@@ -47,8 +50,9 @@ def _serve(options: argparse.Namespace) -> NoReturn:
         else:
             log.info(line)
 
-    server = _build(settings, report, lambda address: report(f"ready at {address} after {time.monotonic() - started:.1f} s"))
-    server.run()
+    with threads_needed():
+        server = _build(settings, report, lambda address: report(f"ready at {address} after {time.monotonic() - started:.1f} s"))
+    server.run(sockets)
     # Nothing is left that Python's clearing up would be good for; it takes 0.3 s with torch, frees what a step that hangs works on,
     # and what a lost device left may not let itself be freed.
     logging.shutdown()
@@ -60,8 +64,12 @@ def _build(settings: Settings, report: Callable[[str], None], on_ready: Callable
     with _nothing_collected():
         prepare_for_torch()
         from app.bootstrap import build_service
+        from app.telemetry import open_tracing
 
-        configure_logging(settings.log_format)
+        tracing = open_tracing(os.environ)
+        configure_logging(settings.log_format, *([] if tracing is None else [tracing.add_ids]))
+        for line in unread(os.environ):
+            log.warning("%s", line)
         # While weights are packed, which leaves the interpreter to others. Whatever ends the start waits for it, a fraction of a
         # second: a thread that Python ends within an extension module may take the process down before its exit code.
         with ThreadPoolExecutor(1) as beside:
@@ -72,16 +80,8 @@ def _build(settings: Settings, report: Callable[[str], None], on_ready: Callable
 
         if service.keys is None and not is_loopback(settings.host):
             log.warning("%s can be reached from other machines, and asks for no API key: see GPT2_API_KEYS_FILE", settings.host)
-        app = create_app(settings, service.generator, service.info, service.metrics, service.chat, service.keys)
+        app = create_app(settings, service.generator, service.info, service.metrics, service.chat, service.keys, tracing)
         return Server(app, settings, on_ready)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this machine alone can reach an address; of a name other than localhost nobody knows before it is looked up."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 from app.errors import CommandError
 from model.files import written_if_possible
+from model.machine import NO_TORCH, has_torch
 
 # Options that are fields of a run's recipe: name, type and help. What is not given is chosen by the trainer.
 RECIPE_OPTIONS: tuple[tuple[str, type, str], ...] = (
@@ -83,6 +84,8 @@ def training_errors() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        if not has_torch():
+            raise CommandError(f"training and measuring need PyTorch: {NO_TORCH}") from error
         raise CommandError(f"{error.name} is missing; pip install 'gpt2-service[train]'") from error
     except (TrainingError, CheckpointError, TokenizerBroke) as error:
         raise CommandError(str(error)) from error

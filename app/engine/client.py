@@ -119,9 +119,19 @@ class EngineClient:
         return self._worker.num_crashes
 
     @property
+    def silent_seconds(self) -> float:
+        """Since the engine's last sign of life, as `stall_seconds` counts it; 0 until it has started."""
+        return self._worker.silent_seconds
+
+    @property
     def num_queued_tokens(self) -> int:
         """Work that was taken on: of the requests inside their prompts and all that they may generate."""
         return self._door.num_tokens
+
+    @property
+    def num_waiting_samples(self) -> int:
+        """Samples inside beyond the slots that there are: what `max_waiting` bounds."""
+        return max(self._door.num_inside - self._door.max_running, 0)
 
     @property
     def wait_seconds(self) -> float:

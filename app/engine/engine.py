@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from app.engine.isolation import Isolation
-from app.engine.scheduler import Group, Plan, Scheduler
+from app.engine.meter import Meter
+from app.engine.scheduler import Group, Scheduler
 from app.engine.sequence import EngineRequest, FailureOutput, Output, ScoresOutput, Sequence, TokensOutput
 from app.engine.step import NO_STEP, Step
+from app.engine.work import NO_WORK, Work
 from app.logs import traceback_of
 from model.batch import Chunk, ChunkOutput, Runner, SampledToken, StepOutput
 
@@ -33,6 +35,8 @@ class StepStats:
     num_slots_used: int
     max_tokens: int | None  # of a step, while the device is short of memory
     error: str | None = None  # traceback of that by which the step failed as a whole, before it was run again in parts
+    compute_seconds: float = 0.0  # until the runner had answered
+    work: Work = NO_WORK  # of the sequences that have ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class Engine:
         self.runner, self.scheduler, self._clock = runner, scheduler, clock
         self._requests: dict[int, dict[int, Sequence]] = {}  # the samples under way
         self._in_flight = NO_STEP
+        self._meter = Meter()
         self._num_failed_in_a_row = 0
 
     @property
@@ -98,6 +103,8 @@ class Engine:
     def _launch(self) -> None:
         now = self._clock()
         step = Step(self.scheduler.schedule(now), now)
+        if step.plan.started:
+            self._meter.open(step.plan)
         step.launch(self.runner)
         self._in_flight = step if step.plan.groups else NO_STEP
 
@@ -106,18 +113,21 @@ class Engine:
         step, self._in_flight = self._in_flight, NO_STEP
         output = step.wait()
         if step.found_no_memory and self.scheduler.can_be_smaller(step.plan.batch):
-            self.scheduler.room.halve(step.plan.batch.num_tokens, self._clock())
+            now = self._clock()
+            self._meter.charge(step, now - step.started)
+            self.scheduler.room.halve(step.plan.batch.num_tokens, now)
             return StepResult((), self._stats(NO_STEP, []))  # it will be done again, in parts
         if isinstance(output, StepOutput):
-            outputs, error = self._take(step.plan, output.chunks), None
+            outputs, error = self._take(step, output.chunks), None
             self._num_failed_in_a_row = 0
         else:
             outputs, error = self._take_parts(step), traceback_of(output)
         return StepResult(tuple(outputs), self._stats(step, outputs, error))
 
-    def _take(self, plan: Plan, chunks: Iterable[ChunkOutput | None]) -> list[Output]:
+    def _take(self, step: Step, chunks: Iterable[ChunkOutput | None]) -> list[Output]:
         """Take what has come of the chunks; that of which nothing has is planned again."""
-        now = self._clock()
+        now, plan = self._clock(), step.plan
+        self._meter.charge(step, now - step.started)
         outputs: list[Output] = []
         failed: list[tuple[Sequence, str]] = []
         for group, chunk, out in zip(plan.groups, plan.batch.chunks, chunks, strict=True):
@@ -138,7 +148,7 @@ class Engine:
             self.scheduler.room.halve(parts.found_no_memory, self._clock())
         elif parts.needs_too_much:
             self.scheduler.room.lift()
-        outputs = self._take(step.plan, [found.output for found in parts.found])
+        outputs = self._take(step, [found.output for found in parts.found])
         outputs += self._fail(
             [
                 (sequence, found.draw_errors[i])
@@ -184,14 +194,16 @@ class Engine:
             self._finish(owner)
         if not (out.scores or is_last):
             return []
-        return [ScoresOutput(owner.request_id, out.scores, is_last, now, owner.queue_seconds, owner.num_reused)]
+        work = self._meter.work_of(owner) if owner.request.tells_work else NO_WORK
+        return [ScoresOutput(owner.request_id, out.scores, is_last, now, owner.queue_seconds, owner.num_reused, work)]
 
     def _take_tokens(self, sequence: Sequence, tokens: tuple[SampledToken, ...], now: float) -> TokensOutput:
         finish_reason = sequence.append(*[token.token_id for token in tokens])
         if finish_reason is not None:
             self._finish(sequence)
         seconds, num_reused = sequence.queue_seconds, sequence.num_reused
-        return TokensOutput(sequence.request_id, sequence.sample, tokens, finish_reason, now, seconds, num_reused)
+        work = self._meter.work_of(sequence) if sequence.request.tells_work else NO_WORK
+        return TokensOutput(sequence.request_id, sequence.sample, tokens, finish_reason, now, seconds, num_reused, work)
 
     def _fail(self, failed: list[tuple[Sequence, str]]) -> list[Output]:
         """End the requests of which a sequence failed; others that would have drawn from its chunk compute their own prompt."""
@@ -205,6 +217,7 @@ class Engine:
         return failures
 
     def _finish(self, sequence: Sequence) -> None:
+        self._meter.close(sequence)
         samples = self._requests[sequence.request_id]
         del samples[sequence.sample]
         if not samples:
@@ -213,6 +226,7 @@ class Engine:
 
     def _stats(self, step: Step, outputs: list[Output], error: str | None = None) -> StepStats:
         num_running = len({sequence.request_id for sequence in self.scheduler.running})
+        compute_seconds, work = self._meter.take()
         return StepStats(
             num_sequences=len(step.plan.groups),
             num_prompt_tokens=sum(len(chunk.token_ids) for _, chunk in step.prefills),
@@ -225,4 +239,6 @@ class Engine:
             num_slots_used=self.scheduler.slots.num_used,
             max_tokens=self.scheduler.room.limit,
             error=error,
+            compute_seconds=compute_seconds,
+            work=work,
         )

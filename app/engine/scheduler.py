@@ -26,11 +26,16 @@ Group = tuple[Sequence, ...]  # the one that runs a chunk, then, where it draws,
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: prefix copies to do first, the batch, and whose each of its chunks is."""
+    """One step: prefix copies to do first, the batch, and whose each of its chunks is.
+
+    `started` have got their slots for it; `idle` have slots too and sit it out, of those that decode while memory is short.
+    """
 
     batch: ForwardBatch
     groups: tuple[Group, ...]
     copies: tuple[PrefixCopy, ...]
+    started: tuple[Sequence, ...] = ()
+    idle: tuple[Sequence, ...] = ()
 
 
 class Scheduler:
@@ -54,6 +59,7 @@ class Scheduler:
         self._prefilling: list[Sequence] = []
         self._worth_waiting: dict[tuple[Sequence, int], bool] = {}
         self._num_deferred = 0  # those first in line that cannot start yet
+        self._started: list[Sequence] = []
 
     @property
     def cut_freely(self) -> bool:
@@ -80,10 +86,12 @@ class Scheduler:
         self._prefilling = [s for s in self.running if s.is_prefilling]
         self._worth_waiting.clear()
         self._num_deferred = 0
+        self._started.clear()
         self.room.grow(now)
         work = self._fill(now, copies) if self.room.limit is None else self._take_turns(self.room.limit, now, copies)
         batch = ForwardBatch(tuple(chunk for _, chunk in work), self._num_steps(work))
-        return Plan(batch, tuple((s, *s.followers) if chunk.draws else (s,) for s, chunk in work), tuple(copies))
+        groups = tuple((s, *s.followers) if chunk.draws else (s,) for s, chunk in work)
+        return Plan(batch, groups, tuple(copies), tuple(self._started), () if self.room.limit is None else self._idle(work))
 
     def can_be_smaller(self, batch: ForwardBatch) -> bool:
         """Whether the same could be done in several smaller calls."""
@@ -147,6 +155,10 @@ class Scheduler:
         self.running.sort(key=ran.__contains__)  # they go to the end of the line
         return work
 
+    def _idle(self, work: Work) -> tuple[Sequence, ...]:
+        ran = {sequence for sequence, _ in work}
+        return tuple(s for s in self.running if not s.is_prefilling and s not in ran)
+
     def _next_chunk(self, sequence: Sequence, budget: int) -> Chunk:
         return sequence.next_chunk(budget if self.cut_freely else self.chunk_size, self.multiple)
 
@@ -195,6 +207,7 @@ class Scheduler:
         if acquired.copy:
             copies.append(acquired.copy)
         self.running.append(sequence)
+        self._started.append(sequence)
         if sequence.is_prefilling:
             self._prefilling.append(sequence)
 

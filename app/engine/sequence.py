@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from app.engine.work import NO_WORK, Account, Work
 from model.batch import Chunk, Draw, SampledToken, SamplingParams, ScoredToken, Scores, TokenMask
 
 
@@ -29,7 +30,7 @@ class EngineRequest:
 
     Prompt and new tokens together fit into the model's context. Sample i of `num_samples` draws with the seed + i modulo 2^64, as
     a request of its own with that seed would. With `max_new_tokens` 0 nothing is drawn: the prompt is scored. `eos_token_ids` is
-    empty where the end token is an ordinary one. What `mask` leaves out is never drawn.
+    empty where the end token is an ordinary one. What `mask` leaves out is never drawn. With `tells_work` all outputs do.
     """
 
     prompt_ids: tuple[int, ...]
@@ -42,12 +43,14 @@ class EngineRequest:
     top_n: int = 0
     scores: PromptScores | None = None
     mask: TokenMask | None = None
+    tells_work: bool = False
 
 
 class TokensOutput(NamedTuple):
     """A sample's new tokens of a step, one at least; the last of them all comes with the finish reason.
 
-    `published_at` is when the engine had them, a time of its clock, whenever they are read.
+    `published_at` is when the engine had them, a time of its clock, whenever they are read. `work` is what the sample has taken so
+    far, if that was asked for.
     """
 
     request_id: int
@@ -57,6 +60,7 @@ class TokensOutput(NamedTuple):
     published_at: float
     queue_seconds: float
     num_reused: int
+    work: Work = NO_WORK
 
     @property
     def token_ids(self) -> list[int]:
@@ -73,6 +77,7 @@ class ScoresOutput:
     published_at: float
     queue_seconds: float
     num_reused: int
+    work: Work = NO_WORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,7 @@ class Sequence:
     has_ended: bool = False  # what a step under way still brings for it is dropped
     leader: "Sequence | None" = None
     followers: list["Sequence"] = field(default_factory=list)
+    account: Account = field(default_factory=Account)
 
     def __post_init__(self) -> None:
         self.sampling = self.request.sampling.of_sample(self.sample)
@@ -128,6 +134,11 @@ class Sequence:
     def scores(self) -> PromptScores | None:
         """A prompt is scored once, whatever the number of its samples."""
         return self.request.scores if self.sample == 0 else None
+
+    @property
+    def num_scored(self) -> int:
+        """Rows after which a token of the prompt has been scored: from the one before the first such token on."""
+        return max(min(self.num_cached, self.num_prompt - 1) - (self.scores.first - 1), 0) if self.scores else 0
 
     @property
     def max_reused(self) -> int:

@@ -42,6 +42,11 @@ class Step:
         return self._result
 
     @property
+    def num_decoding(self) -> int:
+        """Its other chunks are of prompts."""
+        return len(self.plan.groups) - len(self.prefills)
+
+    @property
     def found_no_memory(self) -> bool:
         """Whether the batch did, whose work is left as it was; prefixes that were not copied are not there."""
         return self._is_prepared and isinstance(self._result, MemoryError)

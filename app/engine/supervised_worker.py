@@ -88,6 +88,11 @@ class SupervisedWorker:
         assert self._worker is not None
         self._worker.send(command)
 
+    @property
+    def silent_seconds(self) -> float:
+        """Since its last sign of life, as far as that counts towards a stall; 0 until it has started."""
+        return self._supervisor.silent_seconds
+
     def check_alive(self) -> None:
         """Raise NotReady, saying why, unless it takes work. Looks at plain values only, so that it answers at any load."""
         if self._crash is not None:
@@ -135,10 +140,14 @@ class SupervisedWorker:
             self.lost.set()
 
     async def _replace(self) -> None:
-        if await self._has_ended(STOP_SECONDS):
-            self._start_one()
-        else:
+        if not await self._has_ended(STOP_SECONDS):
             log.critical("the thread of the engine that has stopped does not end")
+            self.lost.set()
+            return
+        try:
+            self._start_one()
+        except Exception as error:  # as where no more threads may be started
+            log.critical("no other engine could be started:\n%s", traceback_of(error))
             self.lost.set()
 
     # Messages: called by the worker wherever it runs, then on the event loop, once a step

@@ -17,6 +17,7 @@ LINGER_SECONDS = 5.0  # in which they must have come
 MIN_BODY_RATE = 4_096  # bytes a second
 PROBE_CONNECTIONS = 32  # beyond the limit, for /health and /metrics alone
 REFUSED_CONNECTIONS = 128  # beyond these, each told why; those beyond are cut off
+OTHER_FILES = PROBE_CONNECTIONS + REFUSED_CONNECTIONS + 256  # files, pipes, the engine's
 SEND_BUFFER_BYTES = 32_768  # in the kernel, which doubles it: some 400 events of a stream, so that a reader who stops shows soon
 HIGH_WATER_BYTES = 16_384  # of what the kernel has no room for; then whoever sends waits
 KEEP_ALIVE_PROBE_SECONDS = 30  # of silence, before the kernel asks whether the client's machine is still there
@@ -36,7 +37,7 @@ def allow_open_files(max_connections: int) -> int:
     """Raise this process's limit of open files as far as it may be; return how many connections it leaves room for."""
     import resource  # not on Windows, where nothing limits them
 
-    needed = max_connections + PROBE_CONNECTIONS + REFUSED_CONNECTIONS + 256  # files, pipes, the engine's
+    needed = max_connections + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return max_connections

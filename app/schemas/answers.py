@@ -40,6 +40,16 @@ class Token(BaseModel):
     special: bool
 
 
+class Cost(BaseModel):
+    """What a request took, all its samples together; docs/bill.md tells how it is computed."""
+
+    flops: int = Field(description="Operations of matrix products, by the model's arithmetic.")
+    bytes_moved: int = Field(description="Of weights, keys and values, by the model's arithmetic.")
+    compute_seconds: float = Field(description="Its share of the time in which the device ran steps.")
+    cpu_seconds: float | None = Field(description="The same times the threads that compute; None where a card does.")
+    energy_joules: float | None = Field(description="Of these seconds, at the device's mean power; None where that cannot be read.")
+
+
 class SampleDetails(BaseModel):
     """How a text came to be."""
 
@@ -59,6 +69,7 @@ class BestOfSequence(SampleDetails):
 
 class Details(SampleDetails):
     best_of_sequences: list[BestOfSequence] | None = Field(None, description="The other samples, if there are several.")
+    cost: Cost | None = Field(None, description="Only there if asked for.")
 
 
 class GenerateAnswer(BaseModel):
@@ -100,6 +111,7 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    cost: Cost | None = Field(None, description="Only there if include_cost asks for it.")
 
 
 class CompletionAnswer(BaseModel):

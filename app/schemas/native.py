@@ -39,7 +39,10 @@ class GenerateParameters(GenerationFields, StrictModel):
     details: bool | None = Field(
         None,
         description="Return the tokens with their log-probabilities, the finish reason and the seed; implied by n above 1, "
-        "top_n_tokens and decoder_input_details.",
+        "top_n_tokens, decoder_input_details and cost.",
+    )
+    cost: bool | None = Field(
+        None, description="Tell what the request cost: operations, bytes, seconds and energy, in details.cost; implies details."
     )
     top_n_tokens: int | None = Field(None, ge=0, le=5, description="Tell so many of the likeliest tokens beside each token.")
     decoder_input_details: bool | None = Field(None, description="Tell the log-probabilities of the prompt's own tokens.")
@@ -72,7 +75,7 @@ class GenerateParameters(GenerationFields, StrictModel):
 
     @property
     def _asks_for_details(self) -> bool:
-        return bool(self.details or self.decoder_input_details or self.top_n_tokens)
+        return bool(self.details or self.decoder_input_details or self.top_n_tokens or self.cost)
 
     def sampling(self) -> SamplingParams:
         temperature = 1.0 if self.temperature is None else self.temperature
@@ -130,6 +133,7 @@ class GenerateRequest(StrictModel):
             timeout_seconds=options.timeout_seconds,
             reading=options.reading,
             skip_special_tokens=options.skip_special_tokens is not False,
+            tells_cost=bool(options.cost),
         )
 
 

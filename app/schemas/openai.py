@@ -61,11 +61,19 @@ STOP: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 256}
 STOPS: dict[str, Any] = {"anyOf": [STOP, {"type": "array", "items": STOP, "maxItems": 4}, {"type": "null"}]}
 
 
+class CostField(LenientModel):
+    include_cost: bool | None = Field(
+        None,
+        description="Tell what the request cost: operations, bytes, seconds and energy, in usage.cost; of a stream in the chunk "
+        "that include_usage asks for, which this does too.",
+    )
+
+
 class StreamOptions(LenientModel):
     include_usage: bool | None = None
 
 
-class OpenAIRequest(GenerationFields, LenientModel):
+class OpenAIRequest(GenerationFields, CostField):
     """What the bodies of completions and of chats have in common; `refused` are the fields that would change the text."""
 
     refused: ClassVar[dict[str, tuple[object, ...]]] = REFUSED
@@ -109,7 +117,7 @@ class OpenAIRequest(GenerationFields, LenientModel):
 
     @property
     def tells_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
+        return bool((self.stream_options and self.stream_options.include_usage) or self.include_cost)
 
     def generation_of(
         self, prompts: tuple[Prompt, ...], max_new_tokens: int, top_n: int, prompt_top_n: int | None = None
@@ -135,6 +143,7 @@ class OpenAIRequest(GenerationFields, LenientModel):
             skip_special_tokens=self.skip_special_tokens is not False,
             include_stop=bool(self.include_stop_str_in_output),
             stop_after=self.min_tokens or 0,
+            tells_cost=bool(self.include_cost),
         )
 
 
@@ -179,7 +188,7 @@ class CompletionRequest(OpenAIRequest):
         )
 
 
-class ScoreRequest(ReadingFields, TimeoutField, LenientModel):
+class ScoreRequest(ReadingFields, TimeoutField, CostField):
     """The body of `/v1/score`."""
 
     model_config = ConfigDict(

@@ -154,3 +154,9 @@ def _machine_of(file: Path) -> str:
 def available_kernels() -> tuple[str, ...]:
     """The sets of kernels that this CPU can run, the widest vectors first. Raises NativeUnavailable where there is no library."""
     return tuple(load_library().gpt2_kernels().decode().split(","))
+
+
+def check_available(kernels: str) -> None:
+    """Raise KernelsUnavailable unless this CPU has these kernels; "auto" every CPU has."""
+    if kernels not in ("auto", *available_kernels()):
+        raise KernelsUnavailable(f"the kernels {kernels} cannot run on this CPU; {', '.join(available_kernels())} can")

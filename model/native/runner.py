@@ -17,11 +17,10 @@ from model.native.library import (
     Config,
     Dtype,
     ErrorCode,
-    KernelsUnavailable,
     NativeUnavailable,
     NotFinite,
     Precision,
-    available_kernels,
+    check_available,
     load_library,
 )
 from model.native.packing import PackedBatch
@@ -55,8 +54,7 @@ class NativeRunner:
         is_streamed: bool = False,
     ) -> None:
         self._library = load_library()
-        if kernels not in ("auto", *available_kernels()):
-            raise KernelsUnavailable(f"the kernels {kernels} cannot run on this CPU; {', '.join(available_kernels())} can")
+        check_available(kernels)
         self.config, self.precision, self._num_slots = config, precision, num_slots
         self._model = ctypes.c_void_p()
         native = Config(

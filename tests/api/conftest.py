@@ -1,6 +1,7 @@
 """Helpers of the HTTP tests: reading streams, waiting without a clock, a runner that stops between steps, clients that leave."""
 
 import json
+import os
 import socket
 import threading
 import time
@@ -216,6 +217,22 @@ def call() -> Iterator[Callable[..., Caller]]:
     yield send
     for caller in callers:
         caller.leave()
+
+
+@pytest.fixture
+def no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what this machine says of traces; where a test asks for some, they leave soon."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+
+
+@pytest.fixture
+def collector() -> Iterator[Any]:
+    from tests.api.collector import Collector  # needs the extra `otel`
+
+    with closing(Collector()) as collector:
+        yield collector
 
 
 class Background:

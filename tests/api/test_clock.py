@@ -22,7 +22,7 @@ def test_a_clock_that_is_set_meanwhile_changes_no_deadline_and_no_measure(
     assert [request.response.status_code for request in (asked, queued)] == [200, 200]
     for name in ("queue", "time_to_first_token", "inter_token", "request", "step"):
         assert 0 <= server.metric(f"gpt2_{name}_seconds_sum") < 600, name
-    assert abs(server.metric("gpt2_engine_heartbeat_timestamp_seconds") - (told() + jump)) < 600
+    assert 0 <= server.metric("gpt2_engine_heartbeat_age_seconds") < 600
 
 
 def test_a_deadline_passes_although_the_clock_is_set_back(stepped_server, in_background, eventually, monkeypatch):

@@ -1,12 +1,15 @@
 """What Prometheus is told: every request under its route and outcome, exact counts of tokens, gauges that come back to 0."""
 
+import asyncio
 import shutil
 import subprocess
+import time
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
+from app.loop_lag import LOOK_SECONDS, LoopLag
 from app.metrics import TokenHistogram
 
 OUTCOMES = ("completed", "invalid", "rejected", "aborted", "expired", "failed")
@@ -110,6 +113,30 @@ def test_gauges_show_what_is_in_flight(stepped_server, in_background, eventually
     eventually(lambda: is_idle(server))
 
 
+def test_samples_wait_against_their_own_limit_though_few_requests_do(stepped_server, in_background, eventually):
+    server, runner = stepped_server(max_running=2, max_waiting=7)
+    assert server.metric("gpt2_samples_waiting") == 0
+    body = {"prompt": "a", "n": 3, "max_tokens": 5}
+    requests = [in_background(server, "/v1/completions", body) for _ in range(3)]
+    eventually(lambda: server.metric("gpt2_samples_waiting") == server.metric("gpt2_samples_waiting_limit") == 7)
+    runner.let_through(2)
+    eventually(lambda: server.metric("gpt2_requests_waiting") == 2)
+    assert httpx.post(server.url + "/v1/completions", json=body).status_code == 429
+    runner.open()
+    assert all(request.response.status_code == 200 for request in requests)
+    eventually(lambda: server.metric("gpt2_samples_waiting") == 0)
+
+
+def test_the_age_of_the_engines_heartbeat_grows_while_a_step_does_not_end(stepped_server, in_background, eventually):
+    server, runner = stepped_server()
+    request = in_background(server, "/generate", {"inputs": "a"})
+    eventually(lambda: runner.arrived)
+    eventually(lambda: server.metric("gpt2_engine_heartbeat_age_seconds") > 1.5)  # idle it beats once a second
+    runner.open()
+    assert request.response.status_code == 200
+    eventually(lambda: server.metric("gpt2_engine_heartbeat_age_seconds") < 0.5)
+
+
 @pytest.mark.row("route.metrics")
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian's package prometheus) is not installed")
 def test_promtool_finds_nothing_to_complain_about(client):
@@ -126,7 +153,6 @@ def test_what_is_served_is_described(client, server):
     kind = f'arithmetic="{info.arithmetic}",device="cpu",dtype="{info.dtype}",kernels="{info.kernels}"'
     assert f'gpt2_model_info{{{kind},model="tiny-gpt2"}} 1.0' in text
     assert "gpt2_build_info{" in text
-    assert "gpt2_engine_heartbeat_timestamp_seconds" in text
 
 
 def test_no_text_of_a_request_appears_in_the_metrics_or_the_log(client, capfd, caplog):
@@ -149,3 +175,51 @@ def test_many_observations_at_once_are_told_as_the_library_tells_them_one_by_one
             theirs.observe(amount)
     text = [line for line in generate_latest(one_by_one).decode().splitlines() if "_created" not in line]
     assert generate_latest(at_once).decode().splitlines() == text
+
+
+def test_open_connections_are_told_beside_their_limit(start_server, eventually):
+    server = start_server(max_connections=50)
+    assert server.metric("gpt2_connections_limit") == 50
+    assert server.metric("gpt2_connections") == 0
+    with httpx.Client(base_url=server.url) as one, httpx.Client(base_url=server.url) as another:
+        one.get("/health/live")
+        another.get("/health/live")
+        assert server.metric("gpt2_connections") == 2
+    eventually(lambda: server.metric("gpt2_connections") == 0)
+
+
+def test_the_bounds_of_the_queue_are_those_of_the_settings(start_server):
+    server = start_server(max_waiting=7, max_queued_tokens=20_000)
+    assert server.metric("gpt2_samples_waiting_limit") == 7
+    assert server.metric("gpt2_queued_tokens_limit") == 20_000
+
+
+def test_whether_it_is_ready_is_told_as_the_probe_tells_it(start_server):
+    server = start_server()
+    assert (httpx.get(f"{server.url}/health/ready").status_code, server.metric("gpt2_ready")) == (200, 1)
+    server.service.generator.client._door.close()
+    assert (httpx.get(f"{server.url}/health/ready").status_code, server.metric("gpt2_ready")) == (503, 0)
+
+
+def test_the_process_tells_its_cpu_memory_and_files(client):
+    text = client.get("/metrics").text
+    for name in ("cpu_seconds_total", "resident_memory_bytes", "start_time_seconds", "open_fds", "max_fds"):
+        assert f"\nprocess_{name} " in text
+
+
+def test_how_late_the_event_loop_is_is_looked_at_for_as_long_as_it_runs(start_server, eventually):
+    server = start_server()
+    eventually(lambda: server.metric("gpt2_event_loop_lag_seconds_count") >= 2)
+
+
+def test_who_keeps_the_event_loop_busy_is_seen_in_its_lag():
+    async def keep_busy():
+        lateness = asyncio.get_running_loop().create_future()
+        lag = LoopLag(lateness.set_result)
+        lag.start()
+        time.sleep(3 * LOOK_SECONDS)  # noqa: ASYNC251  # which is what nobody should do
+        await lateness
+        lag.stop()
+        return lateness.result()
+
+    assert asyncio.run(keep_busy()) >= 1.9 * LOOK_SECONDS

@@ -136,13 +136,13 @@ def _probing(running: ServiceProcess, path: str) -> Iterator[list[float]]:
                 assert client.get(path).status_code == 200
                 milliseconds.append(1000 * (time.perf_counter() - started))
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     try:
         yield milliseconds
     finally:
         is_over.set()
-        thread.join()
+        thread.join(PATIENCE_SECONDS)
 
 
 @goal(4, "Long requests beside short ones")

@@ -6,14 +6,17 @@ from tests.chaos import (  # noqa: F401
     disk,
     drains,
     faults,
+    images,
     inputs,
     load,
     pathological,
     pauses,
+    replicas,
     scheduling,
     soak,
     startups,
     strangers,
+    watching,
     wire_goals,
 )
 from tests.chaos.goals import GOALS as GOALS

@@ -445,6 +445,22 @@ async def test_an_engine_that_crashes_again_and_again_is_lost(runner, monkeypatc
 
 
 @in_event_loop
+async def test_an_engine_for_which_no_thread_is_left_to_replace_it_is_lost(runner, monkeypatch, caplog):
+    start_worker = Engines(runner)
+    async with started(runner, start_worker=start_worker) as engine:
+
+        def refused(*_):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(supervised_worker.SupervisedWorker, "_start_one", refused)
+        breaks(start_worker.engines[0], RuntimeError("a bug"), monkeypatch)
+        with pytest.raises(NotReady, match="the engine has stopped"):
+            await read(engine.submit(request()))
+        await asyncio.wait_for(engine.lost.wait(), 60)
+    assert "no other engine could be started" in caplog.text
+
+
+@in_event_loop
 async def test_a_runner_that_cannot_be_warmed_up_again_is_lost(runner, monkeypatch):
     start_worker = Engines(runner)
     async with started(runner, start_worker=start_worker) as engine:

@@ -173,7 +173,7 @@ def test_kernels_that_the_cpu_lacks_are_refused_with_those_that_there_are(choose
     def lack(*_):
         raise KernelsUnavailable("the kernels amx cannot run on this CPU; avx2, scalar can")
 
-    monkeypatch.setattr(model.choice, "NativeRunner", lack)
+    monkeypatch.setattr(model.choice, "check_available", lack)
     with pytest.raises(ChoiceError, match=r"amx cannot run on this CPU; avx2, scalar can; set GPT2_KERNELS to one of these"):
         choose(kernels="amx")
 
