@@ -8,54 +8,34 @@ Network, door, scheduler and engine are the real ones; the model's time is what 
 import json
 import os
 import sys
-import time
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 from app.cli import main
 from benchmarks.capacity_simulation import ServiceTimes
-from model.batch import Capabilities, Chunk, ChunkOutput, ForwardBatch, Runner, SampledToken, StepOutput
+from model.batch import Chunk, ForwardBatch, Runner
 from model.choice import Chosen, Wanted, choose_runner
+from tests.chaos.fake_model import FakeRunner
 
 VARIABLE = "GPT2_STEP_TIMES"
 
 
-class TimedRunner:
-    """Has passed the self-test of the runner that it stands in for."""
-
-    capabilities = Capabilities(exact_at_any_cut=True, max_draws=1024)
+class TimedRunner(FakeRunner):
+    """Its steps take what `times` say."""
 
     def __init__(self, runner: Runner, num_slots: int, times: ServiceTimes) -> None:
-        self.num_slots, self.max_positions, self.vocab_size = num_slots, runner.max_positions, runner.vocab_size
+        super().__init__(runner, num_slots)
         self._times = times
 
-    def launch(self, batch: ForwardBatch) -> "TimedStep":
+    def seconds(self, batch: ForwardBatch) -> float:
         prompts = sum(len(chunk.token_ids) for chunk in batch.chunks if _is_prompt(chunk))
-        rows = sum(not _is_prompt(chunk) for chunk in batch.chunks)
-        time.sleep(self._times.step_seconds(rows, prompts))
-        return TimedStep(StepOutput(tuple(_output(chunk) for chunk in batch.chunks)))
-
-    def warm_up(self) -> None: ...
-
-    def copy_prefix(self, source: int, target: int, length: int) -> None: ...
-
-
-class TimedStep:
-    def __init__(self, output: StepOutput) -> None:
-        self._output = output
-
-    def collect(self) -> StepOutput:
-        return self._output
+        return self._times.step_seconds(sum(not _is_prompt(chunk) for chunk in batch.chunks), prompts)
 
 
 def _is_prompt(chunk: Chunk) -> bool:
     """A prompt of one token would count as a row, which makes no difference here."""
     return len(chunk.token_ids) > 1
-
-
-def _output(chunk: Chunk) -> ChunkOutput:
-    return ChunkOutput(tuple((SampledToken((chunk.start + draw.row) % 200, -1.0),) for draw in chunk.draws))
 
 
 def _choose(checkpoint: Any, tokenizer: Any, wanted: Wanted, report: Any) -> Chosen:

@@ -24,6 +24,7 @@ from model.choice import Foreseen
 from model.config import GPT2Config
 from model.hub import NotFetched
 from model.memory import Needs
+from tests.system_files import lay_out
 from tests.test_cli import UNNEEDED, imported
 
 ROOT = Path(__file__).parent.parent
@@ -39,11 +40,7 @@ def system(tmp_path, monkeypatch):
 
     def system(files, processors=4):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
-        for name, contents in files.items():
-            file = tmp_path / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{contents}\n")
-        return tmp_path
+        return lay_out(tmp_path, files)
 
     return system
 

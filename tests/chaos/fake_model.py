@@ -15,6 +15,7 @@ from unittest.mock import patch
 from app.cli import main
 from model.batch import Capabilities, Chunk, ChunkOutput, ForwardBatch, Runner, SampledToken, StepOutput
 from model.choice import Chosen, Wanted, choose_runner
+from model.steps import Done
 
 STEP_SECONDS = float(os.environ.get("GPT2_FAKE_STEP_SECONDS", "0"))
 
@@ -27,21 +28,17 @@ class FakeRunner:
     def __init__(self, runner: Runner, num_slots: int) -> None:
         self.num_slots, self.max_positions, self.vocab_size = num_slots, runner.max_positions, runner.vocab_size
 
-    def launch(self, batch: ForwardBatch) -> "FakeStep":
-        time.sleep(STEP_SECONDS)
-        return FakeStep(StepOutput(tuple(_output(chunk) for chunk in batch.chunks)))
+    def launch(self, batch: ForwardBatch) -> Done:
+        time.sleep(self.seconds(batch))
+        return Done(StepOutput(tuple(_output(chunk) for chunk in batch.chunks)))
+
+    def seconds(self, batch: ForwardBatch) -> float:
+        """How long a step takes."""
+        return STEP_SECONDS
 
     def warm_up(self) -> None: ...
 
     def copy_prefix(self, source: int, target: int, length: int) -> None: ...
-
-
-class FakeStep:
-    def __init__(self, output: StepOutput) -> None:
-        self._output = output
-
-    def collect(self) -> StepOutput:
-        return self._output
 
 
 def _output(chunk: Chunk) -> ChunkOutput:

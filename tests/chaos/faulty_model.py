@@ -11,14 +11,15 @@ from unittest.mock import patch
 
 from app.cli import main
 from model.batch import ForwardBatch
+from model.steps import Done
 from tests.chaos import fake_model
-from tests.chaos.fake_model import FakeRunner, FakeStep
+from tests.chaos.fake_model import FakeRunner
 
 FAIL, KILL, HANG = '!"#'
 
 
 class FaultyRunner(FakeRunner):
-    def launch(self, batch: ForwardBatch) -> FakeStep:
+    def launch(self, batch: ForwardBatch) -> Done:
         for chunk in batch.chunks:
             if chunk.start == 0:
                 match chunk.token_ids[0]:

@@ -21,8 +21,9 @@ from deploy.ray.application import Arguments, bound
 from deploy.ray.replica import Replica
 from model.batch import ForwardBatch, StepOutput
 from model.choice import Chosen, Wanted
+from model.steps import Done
 from tests.chaos import fake_model
-from tests.chaos.fake_model import FakeRunner, FakeStep
+from tests.chaos.fake_model import FakeRunner
 
 if TYPE_CHECKING:
     from app.bootstrap import Service
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 class ClockedRunner(FakeRunner):
     """Steps of a fixed time, as on a device of its own; what they compute says when."""
 
-    def launch(self, batch: ForwardBatch) -> FakeStep:
+    def launch(self, batch: ForwardBatch) -> Done:
         output = super().launch(batch).collect()
         now = time.monotonic()
         drawn = [tuple(tuple(token._replace(logprob=now) for token in draw) for draw in chunk.tokens) for chunk in output.chunks]
         chunks = (chunk._replace(tokens=tokens) for chunk, tokens in zip(output.chunks, drawn, strict=True))
-        return FakeStep(StepOutput(tuple(chunks)))
+        return Done(StepOutput(tuple(chunks)))
 
 
 class GatedWorker(Worker):

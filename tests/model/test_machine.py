@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from model.machine import num_cores, num_cuda_devices
+from tests.system_files import lay_out
 
 
 @pytest.fixture
@@ -18,11 +19,7 @@ def system(tmp_path, monkeypatch):
 
     def system(processors=(0, 1, 2, 3), **files):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(processors))
-        for name, contents in files.items():
-            file = tmp_path / FILES.get(name, name)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{contents}\n")
-        return tmp_path
+        return lay_out(tmp_path, {FILES.get(name, name): contents for name, contents in files.items()})
 
     return system
 

@@ -15,6 +15,7 @@ from model.native.library import NativeUnavailable, Precision
 from model.native.memory import needs_of
 from model.native.runner import NativeRunner
 from model.weights import Weight
+from tests.system_files import lay_out
 
 GB = 1_000_000_000
 V2 = "sys/fs/cgroup/a.slice/b.scope"
@@ -26,15 +27,8 @@ def system(tmp_path):
     """A root directory with these files; of the machine 8 GiB are available, and nothing of swap."""
 
     def system(files, swap=0):
-        files = {
-            "proc/meminfo": f"MemTotal: 9000000 kB\nMemAvailable: {8 << 20} kB\nSwapFree: {swap} kB\nHugePages_Free: 3",
-            **files,
-        }
-        for name, contents in files.items():
-            file = tmp_path / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{contents}\n")
-        return tmp_path
+        meminfo = f"MemTotal: 9000000 kB\nMemAvailable: {8 << 20} kB\nSwapFree: {swap} kB\nHugePages_Free: 3"
+        return lay_out(tmp_path, {"proc/meminfo": meminfo, **files})
 
     return system
 
