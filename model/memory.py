@@ -48,12 +48,21 @@ def available_bytes(root: Path = ROOT) -> int | None:
 
     None where the system does not tell.
     """
-    machine = _fields(read_system(root / "proc/meminfo"), "kB", 1024)
+    machine = _machine(root)
     swap = machine.get("SwapFree", 0)
     rooms = [room for group in control_groups(root, "memory") if (room := _room_of(group, swap)) is not None]
     if "MemAvailable" in machine:
         rooms.append(machine["MemAvailable"] + swap)
     return max(min(rooms), 0) if rooms else None
+
+
+def free_swap(root: Path = ROOT) -> int:
+    """Bytes."""
+    return _machine(root).get("SwapFree", 0)
+
+
+def _machine(root: Path) -> dict[str, int]:
+    return _fields(read_system(root / "proc/meminfo"), "kB", 1024)
 
 
 def _room_of(group: Path, swap: int) -> int | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from app.doctor.finding import Finding, advice, ok, problem
 from model.machine import ROOT, control_groups, read_system
-from model.memory import NUM_SLOTS, Needs, NoRoom, available_bytes, choose_slots, mega
+from model.memory import NUM_SLOTS, Needs, NoRoom, available_bytes, choose_slots, free_swap, mega
 
 HUGE_PAGES = "sys/kernel/mm/transparent_hugepage/enabled"
 MIN_SWAPPED = 0.25  # of what is needed
@@ -39,7 +39,7 @@ def _judged(ladder: list[Needs], wanted: int, num_slots: int, free_bytes: int | 
         return advice("memory", f"{text}: should the checkpoint not bear {needs.precision}", "set GPT2_MAX_RUNNING lower")
     if (high := _soft_limit(root)) is not None and needs.of(num_slots) > high:
         return advice("memory", f"{text}, but from {mega(high)} on the kernel slows it (memory.high)", "raise memory.high")
-    if free_bytes is not None and needs.of(num_slots) > free_bytes - _swap(root):
+    if free_bytes is not None and needs.of(num_slots) > free_bytes - free_swap(root):
         return advice("memory", f"{text}, some of it swap, by which steps take seconds", "set GPT2_MAX_RUNNING lower")
     return ok("memory", text)
 
@@ -72,10 +72,3 @@ def huge_pages(root: Path = ROOT) -> Finding:
 def _soft_limit(root: Path) -> int | None:
     texts = [read_system(group / "memory.high") or "" for group in control_groups(root, "memory")]
     return min((int(text) for text in texts if text.isdecimal()), default=None)
-
-
-def _swap(root: Path) -> int:
-    for line in (read_system(root / "proc/meminfo") or "").splitlines():
-        if line.startswith("SwapFree:"):
-            return int(line.split()[1]) * 1024
-    return 0

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ import httpx
 import yaml
 
 from tests.chaos.service import PATIENCE_SECONDS, until
+from tests.ports import free_port
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -106,12 +106,6 @@ def seconds_of(duration: str) -> float:
 def has_number(samples: list[dict[str, Any]]) -> bool:
     """Whether there is data, and not only the quotient of nothing by nothing."""
     return any(not math.isnan(float(sample["value"][1])) for sample in samples)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @contextmanager

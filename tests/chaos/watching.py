@@ -18,8 +18,9 @@ import yaml
 
 from tests.chaos.faulty_model import FAIL, HANG, KILL
 from tests.chaos.goals import Figure, Scale, at_most, exactly, goal
-from tests.chaos.prometheus import FOLDER, Prometheus, free_port, has_number, prometheus, seconds_of
+from tests.chaos.prometheus import FOLDER, Prometheus, has_number, prometheus, seconds_of
 from tests.chaos.service import PATIENCE_SECONDS, service, until
+from tests.ports import free_port
 
 FAULTY_MODEL = "tests.chaos.faulty_model"
 DASHBOARD = FOLDER.parent / "grafana" / "dashboards" / "gpt2.json"

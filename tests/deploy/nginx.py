@@ -20,6 +20,7 @@ import httpx
 import yaml
 
 from tests.chaos.service import PATIENCE_SECONDS, until
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "deploy/nginx/nginx.conf.template"
@@ -190,15 +191,6 @@ def get(path: str, header: str = "a: b") -> bytes:
 
 def post(path: str, body: bytes, length: int | None = None) -> bytes:
     return f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length or len(body)}\r\n\r\n".encode() + body
-
-
-def free_ports(count: int) -> list[int]:
-    """Free a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

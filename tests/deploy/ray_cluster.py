@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import tempfile
 import warnings
 from collections import defaultdict
@@ -19,6 +18,7 @@ import psutil
 
 from deploy.ray.environment import FOR_RAY
 from tests.chaos.service import PATIENCE_SECONDS, until
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 MEGABYTES = 1_000_000
@@ -127,13 +127,6 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def eventually(is_so: Callable[[], object]) -> None:

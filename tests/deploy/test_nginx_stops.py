@@ -8,8 +8,9 @@ import pytest
 from tests.chaos.goals import Scale
 from tests.chaos.service import ServiceProcess, service, until
 from tests.deploy.name_server import NameServer, name_server
-from tests.deploy.nginx import MISSING, NGINX, RESOLVES, Config, free_ports, running_nginx, version
+from tests.deploy.nginx import MISSING, NGINX, RESOLVES, Config, running_nginx, version
 from tests.deploy.nginx_stops import SHORT, ends
+from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason=MISSING)
 
@@ -25,7 +26,7 @@ def test_a_stop_behind_nginx_loses_nothing_and_a_kill_what_was_under_way() -> No
 def test_containers_that_come_and_go_are_followed_by_their_name() -> None:
     with ExitStack() as stack:
         names = stack.enter_context(name_server())
-        front = stack.enter_context(running_nginx(by_name(names, port := free_ports(1)[0])))
+        front = stack.enter_context(running_nginx(by_name(names, port := free_port())))
         client = stack.enter_context(front.client())
         assert client.get("/info").status_code == 502, "there is none yet"
         first = stack.enter_context(service(host="127.0.0.2", port=port))

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tests.chaos.service import PATIENCE_SECONDS, until
-from tests.deploy.ray_cluster import ENVIRONMENT, ROOT, RayCluster, free_port, quiet, ray_cluster
+from tests.deploy.ray_cluster import ENVIRONMENT, ROOT, RayCluster, quiet, ray_cluster
+from tests.ports import free_port
 from tests.tiny import make_tiny_checkpoint, small_vocabulary, tiny_sizes
 
 pytestmark = [
