@@ -11,15 +11,13 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api import web
 from app.api.responses import error_response
 from app.errors import MAX_RETRY_AFTER, InvalidKey, KeyLimitReached, ServiceError
 from app.keys import Keys
 
-# For GET, and HEAD, which is routed as GET: probes, and pages that are the same for everybody.
-OPEN_PATHS = (
-    "/health", "/health/live", "/health/ready", "/health/startup", "/", "/docs", "/docs/swagger-ui.css",
-    "/docs/swagger-ui-bundle.js", "/openapi.json",
-)  # fmt: skip
+# For GET, and HEAD, which is routed as GET: probes, and what is the same for everybody.
+OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/health/startup", "/openapi.json", *web.FILES})
 BEARER = re.compile(rb"bearer +([!-~]+)", re.IGNORECASE)
 
 

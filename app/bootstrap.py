@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from app.billing import Billing
@@ -14,18 +15,20 @@ from app.engine.scheduler import Scheduler
 from app.engine.worker import Publish, ThreadWorker
 from app.errors import StartupError
 from app.generation import TextGenerator
-from app.info import ServiceInfo, fingerprint_of
+from app.info import ServiceInfo, fingerprint_of, model_id_of
+from app.inspection.child import Child
+from app.inspection.lane import Lane, NoLane
 from app.keys import Keys, KeysError
 from app.metrics import Metrics
 from app.power import PowerMeter, open_counter
-from app.settings import DEFAULT_MODEL, Settings
+from app.settings import Settings
 from model.batch import Runner
 from model.checkpoint import CheckpointError, load_tokenizer, open_checkpoint, resolve_model
 from model.choice import ChoiceError, Chosen, Report, Wanted, choose_device, choose_runner
 from model.config import GPT2Config
 from model.cost import Cost
 from model.fingerprint import weights_digest
-from model.machine import cuda_bus_id, has_torch, num_cores
+from model.machine import NO_TORCH, cuda_bus_id, has_torch, num_cores
 from model.memory import NoRoom
 from model.tokenizer import Tokenizer
 
@@ -51,6 +54,7 @@ class Service:
     info: ServiceInfo
     metrics: Metrics
     chat: Chat | NoChat
+    lane: Lane | NoLane
     keys: Keys | None
 
 
@@ -89,7 +93,7 @@ def build_service(settings: Settings, report: Report) -> Service:
     metrics.describe_engine(client)
     timeouts = Timeouts(settings.timeout_seconds, settings.max_timeout_seconds)
     generator = TextGenerator(client, loaded.tokenizer, config.eos_token_ids, metrics, billing, timeouts)
-    return Service(generator, info, metrics, chat, keys)
+    return Service(generator, info, metrics, chat, _lane(settings, loaded, metrics, client), keys)
 
 
 def open_keys(settings: Settings) -> Keys | None:
@@ -168,6 +172,15 @@ def _fingerprint(settings: Settings, loaded: Loaded, chat: Chat | NoChat) -> str
     return fingerprint_of(loaded.weights_digest, loaded.config, chosen.dtype, chosen.arithmetic, cut, texts)
 
 
+def _lane(settings: Settings, loaded: Loaded, metrics: Metrics, client: EngineClient) -> Lane | NoLane:
+    if not settings.inspect:
+        return NoLane("inspection is off here; GPT2_INSPECT=on turns it on")
+    if not has_torch():
+        return NoLane(f"there is no inspection here: {NO_TORCH}")
+    new_child = partial(Child, loaded.directory, settings.threads or num_cores())
+    return Lane(loaded.config, new_child, metrics, lambda: client.num_unfinished > 0)
+
+
 def _billing(settings: Settings, loaded: Loaded) -> Billing:
     num_threads = settings.threads or num_cores() if loaded.device == "cpu" else 0
     counter = open_counter(loaded.device, cuda_bus_id() if loaded.device == "cuda" else None)
@@ -176,10 +189,8 @@ def _billing(settings: Settings, loaded: Loaded) -> Billing:
 
 def _info(settings: Settings, loaded: Loaded, chat: Chat | NoChat, energy_source: str | None) -> ServiceInfo:
     directory, config, chosen = loaded.directory, loaded.config, loaded.chosen
-    is_default = directory.resolve() == DEFAULT_MODEL.resolve()
-    is_directory = Path(settings.model).is_dir()
     return ServiceInfo(
-        model_id="gpt2-default" if is_default else directory.resolve().name if is_directory else settings.model,
+        model_id=model_id_of(settings.model, directory),
         dtype=chosen.dtype,
         device=loaded.device,
         backend=chosen.backend,
@@ -201,6 +212,7 @@ def _info(settings: Settings, loaded: Loaded, chat: Chat | NoChat, energy_source
         prefill_chunk=settings.prefill_chunk,
         chat_template=chat.origin,
         energy_source=energy_source,
+        inspect=settings.inspect and has_torch(),
         created=int(time.time()),
         fingerprint=_fingerprint(settings, loaded, chat),
     )

@@ -2,11 +2,12 @@
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
-from app.commands import bench, doctor, evaluate, generate, serve, train
+from app.commands import bench, doctor, evaluate, generate, inspect, serve, train
 from app.errors import CommandError, InvalidRequest, ServiceError, StartupError
 from app.version import VERSION
 from model.files import NO_ROOM
@@ -17,6 +18,8 @@ MAX_LINE = 4000  # characters
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit code: 0, 2 for a wrong call, 70 and 78 as app/errors.py has them."""
     options = build_parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: a text may hold what a terminal's encoding lacks
     try:
         code = int(options.run(options))
         sys.stdout.flush()  # while a full disk can still be told
@@ -58,10 +61,10 @@ def _complain(message: str) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The options of all commands; building it imports no torch."""
     parser = argparse.ArgumentParser(
-        prog="gpt2", description="Serve GPT-2 over HTTP, generate text, measure servers, train and measure models."
+        prog="gpt2", description="Serve GPT-2 over HTTP, generate text, look inside, measure servers, train and measure models."
     )
     parser.add_argument("--version", action="version", version=f"gpt2 {VERSION}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (serve, doctor, generate, bench, train, evaluate):
+    for command in (serve, doctor, generate, inspect, bench, train, evaluate):
         command.add_command(commands)
     return parser

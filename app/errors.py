@@ -20,12 +20,14 @@ ServiceError                     500 generation
 |  |- WaitTooLong
 |  |- KeyLimitReached
 |  |- LongTextsFull
+|  |- InspectionsFull
 |- TooManyConnections            503 overloaded, Retry-After
 |- NotReady                      503 not_ready, Retry-After
 |  |- Draining                   and the connection closes
 |- ClientLeft                    499, seen by nobody but the metrics
 |- DeadlinePassed               504 timeout
 |- GenerationFailed              500 generation
+|  |- InspectionFailed
 StartupError                     exit code 78 (EX_CONFIG of sysexits.h): setting, address, keys, model, no room, no threads
 An engine that is lost           exit code 70 (EX_SOFTWARE), once all clients have been told: NotReady; or if it does not come up
 CommandError                     exit code 2: training or measuring cannot be done as asked
@@ -197,6 +199,15 @@ class LongTextsFull(Overloaded):
         super().__init__(f"{num_bytes} bytes of long texts {what}, the limit is {limit}", retry_after)
 
 
+class InspectionsFull(Overloaded):
+    """The lane takes one at a time, and holds few in its queue, and few bytes that nobody reads."""
+
+    reason = "inspections_full"
+
+    def __init__(self, what: str, limit: int, retry_after: int) -> None:
+        super().__init__(f"{what}, the limit is {limit}", retry_after)
+
+
 class NotReady(ServiceError):
     """Starting, draining, or the engine has stopped."""
 
@@ -233,6 +244,10 @@ class DeadlinePassed(ServiceError):
 
 class GenerationFailed(ServiceError):
     """The engine failed on this request."""
+
+
+class InspectionFailed(GenerationFailed):
+    """The process that inspects failed on this request, or ended under it."""
 
 
 ENGINE_LOST_EXIT_CODE = 70

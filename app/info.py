@@ -2,7 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
+from app.settings import DEFAULT_MODEL
 from app.version import VERSION
 
 
@@ -12,7 +14,7 @@ class ServiceInfo:
 
     A limit of 0 seconds is none. With one `fingerprint` the same request has the same answer, to the byte. `chat_template` is where
     that is from, "checkpoint", "file" or its name; None where there is no chat. `energy_source` is what tells the device's energy,
-    "rapl" or "nvml"; None where nothing does.
+    "rapl" or "nvml"; None where nothing does. `inspect` is whether there is /v1/inspect.
     """
 
     model_id: str
@@ -37,9 +39,17 @@ class ServiceInfo:
     prefill_chunk: int
     chat_template: str | None
     energy_source: str | None
+    inspect: bool
     created: int
     fingerprint: str
     version: str = VERSION
+
+
+def model_id_of(model: str, directory: Path) -> str:
+    """The name of the checkpoint that was asked for as `model` and found in `directory`."""
+    if directory.resolve() == DEFAULT_MODEL.resolve():
+        return "gpt2-default"
+    return directory.resolve().name if Path(model).is_dir() else model
 
 
 def fingerprint_of(*parts: object) -> str:

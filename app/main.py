@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from app.api import chat as chat_completions
-from app.api import completions, generate, operations, score
+from app.api import completions, generate, inspect, operations, score, web
 from app.api.documentation import with_keys
 from app.api.responses import error_response
 from app.authentication import OPEN_PATHS, KeyMiddleware, RunningRequests
@@ -19,6 +19,7 @@ from app.chat.conversation import Chat, NoChat
 from app.errors import ServiceError
 from app.generation import TextGenerator
 from app.info import ServiceInfo
+from app.inspection.lane import Lane, NoLane
 from app.keys import Keys
 from app.loop_lag import LoopLag
 from app.metrics import Metrics
@@ -30,7 +31,7 @@ from app.version import VERSION
 if TYPE_CHECKING:
     from app.tracing import Tracing
 
-MODULES = (generate, completions, chat_completions, score, operations)
+MODULES = (generate, completions, chat_completions, score, inspect, operations, web)
 # What a page of another origin may read of an answer, besides its body and type.
 EXPOSED_HEADERS = (
     "retry-after", "traceresponse", "x-generated-tokens", "x-inference-time", "x-prompt-tokens", "x-queue-time", "x-request-id",
@@ -46,11 +47,12 @@ def create_app(
     info: ServiceInfo,
     metrics: Metrics,
     chat: Chat | NoChat,
+    lane: Lane | NoLane,
     keys: Keys | None = None,
     tracing: "Tracing | None" = None,
 ) -> FastAPI:
-    """The ASGI application; its lifespan starts and stops the generator's engine, and ends the chat's process: StartupError if it
-    cannot.
+    """The ASGI application; its lifespan starts and stops the generator's engine, and ends the chat's process and the one that
+    inspects: StartupError if it cannot.
 
     Without `keys` it is open to all who reach it; with `tracing` each request has a span.
     """
@@ -69,6 +71,7 @@ def create_app(
             await generator.client.stop()
             generator.billing.stop()
             chat.close()
+            await lane.close()
             generator.long_texts.close()
             if tracing is not None:
                 await tracing.close()
@@ -84,7 +87,7 @@ def create_app(
         telemetry=NO_TELEMETRY,
     )
     app.state.settings, app.state.generator, app.state.info, app.state.metrics = settings, generator, info, metrics
-    app.state.chat, app.state.keys = chat, keys
+    app.state.chat, app.state.lane, app.state.keys = chat, lane, keys
     app.state.is_draining = False  # the server's to change
     for module in MODULES:
         app.include_router(module.router)
@@ -123,7 +126,7 @@ def _trace(app: FastAPI, tracing: "Tracing", info: ServiceInfo) -> None:
 
 def _demand_keys(app: FastAPI, settings: Settings, keys: Keys) -> None:
     """Of all but the open routes; the app's document says so too."""
-    open_paths = frozenset(OPEN_PATHS if settings.metrics_need_key else (*OPEN_PATHS, "/metrics"))
+    open_paths = OPEN_PATHS if settings.metrics_need_key else OPEN_PATHS | {"/metrics"}
     running = app.state.running_requests = RunningRequests(settings.max_running_per_key)
     app.add_middleware(KeyMiddleware, keys=keys, running=running, open_paths=open_paths)
     document = app.openapi

@@ -21,11 +21,12 @@ from app.version import VERSION
 SECONDS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60,
 )  # fmt: skip
-ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions", "/v1/chat/completions", "/v1/score")
+ENGINE_ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions", "/v1/chat/completions", "/v1/score")
+ROUTES = (*ENGINE_ROUTES, "/v1/inspect")
 OUTCOMES = ("completed", "aborted", "expired", "rejected", "unauthorized", "invalid", "failed")
 REASONS = (
     "queue_full", "work_full", "wait_too_long", "not_ready", "draining", "unauthorized", "key_limit",
-    "long_texts_full", "too_many_connections",
+    "long_texts_full", "inspections_full", "too_many_connections",
 )  # fmt: skip
 REFUSALS = ("400", "408", "414", "431", "501", "505")
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -185,6 +186,15 @@ class Metrics:
         self.long_texts_bytes = gauge("gpt2_tokenize_waiting_bytes", "Bytes of long texts that wait or are being read.")
         self.long_texts_unsent = gauge(
             "gpt2_tokenize_unsent_bytes", "Bytes of long texts whose answers their clients have not read."
+        )
+        self.inspections_running = gauge("gpt2_inspections_running", "Inspections that are computed: 1 or 0.")
+        self.inspections_waiting = gauge("gpt2_inspections_waiting", "Inspections that wait for the one before them.")
+        self.inspections_unsent = gauge(
+            "gpt2_inspections_unsent_bytes", "Bytes of answers to inspections that are sent, as fast as their clients read."
+        )
+        self.inspection = histogram("gpt2_inspection_seconds", "Time in which an inspection was computed, its waiting apart.")
+        self.inspection_starts = counter(
+            "gpt2_inspection_process_starts_total", "Starts of the process that inspects; it ends when idle, and may die."
         )
         self.build = gauge("gpt2_build_info", "What is running; always 1.", "version", "python", "torch")
         self.model = gauge("gpt2_model_info", "What is served; always 1.", "model", "dtype", "device", "kernels", "arithmetic")

@@ -20,7 +20,7 @@ from app.api.responses import error_response
 from app.errors import Draining, ServiceError
 from app.generation import TextGenerator
 from app.logs import traceback_of
-from app.metrics import ROUTES, Metrics
+from app.metrics import ENGINE_ROUTES, ROUTES, Metrics
 
 SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 # W3C Trace Context: version, trace, parent and flags; later versions than 00 may say more. All zeros are no ids, ff is no version.
@@ -122,7 +122,7 @@ class RequestMiddleware:
 
 
 class DoorMiddleware:
-    """Refuses requests for text while there is no room for any, before their bodies are read: many are refused when time is dear.
+    """Refuses the engine's requests while it has room for none, before their bodies are read: many are refused when time is dear.
 
     So a request that is at fault may be told of it only when it comes again. What depends on the request is looked at later.
     """
@@ -131,7 +131,7 @@ class DoorMiddleware:
         self.app, self._generator = app, generator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in ROUTES:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in ENGINE_ROUTES:
             try:
                 self._generator.client.check_room()
             except ServiceError as error:

@@ -143,7 +143,8 @@ class Server(uvicorn.Server):
 
     async def _drain(self, cause: str, seconds: float) -> None:
         log.info("%s: %d requests may finish within %g s", cause, self._engine.num_unfinished, seconds)
-        if num_cut := await self._engine.drain(seconds):
+        num_cut, _ = await asyncio.gather(self._engine.drain(seconds), self._app.state.lane.drain(seconds))
+        if num_cut:
             log.warning("the time is up: %d requests were cut off", num_cut)
         self.should_exit = True
 

@@ -108,6 +108,12 @@ class Settings(BaseSettings):
         description="Connections that are served at once; beyond it the one that is idle for longest is closed, and if none is the "
         "answer is 503, but for some that ask for /health or /metrics. Fewer where fewer open files are allowed.",
     )
+    inspect: bool = Field(
+        True,
+        description="Whether /v1/inspect shows what the network computes inside. From its first request until it is idle for ten "
+        "minutes it has a process of its own, which takes 0.35 GB for PyTorch, 4 bytes a parameter, and what an inspection needs: "
+        "docs/operate.md has a formula.",
+    )
     read_timeout_seconds: float = Field(
         8.0,
         gt=0,

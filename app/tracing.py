@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.choices import REASONS
 from app.generation import Generation, Timings
+from app.inspection.work import Inspection
 from app.middleware import QUIET_ROUTES, shown_path
 from app.scoring import Scoring
 from app.version import VERSION
@@ -182,9 +183,12 @@ class RequestSpan:
     def set(self, name: str, value: str) -> None:
         self._span.set_attribute(name, value)
 
-    def take(self, work: Generation | Scoring) -> None:
-        """What the engine did for the request, once it has ended, however it did."""
+    def take(self, work: Generation | Scoring | Inspection) -> None:
+        """What the engine did for the request, once it has ended, however it did; of an inspection its prompt alone."""
         if not self._span.is_recording():
+            return
+        if isinstance(work, Inspection):
+            self._span.set_attribute("gen_ai.usage.input_tokens", work.num_prompt)
             return
         usage = {"gen_ai.usage.input_tokens": work.num_prompt, "gen_ai.usage.cache_read.input_tokens": work.num_reused}
         drawn = {"gen_ai.usage.output_tokens": work.num_generated}

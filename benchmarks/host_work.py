@@ -147,7 +147,7 @@ def build(runner: Runner, settings: Settings = SETTINGS) -> tuple[Service, FastA
     chosen = Chosen(runner, "none", "idle", "none", "none", 0)
     with mock.patch("app.bootstrap.choose_runner", return_value=chosen):
         service = build_service(settings, lambda line: None)
-    app = create_app(settings, service.generator, service.info, service.metrics, service.chat, service.keys)
+    app = create_app(settings, service.generator, service.info, service.metrics, service.chat, service.lane, service.keys)
     gc.collect()
     gc.freeze()  # as `gpt2 serve` does
     return service, app

@@ -185,7 +185,7 @@ def running_server(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.bootstrap.choose_runner", choose)
         service = build_service(settings, report=lambda line: None)
-    app = create_app(settings, service.generator, service.info, service.metrics, service.chat, service.keys, tracing)
+    app = create_app(settings, service.generator, service.info, service.metrics, service.chat, service.lane, service.keys, tracing)
     ready, addresses = threading.Event(), []
     server = Server(app, settings, lambda address: (addresses.append(address), ready.set()))
     thread = threading.Thread(target=server.run, daemon=True)

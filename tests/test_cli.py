@@ -236,6 +236,12 @@ def test_generate_prints_the_prompt_and_its_continuation(gpt2):
     assert results[0].stderr == ""
 
 
+def test_generate_writes_out_what_the_outputs_encoding_lacks(gpt2):
+    result = gpt2("generate", "naïve 你", "--max-new-tokens", "1", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0
+    assert result.stdout.startswith(r"na\xefve \u4f60")
+
+
 def test_generate_reads_a_prompt_from_standard_input(tiny_checkpoint):
     command = [
         sys.executable,

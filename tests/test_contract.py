@@ -9,15 +9,19 @@ from types import ModuleType
 import pytest
 from pydantic import BaseModel
 
-from app.api import chat, completions, generate, operations, score
+from app.api import chat, completions, generate, inspect, operations, score, web
 from app.schemas.chat import ChatRequest
+from app.schemas.inspection import KINDS, InspectRequest
 from app.schemas.native import DetokenizeRequest, GenerateParameters, GenerateRequest, TokenizeRequest
 from app.schemas.openai import CompletionRequest, ScoreRequest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs/api.md").read_text()
-ROWS = re.findall(r"^\| `([a-z0-9_]+\.[a-z0-9_]+)` \|", DOCUMENT, flags=re.MULTILINE)
-BODIES = [ChatRequest, CompletionRequest, DetokenizeRequest, GenerateParameters, GenerateRequest, ScoreRequest, TokenizeRequest]
+ROWS = re.findall(r"^\| `([a-z0-9_]+\.(?!hook_)[a-z0-9_]+)` \|", DOCUMENT, flags=re.MULTILINE)  # hooks have a table of their own
+BODIES = [
+    ChatRequest, CompletionRequest, DetokenizeRequest, GenerateParameters, GenerateRequest, InspectRequest, ScoreRequest,
+    TokenizeRequest, *KINDS.values(),
+]  # fmt: skip
 
 
 def rows_named_in(path: Path) -> Iterator[str]:
@@ -56,10 +60,13 @@ def test_every_field_of_a_body_has_a_row(body: type[BaseModel]) -> None:
     assert sorted(set(body.model_fields) - named - {"parameters"}) == []
 
 
-@pytest.mark.parametrize("module", [chat, completions, generate, operations, score], ids=lambda module: module.__name__)
+MODULES = [chat, completions, generate, inspect, operations, score, web]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_every_route_has_a_row(module: ModuleType) -> None:
     documented = set(re.findall(r"^\| `route\.\w+` \| `(\w+ [^`]+)`", DOCUMENT, flags=re.MULTILINE))
-    routes = [route for route in module.router.routes if not route.path.startswith("/docs/")]  # which are the page's own files
+    routes = [route for route in module.router.routes if not route.path.startswith(("/docs/", "/page/"))]  # a page's own files
     written = {f"{method} {re.sub('{.*}', '{id}', route.path)}" for route in routes for method in route.methods - {"HEAD"}}
     assert written
     assert sorted(written - documented) == []

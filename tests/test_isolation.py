@@ -38,6 +38,7 @@ REQUESTS = {
     "/v1/completions": {"prompt": "a", "max_tokens": 2, "model": "openai-community/gpt2"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "https://example.com/a.png"}], "max_tokens": 2},
     "/v1/score": {"prompt": "a", "candidates": ["b"]},
+    "/v1/inspect": {"prompt": "https://example.com", "max_new_tokens": 2},
     "/tokenize": {"inputs": "https://example.com " * 100},
     "/detokenize": {"ids": [1]},
     "/nowhere": {},

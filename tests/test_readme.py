@@ -61,26 +61,39 @@ def text_of(answer: dict[str, Any]) -> str:
 
 
 def test_there_are_commands_to_run() -> None:
-    assert len(CURLS) == 5
+    assert len(CURLS) == 6
     assert len(PYTHONS) == 1
     assert all(ADDRESS in block for block in CURLS + PYTHONS)
 
 
+def asked(command: str, server: Any) -> str:
+    """What the server answers to a command of the page."""
+    return run("bash", "-euc", command.replace("curl", "curl --silent --show-error --fail", 1).replace(ADDRESS, server.url))
+
+
+def answer_to(route: str, server: Any) -> str:
+    (command,) = (command for command in CURLS if route in command)
+    return asked(command, server)
+
+
 def test_the_curl_command_that_asks_for_scores_gets_them(server: Any) -> None:
-    (command,) = (command for command in CURLS if "/v1/score" in command)
-    answer = json.loads(
-        run("bash", "-euc", command.replace("curl", "curl --silent --show-error --fail", 1).replace(ADDRESS, server.url))
-    )
+    answer = json.loads(answer_to("/v1/score", server))
     assert [data["logprob"] < 0 for data in answer["data"]] == [True] * 3
+
+
+def test_the_curl_command_that_looks_inside_gets_the_pattern_and_both_losses(server: Any) -> None:
+    answer = json.loads(answer_to("/v1/inspect", server))
+    assert list(answer["run"]["activations"]) == ["blocks.0.attn.hook_pattern"]
+    assert answer["run"]["loss"] != answer["ablated"]["loss"]
 
 
 @pytest.mark.parametrize(
     "command",
-    [command for command in CURLS if "/v1/score" not in command],
+    [command for command in CURLS if not re.search("/v1/(score|inspect)", command)],
     ids=lambda command: re.findall(r"8000(\S+)", command)[0],
 )
 def test_a_curl_command_answers_with_text(command: str, server: Any) -> None:
-    output = run("bash", "-euc", command.replace("curl", "curl --silent --show-error --fail", 1).replace(ADDRESS, server.url))
+    output = asked(command, server)
     if '"stream": true' not in command:
         assert text_of(json.loads(output))
         return

@@ -13,7 +13,7 @@ Responses = dict[int | str, dict[str, Any]]  # as FastAPI has it
 MEANINGS = {
     400: "Something in the request is wrong; the message names the field, its value and the limit.",
     401: "There is no valid API key.",
-    404: "There is no such model.",
+    404: "There is no such model, or nothing that inspects here.",
     413: "The body is larger than what is read.",
     422: "Something in the request is wrong; the message names the field, its value and the limit.",
     429: "The queue is full; Retry-After says when to come back.",

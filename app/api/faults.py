@@ -6,6 +6,7 @@ pydantic tells a fault for each branch of a union, and names the branches in a f
 import difflib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.errors import InvalidRequest
+from app.schemas.fields import BracketedModel
 
 SHOWN_CHARS = 60  # of a wrong value in an error's message
 SHOWN_FAULTS = 5
@@ -51,13 +53,14 @@ class _Fault:
     branch: str = ""
 
 
-def invalid(error: ValidationError, body: dict[str, Any], schema: type[BaseModel]) -> InvalidRequest:
-    """Up to five faults on one line; the first one's field is the error's param."""
+def invalid(error: ValidationError, body: dict[str, Any], schema: type[BaseModel], within: str = "") -> InvalidRequest:
+    """Up to five faults on one line; the first one's field is the error's param. What is a part of a body stands `within` it."""
     known = _fields(schema)
     faults = _one_of_each_union([_located(fault, body) for fault in error.errors(include_url=False)])
-    told = [_line(fault, known) for fault in faults[:SHOWN_FAULTS]]
+    write = _bracketed if issubclass(schema, BracketedModel) else _written
+    told = [_line(fault, known, write) for fault in faults[:SHOWN_FAULTS]]
     more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-    return InvalidRequest("; ".join(line for _, line in told) + more, param=told[0][0] or None)
+    return InvalidRequest("; ".join(within + line for _, line in told) + more, param=within + told[0][0] or None)
 
 
 def _located(fault: ErrorDetails, body: Any) -> _Fault:  # any JSON value
@@ -100,9 +103,9 @@ def _nearest_branch(branches: list[_Fault]) -> _Fault:
     return _Fault(first.place, first.kind, first.value, f"input should be {', '.join(kinds[:-1])} or {kinds[-1]}")
 
 
-def _line(fault: _Fault, known: dict[str, str]) -> tuple[str, str]:
+def _line(fault: _Fault, known: dict[str, str], write: Callable[[Place], str]) -> tuple[str, str]:
     """The field's name and what is wrong with it."""
-    field, reason = _written(fault.place), fault.reason.replace(" after validation", "")
+    field, reason = write(fault.place), fault.reason.replace(" after validation", "")
     if fault.kind == "value_error" and OF_A_FIELD.match(reason):  # fields that do not go together: the one to blame is named
         line = f"{field}.{reason}".lstrip(".")
         return line.partition(": ")[0], line
@@ -142,6 +145,11 @@ def _fields(schema: type[BaseModel], prefix: str = "") -> dict[str, str]:
 def _written(place: Place) -> str:
     """A place as `parameters.stop.0`, fit to be printed."""
     return printable(".".join(str(part) for part in place))
+
+
+def _bracketed(place: Place) -> str:
+    """A place as `ablations[2].layer`, fit to be printed."""
+    return printable("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix("."))
 
 
 def shown(value: object) -> str:

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from app.api.body import documented, json_body
 from app.api.documentation import answer, native_errors, text
-from app.api.responses import JSON, WholeFile
+from app.api.responses import JSON
 from app.api.spans import LongAnswer, written
 from app.errors import InvalidRequest
 from app.generation import TextGenerator
@@ -17,7 +17,6 @@ from app.info import ServiceInfo
 from app.long_texts import INLINE_BYTES, text_size
 from app.schemas.answers import DetokenizeAnswer, SpannedToken
 from app.schemas.native import DetokenizeRequest, TokenizeRequest
-from app.settings import WEB
 from model.token_spans import TokenSpans
 
 router = APIRouter()
@@ -89,25 +88,3 @@ async def detokenize(request: Request, body: Annotated[DetokenizeRequest, Depend
         raise InvalidRequest(f"ids: token id {unknown} is outside the vocabulary of {vocab_size}", param="ids")
     skips = body.skip_special_tokens is True
     return await generator.long_texts.run(len(body.ids), lambda: JSON({"text": generator.tokenizer.decode(body.ids, skips)}))
-
-
-@router.get("/", tags=["operations"], response_class=Response, responses=text("The page.", "text/html", "<!doctype html>"))
-async def page() -> Response:
-    """A page to try it on."""
-    return WholeFile(WEB / "index.html")
-
-
-@router.get("/docs", include_in_schema=False)
-async def docs() -> Response:
-    """Swagger UI on /openapi.json; FastAPI's own page would fetch its scripts from elsewhere."""
-    return WholeFile(WEB / "docs.html")
-
-
-@router.get("/docs/swagger-ui.css", include_in_schema=False)
-async def docs_style() -> Response:
-    return WholeFile(WEB / "swagger" / "swagger-ui.css")
-
-
-@router.get("/docs/swagger-ui-bundle.js", include_in_schema=False)
-async def docs_script() -> Response:
-    return WholeFile(WEB / "swagger" / "swagger-ui-bundle.js", media_type="text/javascript")

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from app.errors import ClientLeft, GenerationFailed, ServiceError
 from app.generation import Generation, off_loop
+from app.inspection.work import Inspection
 from app.logs import traceback_of
 from app.sample import TextToken
 from app.scoring import Scoring
@@ -24,7 +25,7 @@ OUTCOMES = {499: "aborted", 504: "expired"}  # of streams that end by an error, 
 log = logging.getLogger("gpt2.streams")
 
 
-Work = Generation | Scoring  # what the engine does for a request
+Work = Generation | Scoring | Inspection  # what is done for a request
 
 
 @asynccontextmanager

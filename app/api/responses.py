@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Scope
 
 from app.billing import Bill
 from app.errors import Draining, InvalidRequest, ServiceError, native_error, openai_error
@@ -44,15 +44,6 @@ def error_response(scope: Scope, error: ServiceError) -> Response:
         status = 400 if isinstance(error, InvalidRequest) and error.status == 422 else error.status
         return JSON(openai_error(error), status, headers)
     return JSON(native_error(error), error.status, headers)
-
-
-class WholeFile(FileResponse):
-    """Passes a range over (RFC 9110, section 14.2): these files are small, and faults of ranges have no place in the contract."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.headers["accept-ranges"] = "none"
-        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
-        await super().__call__({**scope, "headers": headers}, receive, send)
 
 
 def openai_head(request: Request, prefix: str, kind: str) -> Json:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from app.environment import of_child
 from app.errors import NotReady, TemplateFailed
 
 RENDER_SECONDS = 2.0  # a real template takes less than a millisecond
@@ -23,8 +24,6 @@ START_SECONDS = 20.0  # Python and jinja2 take 0.1 s, and more on a machine that
 WAIT_SECONDS = 10.0  # for other conversations' turns
 # By its path and isolated: it finds jinja2 alone, whatever the working directory and the environment hold.
 COMMAND = (sys.executable, "-I", str(Path(__file__).with_name("render_process.py")))
-# What its Python starts by, and a template's dates. The rest of the service's environment, which may hold secrets, stays there.
-INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ", "LANG", "LC_ALL")
 
 
 class Renderer:
@@ -59,8 +58,7 @@ class Renderer:
 
     def _start(self) -> None:
         self.close()
-        environment = {name: value for name, value in os.environ.items() if name in INHERITED}
-        self._process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=of_child())
         self._ask({"template": self._source}, START_SECONDS)
 
     def _ask(self, message: Mapping[str, object], seconds: float) -> str:

@@ -2,16 +2,15 @@
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.commands.outputs import STANDARD_OUTPUT, check_files, check_picture, write_json
 from app.errors import CommandError
-from model.files import naming, replace_file
+from model.files import naming
 
 if TYPE_CHECKING:
     from app.bench.dialects import Asked
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from app.bench.report import Plan
 
 PROBE_TOKENS = 4
-PLOT_FORMATS = (".png", ".svg", ".pdf")
 DIALECTS = ("generate", "completions", "chat")
 
 
@@ -83,10 +81,10 @@ def _bench(options: argparse.Namespace) -> int:
     plan, asked = asyncio.run(_prepare(options, endpoint))
     measurement = _run(options, endpoint, asked, pace)
     found = document(plan, measurement)
-    print(table(found), file=sys.stderr if options.json == Path("-") else sys.stdout)
+    print(table(found), file=sys.stderr if options.json == STANDARD_OUTPUT else sys.stdout)
     try:
         if options.json:
-            _write_json(options.json, found)
+            write_json(options.json, found)
         if options.plot:
             with naming(options.plot):
                 plot_measurement(measurement, options.plot, f"{plan.url}, {plan.dialect}: {plan.pace}; {plan.lengths}")
@@ -106,15 +104,8 @@ def _check(options: argparse.Namespace) -> None:
             raise CommandError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least {least}")
     if options.rate is not None and not 0 < options.rate < float("inf"):
         raise CommandError(f"--rate is {options.rate:g}; it must be above 0")
-    if options.plot and options.plot.suffix not in PLOT_FORMATS:
-        raise CommandError(f"--plot is {options.plot}; its name must end in {', '.join(PLOT_FORMATS)}")
-    if options.plot and find_spec("matplotlib") is None:
-        raise CommandError("--plot needs matplotlib; pip install 'gpt2-service[train]'")
-    for file in (options.json, options.plot):
-        if file and not file.parent.is_dir():  # found out now, not when all has been measured
-            raise CommandError(f"{file}: there is no folder {file.parent}")
-        if file and file != Path("-") and not os.access(file if file.exists() else file.parent, os.W_OK):
-            raise CommandError(f"{file}: it cannot be written there; name another file")
+    check_picture("--plot", options.plot)
+    check_files(options.json, options.plot)
 
 
 def _endpoint(options: argparse.Namespace) -> "Endpoint":
@@ -218,14 +209,3 @@ def _run(
             bar.update()
 
         return run_load(endpoint, dialect, bodies, pace, show)
-
-
-def _write_json(file: Path, found: dict[str, Any]) -> None:
-    text = json.dumps(found, indent=2)
-    if file == Path("-"):
-        print(text)
-    elif file.exists() and not file.is_file():  # a device or a pipe
-        with naming(file):
-            file.write_text(text + "\n")
-    else:
-        replace_file(file.resolve(), lambda temporary: temporary.write_text(text + "\n"))

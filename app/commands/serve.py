@@ -80,7 +80,9 @@ def _build(settings: Settings, report: Callable[[str], None], on_ready: Callable
 
         if service.keys is None and not is_loopback(settings.host):
             log.warning("%s can be reached from other machines, and asks for no API key: see GPT2_API_KEYS_FILE", settings.host)
-        app = create_app(settings, service.generator, service.info, service.metrics, service.chat, service.keys, tracing)
+        app = create_app(
+            settings, service.generator, service.info, service.metrics, service.chat, service.lane, service.keys, tracing
+        )
         return Server(app, settings, on_ready)
 
 

@@ -73,7 +73,7 @@ def _prompt(value: object) -> Prompt:
         return _no_surrogates(value)
     if isinstance(value, list):
         return _token_ids(value, "")
-    raise ValueError(f"it is a string or a list of token ids, not {_kind(value)}")
+    raise ValueError(f"it is a string or a list of token ids, not {kind_of(value)}")
 
 
 def _prompts(value: object) -> tuple[Prompt, ...]:
@@ -87,27 +87,27 @@ def _prompts(value: object) -> tuple[Prompt, ...]:
     if isinstance(value[0], list):
         return tuple(_token_ids(item, f"at place {i}, ") for i, item in enumerate(value))
     raise ValueError(
-        f"it is a string, a list of strings, a list of token ids or a list of such lists; at its place 0 is {_kind(value[0])}"
+        f"it is a string, a list of strings, a list of token ids or a list of such lists; at its place 0 is {kind_of(value[0])}"
     )
 
 
 def _text_at(place: int, item: object) -> str:
     if not isinstance(item, str):
-        raise ValueError(f"at place {place} of a list of strings is {_kind(item)}")
+        raise ValueError(f"at place {place} of a list of strings is {kind_of(item)}")
     return _no_surrogates(item)
 
 
 def _token_ids(value: object, where: str) -> tuple[int, ...]:
     if not isinstance(value, list):
-        raise ValueError(f"{where}there is {_kind(value)}, not a list of token ids")
+        raise ValueError(f"{where}there is {kind_of(value)}, not a list of token ids")
     for i, item in enumerate(value):
         if type(item) is not int or not 0 <= item <= MAX_TOKEN_ID:
-            shown = f"the number {item:.40}" if type(item) is float else f"{item}" if type(item) is int else _kind(item)
+            shown = f"the number {item:.40}" if type(item) is float else f"{item}" if type(item) is int else kind_of(item)
             raise ValueError(f"{where}there is {shown:.60} at place {i} of a list of token ids")
     return tuple(value)
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     names = {str: "a string", int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
     return names.get(type(value), "null")
 
@@ -130,6 +130,10 @@ class StrictModel(BaseModel):
     """Refuses wrong types, unknown fields and values out of range, and mends nothing."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class BracketedModel(StrictModel):
+    """As strict; an error names a place in its lists as `positions[0]`, as whoever checks it further does."""
 
 
 class LenientModel(BaseModel):

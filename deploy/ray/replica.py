@@ -60,7 +60,9 @@ class Replica:
         tracing = open_tracing(os.environ)
         configure_logging(settings.log_format, *([] if tracing is None else [tracing.add_ids]))
         service = self._service(settings)
-        return create_app(settings, service.generator, service.info, service.metrics, service.chat, service.keys, tracing)
+        return create_app(
+            settings, service.generator, service.info, service.metrics, service.chat, service.lane, service.keys, tracing
+        )
 
     def _service(self, settings: Settings) -> "Service":
         from app.bootstrap import build_service

@@ -22,17 +22,19 @@ RIGHT = b"Bearer " + RAW
 BEARER = {"authorization": f"Bearer {KEY}"}
 PATHS = {
     "GET": [
-        "/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json", "/health", "/health/live",
-        "/health/ready", "/health/startup", "/metrics", "/info", "/v1/models", "/v1/models/tiny-gpt2", "/nowhere",
+        "/", "/client.js", "/page/main.js", "/page/nowhere.js", "/docs", "/docs/start.js", "/docs/swagger-ui.css",
+        "/docs/swagger-ui-bundle.js", "/openapi.json", "/health", "/health/live", "/health/ready", "/health/startup", "/metrics",
+        "/info", "/v1/models",
+        "/v1/models/tiny-gpt2", "/nowhere",
     ],
     "POST": [
-        "/", "/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions", "/v1/score", "/tokenize", "/detokenize",
-        "/health", "/nowhere",
+        "/", "/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions", "/v1/score", "/v1/inspect",
+        "/tokenize", "/detokenize", "/health", "/nowhere",
     ],
 }  # fmt: skip
 OPEN = {
-    "/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json", "/health", "/health/live",
-    "/health/ready", "/health/startup",
+    "/", "/client.js", "/page/main.js", "/docs", "/docs/start.js", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js",
+    "/openapi.json", "/health", "/health/live", "/health/ready", "/health/startup",
 }  # fmt: skip
 WRONG = [
     b"", b"Bearer", b"Bearer ", RAW, b"Basic " + RAW, b"Token " + RAW, b"Bearer" + RAW, b"Bearer " + KEY[:-1].encode(),
@@ -55,7 +57,8 @@ TARGETS = [
     b"/info?/health", b"/info#/health", b"/info;/health", b"/%69nfo", b"/INFO", b"/./info", b"/docs/../info",
     b"/docs/%2e%2e/info", b"/health/", b"/health//", b"/healthx", b"/Health", b"/health/live/..", b"/docs/",
     b"/docs/swagger-ui.css/../../info", b"/health%00", b"/openapi.json/", b"http://a/info", b"http://a/health/../info",
-    b"/info%20", b"/%2e/info", b"/\\info", b"*",
+    b"/page/", b"/page/../info", b"/page/%2e%2e/info", b"/page/main.js/", b"/client.js/", b"/info%20", b"/%2e/info",
+    b"/\\info", b"*",
 ]  # fmt: skip
 
 

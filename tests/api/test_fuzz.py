@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.schemas.inspection import KINDS, InspectRequest
 from app.schemas.native import DetokenizeRequest, GenerateParameters, GenerateRequest, TokenizeRequest
 from app.schemas.openai import CompletionRequest, ScoreRequest
 
@@ -32,6 +33,24 @@ def bodies(schema, **nested):
 
 COMPLETION = bodies(CompletionRequest, prompt=st.just("a"), max_tokens=st.just(1))
 GENERATE = bodies(GenerateRequest, inputs=st.just("a"), parameters=bodies(GenerateParameters, max_new_tokens=st.just(1)))
+
+
+def ablations():
+    """Lists of some kind's fields each, a few unknown ones, and now and then something else entirely."""
+    kinds = [bodies(schema, kind=st.just(name), name=st.sampled_from(NAMES) | VALUES) for name, schema in KINDS.items()]
+    return st.lists(st.one_of(*kinds), max_size=3) | VALUES
+
+
+NAMES = ("hook_embed", "blocks.0.attn.hook_pattern", "blocks.1.hook_resid_pre", "ln1", "ln_final")
+INSPECT = bodies(
+    InspectRequest,
+    prompt=st.just("a b"),
+    max_new_tokens=st.just(1),
+    timeout_seconds=st.none(),
+    names=st.lists(st.sampled_from([*NAMES, "blocks.*"]), max_size=3),
+    summaries=st.lists(st.sampled_from(["norms", "lens", "attention", "attribution"]), max_size=3),
+    ablations=ablations(),
+)
 ROUTES = {
     "/generate": GENERATE,
     "/generate_stream": GENERATE,
@@ -40,6 +59,7 @@ ROUTES = {
     "/v1/score": bodies(
         ScoreRequest, prompt=st.just("a"), candidates=st.lists(st.sampled_from(["b", "", "é"]) | VALUES, max_size=5)
     ),
+    "/v1/inspect": INSPECT,
     "/tokenize": bodies(TokenizeRequest),
     "/detokenize": bodies(DetokenizeRequest, ids=st.lists(st.integers(0, 600), max_size=5)),
 }

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 GET_ROUTES = [
-    "/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json", "/health", "/health/live",
-    "/health/ready", "/health/startup", "/metrics", "/info", "/v1/models", "/v1/models/tiny-gpt2",
+    "/", "/client.js", "/page/main.js", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json", "/health",
+    "/health/live", "/health/ready", "/health/startup", "/metrics", "/info", "/v1/models", "/v1/models/tiny-gpt2",
 ]  # fmt: skip
 STREAMS = {
     "/generate_stream": b'{"inputs": "The old man", "parameters": {"max_new_tokens": 5}}',
@@ -51,7 +51,15 @@ def test_head_of_what_is_not_there_or_no_get_route_says_so(client):
 
 @pytest.mark.row("error.method")
 @pytest.mark.parametrize(
-    ("path", "methods"), [("/", "GET, HEAD, POST"), ("/generate", "POST"), ("/info", "GET, HEAD"), ("/v1/models/a", "GET, HEAD")]
+    ("path", "methods"),
+    [
+        ("/", "GET, HEAD, POST"),
+        ("/generate", "POST"),
+        ("/info", "GET, HEAD"),
+        ("/client.js", "GET, HEAD"),
+        ("/page/main.js", "GET, HEAD"),
+        ("/v1/models/a", "GET, HEAD"),
+    ],
 )
 def test_a_wrong_method_is_told_all_right_ones(client, path, methods):
     response = client.delete(path)

@@ -119,12 +119,6 @@ def test_detokenize_refuses_ids_outside_the_vocabulary(client):
         assert "500" in response.json()["error"]
 
 
-@pytest.mark.row("route.page")
-def test_the_page_and_the_documentation_are_there(client):
-    assert client.get("/").headers["content-type"].startswith("text/html")
-    assert client.get("/docs").headers["content-type"].startswith("text/html")
-
-
 @pytest.mark.row("route.openapi")
 def test_the_openapi_document_describes_the_bodies_and_every_reference_leads_somewhere(client):
     document = client.get("/openapi.json").json()

@@ -124,6 +124,15 @@ def test_tokens_from_the_cache_are_told(server, collector):
     assert second.attributes["gen_ai.usage.cache_read.input_tokens"] == reused > 0
 
 
+def test_an_inspection_has_a_span_of_its_own(server, collector):
+    response = httpx.post(server.url + "/v1/inspect", json={"prompt": "The old man"}, timeout=PATIENCE_SECONDS)
+    assert response.status_code == 200, response.text
+    span = collector.one()
+    assert (span.name, span.attributes["http.route"]) == ("POST /v1/inspect", "/v1/inspect")
+    assert span.attributes["gen_ai.usage.input_tokens"] == response.json()["usage"]["prompt_tokens"]
+    assert response.headers["traceresponse"].startswith("00-")
+
+
 def test_every_name_is_one_of_the_conventions_or_begins_with_gpt2(server, collector):
     for path, body in ROUTES.items():
         httpx.post(server.url + path, json=body)

@@ -191,7 +191,7 @@ def test_a_wrong_option_is_named_with_its_limit(arguments, message, capsys):
 
 
 def test_a_plot_without_matplotlib_is_refused_before_the_load(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("app.commands.bench.find_spec", lambda name: None)
+    monkeypatch.setattr("app.commands.outputs.find_spec", lambda name: None)
     assert main(["bench", "--plot", str(tmp_path / "a.png")]) == 2
     assert "pip install 'gpt2-service[train]'" in capsys.readouterr().err
 

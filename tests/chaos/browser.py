@@ -1,6 +1,6 @@
 """Goal 24: what a page reads of a stream that was cut at every byte is the text of the answer that was not streamed.
 
-The page's own parser in a real Chromium; three parsers of Python's do the same in tests/clients/test_rechunked.py.
+What the page reads with, /client.js, in a real Chromium; three parsers of Python's do the same in tests/clients/test_rechunked.py.
 """
 
 import asyncio
@@ -17,14 +17,15 @@ from tests.chaos.service import ServiceProcess, service
 NUM_AT_ONCE = 16
 BATCH = 100  # answers that go to the browser in one piece
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
-# `events` is the page's own.
 READ = """
 const [streams, done] = arguments;
+const client = import("/client.js");
 const read = async (encoded) => {
+  const { eventData } = await client;
   const bytes = Uint8Array.from(atob(encoded), (char) => char.charCodeAt(0));
   const one_by_one = new ReadableStream({ start(to) { for (const byte of bytes) to.enqueue(Uint8Array.of(byte)); to.close(); } });
   let text = "";
-  for await (const event of events(new Response(one_by_one))) text += event.token.text;
+  for await (const data of eventData(new Response(one_by_one))) text += JSON.parse(data).token.text;
   return text;
 };
 Promise.all(streams.map(read)).then(done, (error) => done(String(error)));

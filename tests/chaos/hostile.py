@@ -161,7 +161,10 @@ BODIES = {
     "unknown field": b'{"inputs": "a", "parameters": {"max_new_tokens": 1, "no_such_field": 1}}',
     "gzip": b"\x1f\x8b\x08\x00" + b"\x00" * 40,
 }
-ROUTES = ("/generate", "/generate_stream", "/v1/completions", "/v1/score", "/tokenize", "/detokenize", "/v1/chat/completions")
+ROUTES = (
+    "/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions", "/v1/score", "/v1/inspect", "/tokenize",
+    "/detokenize",
+)  # fmt: skip
 
 
 def _bodies() -> Iterator[Hostile]:
