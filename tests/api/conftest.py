@@ -273,3 +273,19 @@ def raw_answer(server: Running) -> Callable[[bytes], bytes]:
             return b"".join(chunks)
 
     return send
+
+
+@pytest.fixture
+def serve(tiny_checkpoint):
+    """Start `gpt2 serve` as a process of its own, with options; it ends with the test."""
+    from tests.api.test_shutdown import Process  # here, or its assertions would be imported before pytest has rewritten them
+
+    processes = []
+
+    def start(*options):
+        processes.append(Process(tiny_checkpoint, *options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.end()

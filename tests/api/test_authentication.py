@@ -13,7 +13,6 @@ import pytest
 from app.authentication import RunningRequests
 from app.errors import KeyLimitReached
 from app.settings import Settings
-from tests.api.test_shutdown import Process
 from tests.conftest import running_server
 
 KEY, OTHER_KEY = "alices-key-0123456789", "bobs-key-9876543210"
@@ -320,19 +319,6 @@ def test_a_limit_of_0_is_none():
 
 
 # ---- the process
-
-
-@pytest.fixture
-def serve(tiny_checkpoint):
-    processes = []
-
-    def start(*options):
-        processes.append(Process(tiny_checkpoint, *options))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.end()
 
 
 def test_a_hangup_reads_the_file_anew_and_a_broken_one_leaves_the_keys_as_they_were(serve, tmp_path, eventually):

@@ -15,7 +15,6 @@ import psutil
 import pytest
 
 from app.inspection.lane import MAX_WAITING
-from tests.api.test_shutdown import Process
 
 BODY = {"prompt": "The old man", "max_new_tokens": 2}
 PATH = "/v1/inspect"
@@ -216,19 +215,6 @@ def test_nothing_is_left_of_a_service_that_ends(start_server):
     child = child_of(os.getpid())
     server.server.should_exit = True
     child.wait(60)
-
-
-@pytest.fixture
-def serve(tiny_checkpoint):
-    processes = []
-
-    def start(*options):
-        processes.append(Process(tiny_checkpoint, *options))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.end()
 
 
 def test_an_inspection_under_way_finishes_when_the_service_drains(serve, in_background, eventually):
