@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from app.commands import bench, doctor, evaluate, generate, inspect, serve, train
+from app.commands import bench, doctor, evaluate, export, generate, inspect, serve, train
 from app.errors import CommandError, InvalidRequest, ServiceError, StartupError
 from app.version import VERSION
 from model.files import NO_ROOM
@@ -17,7 +17,9 @@ MAX_LINE = 4000  # characters
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit code: 0, 2 for a wrong call, 70 and 78 as app/errors.py has them."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser().parse_args(arguments)
+    options.arguments = arguments  # as they were given: a model's card tells of them
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: a text may hold what a terminal's encoding lacks
     try:
@@ -65,6 +67,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gpt2 {VERSION}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (serve, doctor, generate, inspect, bench, train, evaluate):
+    for command in (serve, doctor, generate, inspect, bench, train, evaluate, export):
         command.add_command(commands)
     return parser

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from model.batch import Top
-from model.tokenizer import Reading, Tokenizer
+from model.tokenizer import Reading, Tokenizer, prompt_ids
 
 Prompt = str | tuple[int, ...]
 
@@ -70,8 +70,6 @@ def read_prompts(
 
 
 def _read(tokenizer: Tokenizer, prompt: Prompt, reading: Reading, truncate: int | None, end_token_id: int) -> ReadPrompt:
-    ids = tokenizer.encode(prompt, reading) if isinstance(prompt, str) else list(prompt)
-    if not prompt:
-        ids = []  # whatever a tokenizer puts around every text: there is none
+    ids = prompt_ids(tokenizer, prompt, end_token_id, reading) if isinstance(prompt, str) else list(prompt or (end_token_id,))
     num_cut = 0 if truncate is None else max(len(ids) - truncate, 0)
-    return ReadPrompt(prompt, ids[num_cut:] or [end_token_id], num_cut, reading)
+    return ReadPrompt(prompt, ids[num_cut:], num_cut, reading)

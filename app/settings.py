@@ -18,8 +18,8 @@ class Settings(BaseSettings):
     model: str = Field(str(DEFAULT_MODEL), description="Checkpoint: a Hugging Face GPT-2 directory, or a name on the hub.")
     chat_template: str = Field(
         "",
-        description="How a conversation becomes a prompt: plain, dialogpt or a file with a jinja2 template; the checkpoint's own "
-        "if there is one.",
+        description="How a conversation becomes a prompt: plain, dialogpt, chatml, alpaca or a file with a jinja2 template; the "
+        "checkpoint's own if there is one.",
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all of the machine's.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")

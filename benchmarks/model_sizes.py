@@ -18,15 +18,16 @@ from benchmarks.machine import write_result
 from model.checkpoint import load_tokenizer
 from model.config import GPT2Config
 from model.network_files import load_model
-from model.training.batches import WindowSampler
-from model.training.corpus import count_bytes, documents
+from model.training.data.batches import WindowSampler
+from model.training.data.corpus import Corpus, documents, read_corpus
+from model.training.data.options import DataOptions
+from model.training.data.shards import map_shards, tokenize
 from model.training.defaults import measured_speed
 from model.training.distributed import Processes
 from model.training.evaluation import evaluate
 from model.training.precision import compare_products
 from model.training.pretrain import PretrainOptions, learn_vocabulary, load_vocabulary, pretrain
 from model.training.recipe import Recipe
-from model.training.shards import map_shards, tokenize
 
 CONTEXT, BATCH_SIZE, ROUNDS = 512, 16, 3
 CPU = torch.device("cpu")
@@ -62,21 +63,20 @@ def main() -> None:
     options = parser.parse_args()
     prepare_for_training()
     with tempfile.TemporaryDirectory() as folder:
-        tokenizers = {}
+        corpus, tokenizers = read_corpus([options.text]), {}
         for vocab_size in sorted({size.vocab_size for size in SIZES}):
             tokenizers[vocab_size] = Path(folder) / f"vocabulary-{vocab_size}"
-            learn_vocabulary([options.text], count_bytes([options.text]), vocab_size, tokenizers[vocab_size], print)
+            learn_vocabulary(corpus, vocab_size, tokenizers[vocab_size], print)
         recipe = Recipe(max_steps=1, batch_size=BATCH_SIZE, bfloat16=compare_products(CPU, 256).bfloat16_pays, compiled=True)
-        rates = _rates(options.text, tokenizers, Path(folder) / "tokens", recipe)
+        rates = _rates(corpus, tokenizers, Path(folder) / "tokens", recipe)
         rows = []
         for number, size in enumerate(SIZES):
             steps = int(60 * options.minutes * rates[size] / (BATCH_SIZE * CONTEXT))
             given = {"max_steps": steps, "batch_size": BATCH_SIZE, "compiled": True, "validate_every": steps}
             out = Path(folder) / str(number)
             wanted = PretrainOptions(
-                paths=[options.text],
+                data=DataOptions(paths=[options.text], validation_fraction=0.01),
                 tokenizer=tokenizers[size.vocab_size],
-                validation_fraction=0.01,
                 sizes=size.sizes,
                 recipe=given,
             )
@@ -88,10 +88,10 @@ def main() -> None:
     )
 
 
-def _rates(text: Path, tokenizers: dict[int, Path], tokens: Path, recipe: Recipe) -> dict[Size, float]:
+def _rates(corpus: Corpus, tokenizers: dict[int, Path], tokens: Path, recipe: Recipe) -> dict[Size, float]:
     """Tokens a second of each size, the fastest of its rounds: what else runs on the machine only ever slows them."""
     vocabulary = tokenizers[min(tokenizers)]
-    tokenize([text], load_vocabulary(vocabulary), tokens, 0.01)
+    tokenize(corpus, load_vocabulary(vocabulary), tokens, 0.01)
     shards = map_shards(tokens)
     rates = dict.fromkeys(SIZES, 0.0)
     for _ in range(ROUNDS):

@@ -1,10 +1,12 @@
 """What GPT-2 can be used for, measured: runs the recipes of examples/recipes and writes their results into docs/recipes.md.
 
-`python -m benchmarks.recipes CORPUS [NAME ...]`, where CORPUS is the folder of the training texts; without NAME all five are run.
+`python -m benchmarks.recipes CORPUS [NAME ...]`, where CORPUS is the folder of the training texts; without NAME all are run.
+What trains a checkpoint on is run twice, the second time from random weights: the difference is what its training was worth.
 """
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -28,7 +30,11 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "play={}/tinyshakespeare.txt",
     ),
     "translation": (),
+    "sentiment": ("{}/books_wide.txt.xz", "{}/books_eval.txt.xz"),
+    "poems": ("{}/tang_poems.jsonl.xz",),
+    "seq2seq": (),
 }
+FROM_NOTHING = {"poems", "seq2seq"}  # these make their network themselves
 
 
 def main() -> None:
@@ -42,6 +48,9 @@ def main() -> None:
     for name in options.names or RECIPES:
         with tempfile.TemporaryDirectory() as folder:
             result = _run(name, options.corpus, Path(folder) / name, further)
+            if name not in FROM_NOTHING:
+                again = _run(name, options.corpus, Path(folder) / "random", ["--from-random", *further])
+                result["from_random"] = again["after"]
         write_result(f"{FOLDER}/{name}", " ".join([command(name), *further]), result)
         PAGE.write_text(with_results(PAGE.read_text(), read_results()))
 
@@ -55,7 +64,8 @@ def command(name: str) -> str:
 def _run(name: str, corpus: Path, out: Path, further: list[str]) -> dict[str, Any]:
     script = ROOT / "examples" / "recipes" / f"{name}.py"
     given = [value.replace("{}", str(corpus)) for value in RECIPES[name]]
-    output = subprocess.run([sys.executable, script, *given, "--out", out, *further], stdout=subprocess.PIPE, check=True).stdout
+    order = [sys.executable, "-X", "utf8", script, *given, "--out", out, *further]
+    output = subprocess.run(order, stdout=subprocess.PIPE, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}).stdout
     return json.loads(output)  # type: ignore[no-any-return]
 
 
@@ -67,7 +77,8 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 def with_results(page: str, documents: dict[str, dict[str, Any]]) -> str:
     """The page with what stands between its markers made anew: the table, and each recipe's samples."""
-    made = {"table": _table(documents)} | {name: SAMPLES[name](document["result"]) for name, document in documents.items()}
+    shown = {name: SAMPLES[name](document["result"]) for name, document in documents.items() if name in SAMPLES}
+    made = {"table": _table(documents)} | shown
     for name, text in made.items():
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", flags=re.DOTALL)
         page = marked.sub(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", page)  # type: ignore[misc]
@@ -76,32 +87,44 @@ def with_results(page: str, documents: dict[str, dict[str, Any]]) -> str:
 
 def _table(documents: dict[str, dict[str, Any]]) -> str:
     rows = [
-        "| recipe | trained on | tested on | measure | before | after | for comparison | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| recipe | trained on | tested on | measure | before | after | from random weights | trivial baseline | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, document in documents.items():
         result, measure = document["result"], document["result"]["measure"]
-        beside = f"{result['beside'][0]} {_figure(measure, result['beside'][1])}" if result["beside"] else ""
-        before, after = (_figure(measure, result[when]) for when in ("before", "after"))
-        cells = name, result["trained_on"], result["tested_on"], measure, before, f"**{after}**", beside, result["seconds"]
+        before, after, random = (_figure(measure, result.get(when)) for when in ("before", "after", "from_random"))
+        figures = before, f"**{after}**", random, _baselines(result)
+        cells = name, result["trained_on"], result["tested_on"], measure, *figures, result["seconds"]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join([*rows, "", *_bases(documents)])
 
 
+def _baselines(result: dict[str, Any]) -> str:
+    """`beside` is names and figures in turn, one pair as a rule."""
+    beside = result["beside"] or []
+    pairs = zip(beside[::2], beside[1::2], strict=True)
+    return "; ".join(f"{name} {_figure(result['measure'], figure)}" for name, figure in pairs)
+
+
 def _bases(documents: dict[str, dict[str, Any]]) -> list[str]:
-    """One line for each checkpoint and machine among the results, as a rule one."""
+    """One line for each network and machine among the results."""
     named: dict[str, list[str]] = {}
     for name, document in documents.items():
-        base, machine = document["result"]["base"], document["machine"]
-        line = (
-            f"checkpoint of {base['parameters']:,} parameters, {base['vocabulary']:,} tokens and a context of {base['context']}; "
-            f"{machine['cpu']}; GPU: {machine['gpu']}; torch {machine['torch']}; {machine['date']}"
-        )
-        named.setdefault(line, []).append(f"{name} ({document['result']['steps']} steps)")
+        machine = document["machine"]
+        ran = f"{machine['cpu']}; GPU: {machine['gpu']}; torch {machine['torch']}; {machine['date']}"
+        named.setdefault(f"{_sizes(document['result']['base'])}; {ran}", []).append(f"{name} ({document['result']['steps']} steps)")
     return [f"{', '.join(names)}: {line}." for line, names in named.items()]
 
 
-def _figure(measure: str, value: float) -> str:
+def _sizes(base: dict[str, int]) -> str:
+    if not base:
+        return "networks of its own"
+    return f"{base['parameters']:,} parameters, {base['vocabulary']:,} tokens and a context of {base['context']}"
+
+
+def _figure(measure: str, value: float | None) -> str:
+    if value is None:
+        return ""
     return f"{value:.3f}" if measure.startswith("bits") else f"{value:.1%}".replace("%", " %")
 
 
@@ -116,7 +139,9 @@ def _story(result: dict[str, Any]) -> str:
 
 def _dialogue(result: dict[str, Any]) -> str:
     before, after = (_quoted("\n\n".join(result[f"conversation_{when}"])) for when in ("before", "after"))
-    return "\n\n".join([f"The adapter has {result['adapter_bytes']:,} bytes.", "Before:", before, "After:", after])
+    adapter = f"The adapter has {result['adapter_bytes']:,} bytes."
+    other = f"Replies after a line that was said elsewhere: {result['after_other_lines']:.3f} bits per byte."
+    return "\n\n".join([adapter, other, "Before:", before, "After:", after])
 
 
 def _questions(result: dict[str, Any]) -> str:
@@ -134,12 +159,25 @@ def _questions(result: dict[str, Any]) -> str:
 
 
 def _topics(result: dict[str, Any]) -> str:
-    labels = result["labels"]
-    rows = [f"| is, taken for | {' | '.join(labels)} |", "|---" * (len(labels) + 1) + "|"]
-    rows += [f"| {label} | {' | '.join(str(result['confusion'][label][given]) for given in labels)} |" for label in labels]
-    calibrated = f"Before, calibrated by the label's probability after no passage: {_figure('', result['before_calibrated'])}."
     mistakes = [f"> {m['passage']}\n>\n> {m['expected']}, taken for {m['after']}" for m in result["mistakes"]]
-    return "\n\n".join([calibrated, "\n".join(rows), *mistakes])
+    return "\n\n".join([_confusion(result), *mistakes])
+
+
+def _sentiment(result: dict[str, Any]) -> str:
+    samples = [f"> {s['passage']}\n>\n> {s['expected']}, taken for {s['after']}" for s in result["samples"]]
+    return "\n\n".join([_confusion(result), *samples])
+
+
+def _confusion(result: dict[str, Any]) -> str:
+    """What each label was taken for, with the share of it that was found, and how far one comes before any training."""
+    labels = result["labels"]
+    rows = [f"| is, taken for | {' | '.join(labels)} | found |", "|---" * (len(labels) + 2) + "|"]
+    for label in labels:
+        taken = result["confusion"][label]
+        counts = " | ".join(str(taken[given]) for given in labels)
+        rows.append(f"| {label} | {counts} | {_figure('', taken[label] / sum(taken.values()))} |")
+    calibrated = f"Before, calibrated by the label's probability after no passage: {_figure('', result['before_calibrated'])}."
+    return "\n".join([calibrated, "", *rows])
 
 
 def _translation(result: dict[str, Any]) -> str:
@@ -150,7 +188,14 @@ def _translation(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-SAMPLES = {"story": _story, "dialogue": _dialogue, "questions": _questions, "topics": _topics, "translation": _translation}
+SAMPLES = {  # of poems and seq2seq, pages of their own show them
+    "story": _story,
+    "dialogue": _dialogue,
+    "questions": _questions,
+    "topics": _topics,
+    "translation": _translation,
+    "sentiment": _sentiment,
+}
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from app.environment import prepare_for_training
 from benchmarks.machine import write_result
 from model.network_files import load_model
-from model.training.batches import validation_batches
+from model.training.data.batches import validation_batches
+from model.training.data.options import DataOptions
+from model.training.data.shards import map_shards
 from model.training.distributed import Processes
 from model.training.pretrain import PretrainOptions, pretrain
-from model.training.shards import map_shards
 
 PUBLISHED = 1.88
 SIZES = {"n_positions": 64, "n_embd": 128, "n_layer": 4, "n_head": 4}
@@ -66,7 +67,13 @@ def run(text: Path, recipe: dict[str, object]) -> tuple[float, float]:
     """Train from nothing; the result is the loss in nats a character on the last tenth, and how long training took."""
     with tempfile.TemporaryDirectory() as temporary:
         out, started = Path(temporary) / "model", time.monotonic()
-        options = PretrainOptions(paths=[text], vocab_size=257, validation_fraction=0.1, sizes=SIZES, recipe=FIXED | recipe)
+        contents = text.read_text(encoding="utf-8")
+        files = [Path(temporary) / name for name in ("train.txt", "validation.txt")]
+        border = int(0.9 * len(contents))
+        for file, part in zip(files, (contents[:border], contents[border:]), strict=True):
+            file.write_text(part, encoding="utf-8")
+        data = DataOptions(paths=files[:1], validation=files[1:])
+        options = PretrainOptions(data=data, vocab_size=257, sizes=SIZES, recipe=FIXED | recipe)
         if not pretrain(options, out, torch.device("cpu"), Processes(), print):
             raise KeyboardInterrupt
         seconds = time.monotonic() - started

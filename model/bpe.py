@@ -96,6 +96,7 @@ class BPETokenizer(ByteLevelTokenizer):
         ranked = _tokens_by_rank(vocab, merges)
         if END_OF_TEXT in vocab and all(token.content != END_OF_TEXT for token in added):
             added = [*added, AddedToken(vocab[END_OF_TEXT], END_OF_TEXT)]
+        self.added = list(added)
         bytes_of_rank = to_bytes(ranked)
         bytes_of_id = {vocab[token]: token_bytes for token, token_bytes in zip(ranked, bytes_of_rank, strict=True)}
         beyond = [token for token, token_id in vocab.items() if token_id not in bytes_of_id]

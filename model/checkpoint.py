@@ -7,7 +7,7 @@ CheckpointError that names it.
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from model.config import GPT2Config
 from model.config_file import config_fields, number, read_config, size
 from model.files import all_or_none, replace_file
 from model.hub import HubError, download
-from model.input_files import FileUnusable, cut, is_there, shown
+from model.input_files import CONFIG_BYTES, FileUnusable, cut, is_there, read_file, shown
 from model.tokenizer import END_OF_TEXT, Tokenizer, TokenizerError
 from model.tokenizer_files import FILES, read_tokenizer
 from model.weights import CheckpointError, StoredTensor, Weight, read_json, stored_tensors
@@ -26,9 +26,11 @@ __all__ = [
     "TRANSPOSED",
     "Checkpoint",
     "CheckpointError",
+    "Inherited",
     "load_config",
     "load_tokenizer",
     "open_checkpoint",
+    "read_inherited",
     "resolve_model",
     "save_config",
     "save_tokenizer",
@@ -101,7 +103,10 @@ def _optional(file: Path) -> dict[str, object]:
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint's directory; the model may have more ids than it has tokens."""
+    """The tokenizer of a checkpoint's directory; the model may have more ids than it has tokens.
+
+    Texts end with what the configuration names, if anything: the model learned that, whatever the vocabulary's files call it.
+    """
     fields = read_config(directory)
     try:
         tokenizer = read_tokenizer(directory)
@@ -113,9 +118,35 @@ def load_tokenizer(directory: Path) -> Tokenizer:
             f"{directory}: the vocabulary has ids up to {tokenizer.vocab_size - 1}, but vocab_size in config.json is "
             f"{vocab_size}; these are not the vocabulary's files that the model was trained with"
         )
-    if tokenizer.eos_token_id is None:  # not every kind of tokenizer names one
-        tokenizer.eos_token_id = next((i for i in _named_end_ids(directory, fields) if 0 <= i < vocab_size), None)
+    named = (i for i in _named_end_ids(directory, fields) if 0 <= i < vocab_size)
+    tokenizer.eos_token_id = next(named, tokenizer.eos_token_id)
     return tokenizer
+
+
+# Of `config.json`: how other weights were stored, and code of a directory's own.
+NOT_INHERITED = ("torch_dtype", "quantization_config", "auto_map")
+INHERITED_FILES = ("generation_config.json", "additional_chat_templates/*.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a checkpoint's directory says beside its weights and vocabulary, to whichever program: models made of it say it too."""
+
+    config: dict[str, object] = field(default_factory=dict)  # all fields of config.json, those that nobody here reads too
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+def read_inherited(directory: Path) -> Inherited:
+    """Of a checkpoint that has been opened. End tokens that the model lacks are not handed on."""
+    fields = {name: value for name, value in read_json(directory / "config.json").items() if name not in NOT_INHERITED}
+    ids, vocab_size = fields.get("eos_token_id"), size(directory, read_config(directory), "vocab_size")
+    if not all(type(i) is int and 0 <= i < vocab_size for i in (ids if isinstance(ids, list) and ids else [ids])):
+        fields.pop("eos_token_id", None)
+    files = sorted(file for pattern in INHERITED_FILES for file in directory.glob(pattern))
+    try:
+        return Inherited(fields, {str(file.relative_to(directory)): read_file(file, CONFIG_BYTES) for file in files})
+    except FileUnusable as error:
+        raise CheckpointError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +219,13 @@ def _vocabulary_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     return {"vocab.json": json.dumps(tokenizer.vocab, ensure_ascii=False).encode(), "merges.txt": merges.encode()}
 
 
-def save_config(directory: Path, config: GPT2Config, dtype: str) -> None:
-    """Write `config.json` for weights of a type, as in "bfloat16"."""
-    _write(directory / "config.json", (json.dumps(config_fields(config, dtype), indent=2) + "\n").encode())
+def save_config(directory: Path, config: GPT2Config, dtype: str, inherited: Inherited | None = None) -> None:
+    """Write `config.json` for weights of a type, as in "bfloat16"; with what a checkpoint hands on, its other files too."""
+    inherited, own = inherited or Inherited(), config_fields(config, dtype)
+    fields = own | inherited.config | {name: own[name] for name in ("architectures", "model_type", "dtype")}
+    _write(directory / "config.json", (json.dumps(fields, indent=2) + "\n").encode())
+    for name, contents in inherited.files.items():
+        _write(directory / name, contents)
 
 
 def _write(file: Path, contents: bytes) -> None:

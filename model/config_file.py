@@ -3,6 +3,7 @@
 Knows the file alone; not the weights beside it, nor the tokenizer.
 """
 
+import shlex
 from pathlib import Path
 
 from model.config import GPT2Config
@@ -45,7 +46,7 @@ def read_config(directory: Path) -> dict[str, object]:
         raise CheckpointError(f"no such directory: {directory}")
     try:
         if not is_there(file):
-            raise CheckpointError(f"{directory} has no config.json; a checkpoint is a Hugging Face GPT-2 directory")
+            raise _no_config(directory)
     except FileUnusable as error:
         raise CheckpointError(str(error)) from error
     fields = read_json(file)
@@ -55,6 +56,14 @@ def read_config(directory: Path) -> dict[str, object]:
         if (value := fields.get(name, served[0])) not in served:
             raise CheckpointError(f"{file}: {name} is {shown(value)}; GPT-2 has {' or '.join(map(repr, served))} alone")
     return _with_own_names(file, fields)
+
+
+def _no_config(directory: Path) -> CheckpointError:
+    """An adapter's directory, which has none either, is a step away from a checkpoint's."""
+    if is_there(directory / "adapter_config.json"):
+        command = f"gpt2 train merge --adapter {shlex.quote(str(directory))} --out CHECKPOINT"
+        return CheckpointError(f"{directory} holds an adapter, which is a part of a model; put it into its base by {command}")
+    return CheckpointError(f"{directory} has no config.json; a checkpoint is a Hugging Face GPT-2 directory")
 
 
 def _is_gpt2(fields: dict[str, object]) -> bool:

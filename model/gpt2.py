@@ -40,7 +40,7 @@ class CausalAttention:
         return y.transpose(-3, -2)  # (B, T, H, D)
 
 
-def _dropout(rate: float) -> nn.Module:
+def dropout_layer(rate: float) -> nn.Module:
     return nn.Dropout(rate) if rate else nn.Identity()
 
 
@@ -57,19 +57,19 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
-class CausalSelfAttention(nn.Module):
+class SelfAttention(nn.Module):
     """[q, k, v] = x W_attn + b_attn; y = concat over heads of attention(q_h, k_h, v_h); out = y W_proj + b_proj.
 
-    Multi-head attention, Vaswani et al. 2017, section 3.2.2.
+    Multi-head attention, Vaswani et al. 2017, section 3.2.2. Who sees whom is the affair of the `Attention` that it is given.
     """
 
-    def __init__(self, config: GPT2Config, layer: int, dropout: float) -> None:
+    def __init__(self, n_embd: int, n_head: int, layer: int, dropout: float) -> None:
         super().__init__()
         self.layer = layer
-        self.n_embd, self.n_head, self.head_dim = config.n_embd, config.n_head, config.head_dim
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.resid_dropout = _dropout(dropout)
+        self.n_embd, self.n_head, self.head_dim = n_embd, n_head, n_embd // n_head
+        self.c_attn = nn.Linear(n_embd, 3 * n_embd)
+        self.c_proj = nn.Linear(n_embd, n_embd)
+        self.resid_dropout = dropout_layer(dropout)
 
     def forward(self, x: Tensor, attention: Attention) -> Tensor:
         heads = (*x.shape[:-1], self.n_head, self.head_dim)
@@ -79,31 +79,32 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """out = gelu(x W_fc + b_fc) W_proj + b_proj, with gelu(u) = u/2 (1 + tanh(sqrt(2/pi) (u + 0.044715 u³))).
+    """out = act(x W_fc + b_fc) W_proj + b_proj: Vaswani et al. 2017, section 3.3; `act` is gelu in GPT-2 and relu there."""
 
-    The tanh form of Hendrycks and Gimpel 2016, "Gaussian Error Linear Units", section 2.
-    """
-
-    def __init__(self, config: GPT2Config, dropout: float) -> None:
+    def __init__(self, n_embd: int, inner_size: int, act: nn.Module, dropout: float) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, config.inner_size)
-        self.act: nn.Module = nn.GELU(approximate="tanh")
-        self.c_proj = nn.Linear(config.inner_size, config.n_embd)
-        self.dropout = _dropout(dropout)
+        self.c_fc = nn.Linear(n_embd, inner_size)
+        self.act = act
+        self.c_proj = nn.Linear(inner_size, n_embd)
+        self.dropout = dropout_layer(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.c_proj(self.act(self.c_fc(x))))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """x = x + attn(ln_1(x)); x = x + mlp(ln_2(x)): the pre-LayerNorm residual block of GPT-2, section 2.3."""
+    """x = x + attn(ln_1(x)); x = x + mlp(ln_2(x)): the pre-LayerNorm residual block of GPT-2, section 2.3.
+
+    The MLP's gelu(u) = u/2 (1 + tanh(sqrt(2/pi) (u + 0.044715 u³))) is the tanh form of Hendrycks and Gimpel 2016, "Gaussian Error
+    Linear Units", section 2.
+    """
 
     def __init__(self, config: GPT2Config, layer: int, dropout: float) -> None:
         super().__init__()
         self.ln_1 = LayerNorm(config.n_embd, config.layer_norm_epsilon)
-        self.attn = CausalSelfAttention(config, layer, dropout)
+        self.attn = SelfAttention(config.n_embd, config.n_head, layer, dropout)
         self.ln_2 = LayerNorm(config.n_embd, config.layer_norm_epsilon)
-        self.mlp = MLP(config, dropout)
+        self.mlp = MLP(config.n_embd, config.inner_size, nn.GELU(approximate="tanh"), dropout)
 
     def forward(self, x: Tensor, attention: Attention) -> Tensor:
         x = x + self.attn(self.ln_1(x), attention)
@@ -123,7 +124,7 @@ class GPT2(nn.Module):
         self.attention_dropout = dropout
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
-        self.drop = _dropout(dropout)
+        self.drop = dropout_layer(dropout)
         self.h = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -148,7 +149,14 @@ class GPT2(nn.Module):
 
     def hidden_states(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """Run all blocks and the final LayerNorm: token_ids and positions (...), result (..., C)."""
-        x = self.drop(self.wte(token_ids) + self.wpe(positions))  # (..., C)
+        return self.transform(self.embed(token_ids, positions), attention)
+
+    def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        """wte[token_ids] + wpe[positions], both (...): (..., C)."""
+        return self.drop(self.wte(token_ids) + self.wpe(positions))  # type: ignore[no-any-return]
+
+    def transform(self, x: Tensor, attention: Attention) -> Tensor:
+        """All blocks and the final LayerNorm: (..., C) to (..., C)."""
         for block in self.h:
             x = block(x, attention)
         return self.ln_f(x)  # type: ignore[no-any-return]

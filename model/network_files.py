@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from model.checkpoint import TRANSPOSED, Checkpoint, open_checkpoint, save_config, save_tokenizer
+from model.checkpoint import TRANSPOSED, Checkpoint, Inherited, open_checkpoint, save_config, save_tokenizer
 from model.files import all_or_none, replace_file
 from model.gpt2 import GPT2
 from model.tokenizer import Tokenizer
@@ -66,14 +66,19 @@ def weights_of(model: GPT2) -> dict[str, Weight]:
     return {name: Weight(parameter.detach().numpy(), "F32", is_transposed=False) for name, parameter in model.named_parameters()}
 
 
-def save_checkpoint(directory: Path, model: GPT2, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
-    """Write the four files, each whole or not at all, over those of an older checkpoint."""
+def save_checkpoint(
+    directory: Path, model: GPT2, tokenizer: Tokenizer, dtype: torch.dtype, inherited: Inherited | None = None
+) -> None:
+    """Write weights, config and vocabulary, each file whole or not at all, over those of an older checkpoint.
+
+    `inherited` is what the checkpoint that the network was made of hands on.
+    """
     tensors = {}
     for name, parameter in model.named_parameters():
         weight = parameter.detach().to("cpu", dtype)
         tensors[PREFIX + name] = (weight.t() if name.endswith(TRANSPOSED) else weight).contiguous()
-    with all_or_none(directory, ("model.safetensors", "config.json")):
+    with all_or_none(directory, ("model.safetensors", "config.json", *(inherited.files if inherited else ()))):
         directory.mkdir(parents=True, exist_ok=True)
         replace_file(directory / "model.safetensors", lambda file: save_file(tensors, file, metadata={"format": "pt"}))
-        save_config(directory, model.config, str(dtype).removeprefix("torch."))
+        save_config(directory, model.config, str(dtype).removeprefix("torch."), inherited)
         save_tokenizer(directory, tokenizer)

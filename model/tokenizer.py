@@ -39,6 +39,8 @@ class Reading:
 DEFAULT_READING = Reading()
 # Text that is text and nothing else: of a corpus, whose writers never thought of tokens.
 PLAIN_TEXT = Reading(parse_special=False, add_special_tokens=False)
+# Text for a checkpoint that has added tokens: they are tokens in it, as they will be when it is asked; nothing is put around it.
+WITHIN_TEXT = Reading(add_special_tokens=False)
 
 
 class IncrementalDecoder(ABC):
@@ -107,6 +109,14 @@ class Tokenizer(ABC):
     @abstractmethod
     def is_special(self, token_id: int) -> bool:
         """Whether it is no part of a text: a special token, or an id without a token, which a padded model may draw."""
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str, eos_token_id: int, reading: Reading = DEFAULT_READING) -> list[int]:
+    """A prompt as the model is asked it and as it learns to continue it; an empty one is the end token, behind which texts begin.
+
+    That alone, whatever the tokenizer puts around every text: there is none.
+    """
+    return (tokenizer.encode(prompt, reading) if prompt else []) or [eos_token_id]
 
 
 class ByteDecoder(IncrementalDecoder):

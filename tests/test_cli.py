@@ -350,3 +350,13 @@ def test_options_go_before_variables_before_the_file(serving, tmp_path):
     address, _ = serving("--port", "0", "--max-running", "5", GPT2_MAX_RUNNING="4", GPT2_MAX_WAITING="44")
     info = httpx.get(address + "/info").json()
     assert (info["max_running"], info["max_waiting"], info["prefill_chunk"]) == (5, 44, 64)
+
+
+@pytest.mark.parametrize("command", [["generate", "The"], ["serve", "--port", "0"], ["eval", "text.txt"], ["inspect", "The"]])
+def test_an_adapter_is_no_model_and_the_command_that_makes_one_of_it_is_named(gpt2, tmp_path, command):
+    (tmp_path / "text.txt").write_text("The sea.")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    result = gpt2(*command, "--model", "adapter")
+    assert result.returncode in (2, 78)
+    assert "by gpt2 train merge --adapter adapter --out CHECKPOINT" in result.stderr

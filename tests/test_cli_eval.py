@@ -3,6 +3,7 @@
 import json
 import lzma
 import math
+import sys
 
 import pytest
 
@@ -96,9 +97,13 @@ def test_bfloat16_is_close_to_float32(measure, tmp_path):
     assert half["bits_per_byte"] == pytest.approx(measure(file)["bits_per_byte"], rel=0.02)
 
 
-def test_a_progress_bar_goes_to_standard_error(tiny_checkpoint, tmp_path, capsys):
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_progress_bar_goes_to_standard_error_where_that_is_a_terminal(
+    tiny_checkpoint, tmp_path, capsys, monkeypatch, is_terminal
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     main(["eval", str(write(tmp_path, "a.txt", FIRST)), "--model", str(tiny_checkpoint), "--device", "cpu"])
-    assert "evaluating:" in capsys.readouterr().err
+    assert ("evaluating:" in capsys.readouterr().err) is is_terminal
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,14 @@ def test_a_newcomer_names_texts_and_a_directory_and_nothing_else(folder, gpt2, m
     assert code == 0
     assert printed == "gpt2 serve --model my_model\n"
     lines = reported.splitlines()
-    assert lines[:3] == ["8,000 bytes of text in 1 file", "learning a vocabulary of 512 tokens", "tokenising"]
-    assert lines[3].startswith("matrices are multiplied in ")
-    assert lines[4] == "measuring the speed of a training step here"
+    assert lines[:4] == [
+        "left out of the folders: 1 .pdf",
+        "8,000 bytes of text in 1 file",
+        "learning a vocabulary of 512 tokens",
+        "tokenising",
+    ]
+    assert lines[4].startswith("matrices are multiplied in ")
+    assert lines[5] == "measuring the speed of a training step here"
     assert "layers 2, heads 1, width 64, context 32" in reported
     assert ", the best so far" in reported
     assert lines[-1].startswith("trained in 0:0")
@@ -95,14 +100,20 @@ def test_a_newcomer_names_texts_and_a_directory_and_nothing_else(folder, gpt2, m
     model, tokenizer = load_model(folder / "my_model"), load_tokenizer(folder / "my_model")
     assert model.config.vocab_size == tokenizer.vocab_size == 512
     files = {str(file.relative_to(folder / "my_model")) for file in contents(folder / "my_model")}
-    assert {file for file in files if "/" not in file} == {"config.json", "model.safetensors", "vocab.json", "merges.txt"}
+    assert {file for file in files if "/" not in file} == {
+        "config.json",
+        "model.safetensors",
+        "vocab.json",
+        "merges.txt",
+        "README.md",
+    }
     assert {"training/log.csv", "training/loss.png", "training/run.json", "training/state.safetensors"} < files
 
 
 def test_a_vocabulary_is_learned_once_for_several_models(folder, gpt2):
     code, printed, reported = gpt2("train tokenizer texts --out words --vocab-size 400")
     assert (code, printed) == (0, "gpt2 train pretrain --tokenizer words\n")
-    assert reported == "8,000 bytes of text in 1 file\nlearning a vocabulary of 400 tokens\n"
+    assert reported == "left out of the folders: 1 .pdf\n8,000 bytes of text in 1 file\nlearning a vocabulary of 400 tokens\n"
     before = contents(folder / "words")
     code, _, reported = gpt2(f"train pretrain texts --out m --tokenizer words --steps 1 {TINY.replace('--vocab-size 257', '')}")
     assert code == 0
@@ -154,11 +165,16 @@ BYTES = "texts --steps 1 --vocab-size 257"
     ("options", "words"),
     [
         ("", "name the text to train on, or --resume alone"),
-        ("texts --resume", "name the text to train on, or --resume alone"),
-        ("--resume --steps 5", "--resume goes on as the run began; of the other options it takes --device and --tensorboard alone"),
+        ("texts --resume", "--resume goes on with the data the run began with: leave the paths out"),
+        ("--resume --n-layer 5", "--n-layer cannot change in a run that goes on; leave it out, or train anew with another --out"),
+        ("--resume --tokenizer texts", "--tokenizer cannot change in a run that goes on"),
+        ("--resume --batch-size 8", "--batch-size cannot change in a run that goes on"),
+        ("--resume --validation-fraction 0.5", "--validation-fraction cannot change in a run that goes on"),
+        ("--resume --steps -5", "max_steps is -5; it must be at least 1"),
+        ("--resume --steps 5", "m holds no run to resume"),
         ("--resume", "m holds no run to resume"),
         ("gone", "no such file or folder: gone"),
-        ("texts/notes.pdf", "texts/notes.pdf is binary: line 1 has a zero byte; leave it out"),
+        ("texts/notes.pdf", "texts/notes.pdf: .pdf is not read as text; save its text as .txt, and name that"),
         ("texts --steps -5", "max_steps is -5; it must be at least 1"),
         ("texts --minutes 0", "minutes is 0.0; it must be above 0"),
         ("texts --minutes nan", "minutes is nan; it must be above 0"),
@@ -172,7 +188,7 @@ BYTES = "texts --steps 1 --vocab-size 257"
         ("texts --validation-fraction 0", "the validation fraction is 0.0; it must lie between 0 and 1"),
         (f"{BYTES} --validation-fraction 1e-9", "no text is held out for validation: more text, or a larger --validation-"),
         (f"{BYTES} --n-embd 100 --n-head 3", "n_embd 100 cannot be split over n_head 3 heads"),
-        (f"{BYTES} --n-positions 5000", "7201 tokens to train on are too few for a context of 5000: more text, or a context of"),
+        (f"{BYTES} --n-positions 5000", "7173 tokens to train on are too few for a context of 5000: more text, or a context of"),
         (f"{BYTES} --batch-size 6 --accumulation 4", "a batch of 6 windows cannot be cut into 4 equal parts; "),
     ],
 )  # fmt: skip
@@ -181,6 +197,17 @@ def test_what_cannot_be_is_refused_in_one_line(folder, refusal, options, words):
     assert refusal(f"train pretrain {options} --out m").startswith(words)
     assert contents(folder / "texts") == before
     assert not (folder / "m" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["pretrain --n-embd 63 --n-head 2", "pretrain --tokenizer nosuch", "pretrain --vocab-size 100", "tokenizer --vocab-size 100"],
+)
+def test_what_no_text_could_make_right_is_refused_before_any_is_read(folder, refusal, monkeypatch, command):
+    monkeypatch.setattr("model.training.data.corpus.survey", lambda *of: pytest.fail("the text was read"))
+    monkeypatch.setattr("model.training.pretrain.survey", lambda *of: pytest.fail("the text was read"))
+    kind, *options = command.split()
+    assert refusal(f"train {kind} texts --out m {' '.join(options)}")
 
 
 @pytest.mark.parametrize("options", ["--steps many", "--optimizer sgd", "--minutes 1 --steps 1", "--precision int8"])
@@ -282,6 +309,65 @@ def test_a_run_that_is_killed_early_goes_on_from_its_best_model_and_ends_as_if_i
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
 
 
+def test_a_directory_that_is_trained_in_names_its_process_and_is_left_alone(folder, refusal):
+    """Two runs used to end well both, each with half of the other's log and model."""
+    with started(ENDLESS, folder) as process:
+        after_steps(process, folder, 1)
+        held = f"m is being trained in by process {process.pid} since "
+        before = set(contents(folder / "m"))
+        for line in (f"pretrain texts --out m {TINY}", "pretrain --resume --out m --device cpu", "tokenizer texts --out m"):
+            message = refusal(f"train {line}")
+            assert message.startswith(held)
+            assert message.endswith("; wait for it, stop it, or choose another --out")
+        assert before <= set(contents(folder / "m"))
+        process.kill()
+    process.communicate()
+    with started(f"train pretrain texts --out m --steps 2 {TINY}", folder) as process:  # a process that is gone holds nothing
+        _, reported = process.communicate(timeout=600)
+    assert process.returncode == 0
+    assert "an earlier run here ended before anything was saved: this one begins anew\n" in reported
+    assert not (folder / "m" / "training" / "lock").exists()
+
+
+@pytest.mark.parametrize("while_it", ["tokenises", "trains"])
+def test_a_run_killed_before_its_first_save_is_in_nobodys_way(folder, gpt2, while_it):
+    """Its vocabulary, its tokens and its plan are those of other options."""
+    hook = {"tokenises": "import model.training.pretrain as p; p.tokenize", "trains": "import model.training.run as p; p.Trainer"}
+    code = f"{hook[while_it]} = lambda *a, **k: __import__('os').kill(__import__('os').getpid(), 9)\n"
+    arguments = shlex.split(f"train pretrain texts --out m --steps 2 {TINY}")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", f"{code}from app.cli import main; main({arguments})"]
+    killed = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (folder / "m" / "vocab.json").exists()
+    code, _, reported = gpt2(f"train pretrain texts --out m --steps 2 {TINY.replace('257', '300')}")
+    assert code == 0
+    assert reported.startswith("an earlier run here ended before anything was saved: this one begins anew\n")
+    assert load_config(folder / "m").vocab_size == 300
+
+
+def test_a_run_killed_while_it_was_prepared_is_not_resumed(folder, gpt2, refusal):
+    gpt2(f"train pretrain texts --out m --steps 2 {TINY}")
+    shutil.rmtree(folder / "m" / "training" / "tokens")
+    for file in ("model.safetensors", "config.json", "training/state.safetensors", "training/best.json", "training/run.json"):
+        (folder / "m" / file).unlink()
+    assert refusal("train pretrain --resume --out m --device cpu") == (
+        "the run in m ended before it was planned; begin it again without --resume"
+    )
+
+
+def test_a_vocabulary_that_was_there_before_a_killed_run_stays(folder, gpt2):
+    gpt2("train tokenizer texts --out m --vocab-size 300")
+    vocabulary = (folder / "m" / "vocab.json").read_bytes()
+    gpt2(f"train pretrain texts --out m --steps 2 {TINY.replace('257', '300')}")
+    for file in ("model.safetensors", "config.json", "training/state.safetensors", "training/best.json"):
+        (folder / "m" / file).unlink()
+    code, _, reported = gpt2(f"train pretrain texts --out m --steps 2 {TINY.replace('257', '300')}")
+    assert code == 0
+    assert "with the vocabulary of 300 tokens in m" in reported
+    assert (folder / "m" / "vocab.json").read_bytes() == vocabulary
+
+
 def losses(out):
     return [(row["step"], row["loss"], row["validation_loss"]) for row in read_log(out / "training" / "log.csv")]
 
@@ -350,7 +436,8 @@ def test_a_disk_without_room_is_one_line_and_the_earlier_state_stays(folder, gpt
     assert "Traceback" not in reported
     after = contents(folder / "m")
     assert after.keys() == before.keys()
-    assert all(after[file][1] == old[1] for file, old in before.items() if file.suffix != ".png")
+    changed = {file.name for file, old in before.items() if after[file][1] != old[1]}
+    assert changed <= {"loss.png", "README.md"}, "the card tells of a machine with another number of threads"
 
 
 def limited_to(size):

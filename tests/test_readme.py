@@ -186,6 +186,7 @@ def test_every_module_has_its_line_in_the_architecture() -> None:
         "docs/comparison.md",
         "docs/training.md",
         "docs/recipes.md",
+        "docs/transformer.md",
         "docs/api.md",
         "docs/migrate.md",
         "docs/tracing.md",

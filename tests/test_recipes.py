@@ -1,11 +1,13 @@
 """The recipes of examples/recipes: their data are right, each runs to its end, and docs/recipes.md says what was measured.
 
-The texts in tests/data/texts are excerpts of public-domain works: two novels, plays and the World Factbook.
+The texts in tests/data/texts are excerpts of public-domain works: two novels, plays and the World Factbook; moods.txt was
+written for the tests.
 """
 
 import asyncio
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,13 +16,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import pytest
 
 from app.chat.conversation import Chat, Conversation
-from app.chat.template import ChatTemplate
 from app.chat.turns import Turns
+from app.settings import Settings
+from model.chat_template import ChatTemplate
 from model.tokenizer import Tokenizer
 from model.training.errors import TrainingError
+from tests.conftest import running_server
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "examples" / "recipes"
@@ -33,6 +38,7 @@ GIVEN = {
     "questions": [str(TEXTS / "almanac.txt")],
     "topics": [f"{label}={TEXTS / label}s.txt" for label in ("novel", "play")] + [f"almanac={TEXTS / 'almanac.txt'}"],
     "translation": [],
+    "sentiment": [str(TEXTS / "moods.txt"), str(TEXTS / "moods.txt")],
 }
 Module = Any  # an imported recipe
 
@@ -44,7 +50,7 @@ def path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(ROOT)
     known = set(sys.modules)
     yield
-    for name in ("common", *GIVEN):
+    for name in ("common", "labels", *GIVEN):
         if name not in known:
             sys.modules.pop(name, None)
 
@@ -85,7 +91,8 @@ def test_a_recipe_runs_to_its_end(
 def test_a_recipe_is_a_script_that_prints_its_result_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
     arguments = ["--out", tmp_path / "out", "--model", tiny_checkpoint, "--steps", "1", "--tests", "2", "--batch-size", "4"]
     command = [sys.executable, "-X", "utf8", "-W", "error", RECIPES / "translation.py", *arguments]
-    ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, env=environment)
     assert ended.returncode == 0, ended.stderr
     (line,) = ended.stdout.splitlines()
     assert json.loads(line)["measure"] == "exact match"
@@ -96,7 +103,7 @@ def test_a_recipe_is_a_script_that_prints_its_result_alone(tiny_checkpoint: Path
 def test_a_text_that_is_missing_gets_one_line(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = [f"a={tmp_path / 'nowhere'}"] if name == "topics" else [tmp_path / "nowhere"]
+    missing = [f"a={tmp_path / 'nowhere'}"] if name == "topics" else [tmp_path / "nowhere"] * (2 if name == "sentiment" else 1)
     with pytest.raises(SystemExit) as ended:
         run(recipe(name), capsys, monkeypatch, *missing, "--out", tmp_path / "out")
     assert ended.value.code == 2
@@ -110,6 +117,7 @@ def test_a_text_that_is_missing_gets_one_line(
         ("dialogue", "Nobody speaks here.\n", "speeches"),
         ("questions", "Nothing is stated here.\n", "World Factbook"),
         ("topics", "Too short.\n", "passages"),
+        ("sentiment", "Neither happy nor sad.\n", "of the other"),
     ],
 )
 def test_a_text_of_another_kind_gets_one_line(
@@ -117,8 +125,9 @@ def test_a_text_of_another_kind_gets_one_line(
 ) -> None:
     file = tmp_path / "text.txt"
     file.write_text(text)
+    given = {"topics": [f"a={file}"], "sentiment": [file, file]}.get(name, [file])
     with pytest.raises(SystemExit) as ended:
-        run(recipe(name), capsys, monkeypatch, f"a={file}" if name == "topics" else file, "--out", tmp_path / "out")
+        run(recipe(name), capsys, monkeypatch, *given, "--out", tmp_path / "out")
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert cause in line
@@ -195,7 +204,6 @@ def test_facts_are_found_in_the_factbooks_paragraphs() -> None:
     asked = {(q.question, q.answer) for paragraph in paragraphs for q in recipe("questions").ask(paragraph)}
     assert {
         ("What is the country code?", "213"),
-        ("How many satellite earth stations are there?", "51"),
         ("Has the parliament one chamber or two?", "two"),
         ("How many seats has the Council of the Nation?", "144"),
         ("How long is a term in the Council of the Nation?", "6"),
@@ -211,7 +219,7 @@ def test_a_question_is_asked_only_if_its_passage_shows_the_answer() -> None:
     (question,) = questions.ask(paragraph)
     assert question.answer == "213"
     assert len(question.passage) <= questions.MAX_CHARACTERS
-    assert question.prompt.endswith("\n\nQuestion: What is the country code?\nAnswer:")
+    assert question.prompt.endswith("\nQuestion: What is the country code?\nAnswer:")
 
 
 def test_questions_on_the_last_countries_are_held_out() -> None:
@@ -221,31 +229,135 @@ def test_questions_on_the_last_countries_are_held_out() -> None:
     assert [q.answer for q in test] == [str(i) for i in range(180, 200)]
 
 
+def test_a_number_has_the_same_tokens_in_the_passage_as_in_the_answer(small_tokenizer: Tokenizer) -> None:
+    (question,) = recipe("questions").ask("unicameral Council (7 seats; four appointed)")[1:]
+    assert question.prompt.startswith("Passage: unicameral Council ( 7 seats;")
+    assert small_tokenizer.encode(f" {question.answer}")[0] in small_tokenizer.encode(question.prompt)
+
+
+def test_as_many_questions_of_each_kind_are_learned_and_their_answers_can_only_be_read() -> None:
+    questions = recipe("questions")
+    train, _ = questions.split((TEXTS / "almanac.txt").read_text())
+    variants = questions.variants(train)
+    kinds = {q.kind for q in train}
+    assert [q.kind for q in variants].count("Which country is it?") == questions.NUM_EACH
+    assert len(variants) == questions.NUM_EACH * len(kinds)
+    assert all(q.answer in q.passage for q in variants if q.kind != "Has the parliament one chamber or two?")
+    first, last = questions.YEARS
+    assert all(first <= int(q.answer) <= last for q in variants if re.fullmatch(r"\d{4}", q.answer))
+    countries = {q.answer for q in variants if q.kind == "Which country is it?"}
+    assert len(countries) > len({q.answer for q in train if q.kind == "Which country is it?"})
+
+
 def test_the_usual_answer_is_that_of_the_training_questions() -> None:
     questions = recipe("questions")
     train = [question for n in (7, 7, 8) for question in questions.ask(f"country code - {n}; cable")]
     assert questions.usual_answers(train) == {"What is the country code?": "7"}
 
 
+def test_a_reply_after_another_line_keeps_who_answers() -> None:
+    replies = [("A: Who?\nB:", " I."), ("C: Stop.\nD:", " Why?")]
+    assert recipe("dialogue").after_other_lines(replies) == [("C: Stop.\nB:", " I."), ("A: Who?\nD:", " Why?")]
+
+
+def test_a_dialogue_that_was_trained_is_served_as_a_chat(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a chat's client gets over HTTP is what the recipe's own prompt is continued by, up to the line's end."""
+    dialogue, out = recipe("dialogue"), tmp_path / "out"
+    chosen = ["--out", out, "--model", tiny_checkpoint, "--steps", 20, "--tests", 2, "--batch-size", 4]
+    run(dialogue, capsys, monkeypatch, *GIVEN["dialogue"], *chosen)
+    asked = dialogue.CONVERSATION[0]
+    chat = {"messages": [{"role": "user", "content": asked}], "max_tokens": 12, "temperature": 0, "stop": "\n"}
+    prompt = {"prompt": dialogue.prompt((dialogue.SPEAKERS[0], asked), dialogue.SPEAKERS[1]), **chat}
+    with running_server(Settings(model=str(out / "model"), port=0, device="cpu", _env_file=None)) as server:
+        answered, continued = (
+            httpx.post(f"{server.url}/v1/{path}", json=body, timeout=60).raise_for_status().json()["choices"][0]
+            for path, body in (("chat/completions", chat), ("completions", {k: v for k, v in prompt.items() if k != "messages"}))
+        )
+    assert answered["message"]["content"] == continued["text"].removeprefix(" ")
+
+
+def test_what_begins_with_random_weights_has_the_checkpoints_sizes_and_another_vocabulary_never(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    from model.checkpoint import load_config, load_tokenizer
+
+    made = Path(recipe("common").random_checkpoint(str(tiny_checkpoint), tmp_path / "random"))
+    assert load_config(made) == load_config(tiny_checkpoint)
+    assert load_tokenizer(made).encode("The old man") == load_tokenizer(tiny_checkpoint).encode("The old man")
+    assert (made / "model.safetensors").read_bytes() != (tiny_checkpoint / "model.safetensors").read_bytes()
+
+
+def test_a_recipe_begins_with_random_weights_if_told_to(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = ["--model", tiny_checkpoint, "--steps", 1, "--tests", 2, "--batch-size", 4, "--from-random"]
+    result = run(recipe("translation"), capsys, monkeypatch, "--out", tmp_path / "out", *chosen)
+    assert result["base"]["vocabulary"] == 500
+    assert (tmp_path / "out" / "random" / "model.safetensors").exists()
+
+
+def test_xz_needs_few_bits_for_what_it_has_seen_and_many_for_what_it_has_not() -> None:
+    xz = recipe("common").xz_bits_per_byte
+    text = "".join(chr(97 + i * i * 7 % 26) + str(i * 7919 % 1000) for i in range(2000))
+    assert xz(text, text) < 0.1 < 2 < xz("", text) < 8
+
+
 def test_passages_are_whole_sentences_on_one_line_without_speakers() -> None:
     topics = recipe("topics")
-    found = topics.passages((TEXTS / "plays.txt").read_text())
+    found = topics.passages_of((TEXTS / "plays.txt").read_text())
     assert found
     assert all(topics.MIN_CHARACTERS <= len(passage) <= topics.MAX_CHARACTERS and "\n" not in passage for passage in found)
     assert not any("First Citizen:" in passage for passage in found)
 
 
 def test_the_likeliest_label_wins_and_calibration_takes_the_prior_away() -> None:
-    likeliest = recipe("topics").likeliest
+    likeliest = recipe("labels").likeliest
     assert likeliest([[-1.0, -2.0], [-5.0, -4.0]], ["a", "b"]) == ["a", "b"]
     assert likeliest([[-1.0, -2.0], [-5.0, -4.0]], ["a", "b"], prior=[-1.0, -3.0]) == ["b", "b"]
 
 
 def test_each_text_has_a_score_for_each_label(tiny_checkpoint: Path) -> None:
-    topics = recipe("topics")
-    pairs = [(topics.prompt(text), f" {label}") for text in ("One.", "Another.") for label in ("a", "bc", "d")]
+    pairs = [(text, f" {label}") for text in ("One.", "Another.") for label in ("a", "bc", "d")]
     expected = recipe("common").log_probabilities(tiny_checkpoint, pairs)
-    assert topics.score(tiny_checkpoint, ["One.", "Another."], ["a", "bc", "d"]) == [expected[:3], expected[3:]]
+    assert recipe("labels").score(tiny_checkpoint, ["One.", "Another."], ["a", "bc", "d"]) == [expected[:3], expected[3:]]
+
+
+def test_naive_bayes_judges_by_the_words_and_how_common_a_label_is() -> None:
+    train = [("Rain, rain!", "wet"), ("Rain on snow", "wet"), ("Sand and sun", "dry")]
+    assert recipe("labels").naive_bayes(train, ["the sun", "a RAIN", "unheard of"]) == ["dry", "wet", "wet"]
+
+
+def test_what_is_said_each_time_is_right_as_often_as_the_commonest_label() -> None:
+    assert recipe("labels").most_frequent(["a", "b", "a", "c"]) == 0.5
+
+
+def test_a_confusion_counts_what_each_label_was_taken_for() -> None:
+    taken = recipe("labels").confusion(["a", "b", "b"], expected=["a", "a", "b"], labels=["a", "b"])
+    assert taken == {"a": {"a": 1, "b": 1}, "b": {"a": 0, "b": 1}}
+
+
+@pytest.mark.parametrize(
+    ("passage", "label"),
+    [
+        ("Joy, and more joy.", "happy"),
+        ("She WEPT bitterly.", "sad"),
+        ("One tear; a single sob.", None),  # the first is in no list
+        ("Joy and laughter, and then grief.", None),
+        ("Joyless.", None),
+    ],
+)
+def test_a_passages_mood_needs_two_words_of_one_list_and_none_of_the_other(passage: str, label: str | None) -> None:
+    assert recipe("sentiment").label(passage) == label
+
+
+def test_no_word_that_labels_a_passage_is_left_in_it() -> None:
+    sentiment = recipe("sentiment")
+    assert sentiment.blanked("Joy! He smiled at her tears.") == "----! He ---- at her ----."
+    drawn = sentiment.labelled(TEXTS / "moods.txt", 3)
+    assert {name for _, name in drawn} == {"happy", "sad"}
+    assert all(sentiment.label(passage) is None and passage.count("----") >= sentiment.LEAST for passage, _ in drawn)
 
 
 def test_log_probabilities_are_the_networks_whatever_else_is_scored(tiny_checkpoint: Path) -> None:
@@ -318,6 +430,17 @@ def test_english_numbers_are_spelled_as_in_britain(number: int, words: str) -> N
     assert recipe("translation").english(number) == words
 
 
+@pytest.mark.parametrize(
+    ("english", "french"),
+    [
+        ("two thousand three hundred and forty-five", "deux mille trois cent quarante-cinq"),  # right
+        ("one hundred and seventy-one", "un cent soixante-dix-un"),  # wrong: cent soixante et onze
+    ],
+)
+def test_word_by_word_keeps_the_english_order_and_no_rules(english: str, french: str) -> None:
+    assert recipe("translation").word_by_word(english) == french
+
+
 def test_no_two_numbers_are_spelled_alike() -> None:
     translation = recipe("translation")
     for spelled in (translation.english, translation.french):
@@ -327,7 +450,6 @@ def test_no_two_numbers_are_spelled_alike() -> None:
 def test_the_page_shows_the_results_that_were_kept() -> None:
     pages = importlib.import_module("benchmarks.recipes")
     documents = pages.read_results()
-    assert documents.keys() == pages.RECIPES.keys()
     assert pages.with_results(PAGE, documents) == PAGE
 
 

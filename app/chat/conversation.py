@@ -8,10 +8,10 @@ from pathlib import Path
 
 from app.chat.renderer import Renderer
 from app.chat.strangers import break_names, read_broken
-from app.chat.template import FILE, NAMED, ChatTemplate, TemplateUnusable, find_template
 from app.chat.turns import find_turns
 from app.errors import StartupError, TemplateFailed
 from app.prompt import Prompt
+from model.chat_template import FILE, NAMED, ChatTemplate, TemplateUnusable, find_template
 from model.tokenizer import Tokenizer
 
 Message = Mapping[str, str]  # role, content and, where it is given, name

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+import model
 from app.environment import of_child
 from app.errors import NotReady, TemplateFailed
 
@@ -23,7 +24,7 @@ RENDER_SECONDS = 2.0  # a real template takes less than a millisecond
 START_SECONDS = 20.0  # Python and jinja2 take 0.1 s, and more on a machine that has just been started
 WAIT_SECONDS = 10.0  # for other conversations' turns
 # By its path and isolated: it finds jinja2 alone, whatever the working directory and the environment hold.
-COMMAND = (sys.executable, "-I", str(Path(__file__).with_name("render_process.py")))
+COMMAND = (sys.executable, "-I", str(Path(model.__file__).with_name("chat_rendering.py")))
 
 
 class Renderer:

@@ -2,14 +2,17 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from app.commands.training import training_errors
+from app.commands.data_options import TEXTS, add_selection_options, data_options
+from app.commands.training import report, training_errors
 from app.environment import prepare_for_training
 from app.errors import CommandError
 from app.settings import DEFAULT_MODEL
+
+if TYPE_CHECKING:  # torch takes a second to import: not for --help and wrong options
+    from model.training.data.options import DataOptions
 
 
 def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is private
@@ -17,11 +20,12 @@ def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is 
         "eval",
         help="measure how well a checkpoint predicts a text",
         description="Print, as JSON, a checkpoint's perplexity and bits per byte on a text: less is better.",
-        epilog="The whole text is scored, without its lines <|endoftext|>, in windows of the model's context; each begins half a "
+        epilog="The whole text is scored, without its marks <|endoftext|>, in windows of the model's context; each begins half a "
         "context after the one before. Bits per byte compare models of any vocabulary, perplexities those of one alone.",
     )
     parser.set_defaults(run=_evaluate)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="text files and folders: plain, .jsonl, .xz, .gz")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=TEXTS)
+    add_selection_options(parser)
     parser.add_argument(
         "--model",
         default=str(DEFAULT_MODEL),
@@ -49,16 +53,19 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
 
     from model.checkpoint import load_tokenizer, resolve_model
     from model.network_files import load_model
-    from model.tokenizer import PLAIN_TEXT
+    from model.tokenizer import WITHIN_TEXT
     from model.training.distributed import training_device
     from model.training.evaluation import evaluate
 
     device, bfloat16 = training_device(options.device), options.precision == "bfloat16"
-    text = _read_text(options.paths, options.max_bytes)
     directory = resolve_model(options.model)
-    token_ids = load_tokenizer(directory).encode(text, PLAIN_TEXT)
-    model = load_model(directory).to(device)
-    with tqdm(total=len(token_ids), unit="token", desc="evaluating", leave=False) as bar:
+    model, tokenizer = (
+        load_model(directory).to(device),
+        load_tokenizer(directory),
+    )  # before the text: one that is no model is soon told
+    text = _read_text(data_options(options), options.max_bytes)
+    token_ids = tokenizer.encode(text, WITHIN_TEXT)
+    with tqdm(total=len(token_ids), unit="token", desc="evaluating", leave=False, disable=None) as bar:
         result = evaluate(model, token_ids, len(text.encode()), bfloat16, bar.update)
     return {
         "model": options.model,
@@ -75,17 +82,12 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def _read_text(paths: Sequence[Path], max_bytes: int | None) -> str:
-    """The documents one after another, or their first `max_bytes` bytes, less a character that these would cut."""
-    from model.training.corpus import documents, text_files
+def _read_text(options: "DataOptions", max_bytes: int | None) -> str:
+    from model.training.data.corpus import beginning
+    from model.training.data.selection import select
     from model.training.errors import TrainingError
 
-    contents = bytearray()
-    for document in (document for file in text_files(paths) for document in documents(file)):
-        contents += document.encode()
-        if max_bytes is not None and len(contents) >= max_bytes:
-            break
-    text = contents[:max_bytes].decode(errors="ignore")
+    text = beginning(select(options), max_bytes, report)
     if not text:
-        raise TrainingError(f"there is no text to measure in {', '.join(map(str, paths))}; name files that are not empty")
+        raise TrainingError(f"there is no text to measure in {', '.join(map(str, options.paths))}; name files that are not empty")
     return text

@@ -4,7 +4,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.commands.training import add_run_options, check_run_options, recipe_fields, report, training_errors
+from app.commands.data_options import TEXTS, add_data_options, data_options, given_data
+from app.commands.training import (
+    RESUME_HELP,
+    add_run_options,
+    changes,
+    check_run_options,
+    recipe_fields,
+    report,
+    shown,
+    training_errors,
+)
 from app.environment import prepare_for_training
 from app.errors import CommandError
 from app.settings import DEFAULT_MODEL
@@ -16,31 +26,30 @@ if TYPE_CHECKING:  # torch takes a second to import: not for --help and wrong op
 def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is private
     parser = kinds.add_parser(
         "finetune",
-        help="train a checkpoint on",
-        description="Train a checkpoint on: on text, or on JSONL of prompts with their completions, of which the completions alone "
-        "are learned. What is not given is chosen for the data and the machine.",
+        help="go on training a checkpoint, on text or examples",
+        description="Go on training a checkpoint, on text or on examples; of examples the answers alone are learned. What is not "
+        "given is chosen for the data and the machine.",
     )
     parser.set_defaults(run=_finetune)
-    parser.add_argument(
-        "paths",
-        nargs="*",
-        type=Path,
-        metavar="PATH",
-        help='text files and folders, or .jsonl of {"prompt": ..., "completion": ...}',
+    add_data_options(
+        parser,
+        TEXTS + ', or such records of {"prompt": ..., "completion": ...}, {"messages": ...}, {"conversations": ...} or '
+        '{"instruction": ..., "output": ...}',
+        "of the text, spread over all of it, or of all examples",
+        conversations=True,
     )
+    add_tuning_options(parser)
+
+
+def add_tuning_options(parser: argparse.ArgumentParser) -> None:
+    """What is alike whatever is learned: where from, where to, LoRA, the run."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint")
     parser.add_argument(
         "--model", metavar="CHECKPOINT", help="directory, or name on the hub (default: the checkpoint that comes with the service)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, as it began")
-    parser.add_argument(
-        "--validation-fraction",
-        type=float,
-        metavar="X",
-        help="of each file, from its end, or of all examples (default: 0.1 or less)",
-    )
+    parser.add_argument("--resume", action="store_true", help=RESUME_HELP)
     _add_lora_options(parser)
-    add_run_options(parser, optimizer="adamw", minutes="15, or three epochs if they take less")
+    add_run_options(parser, optimizer="adamw", minutes="three epochs, or 15 if they take more")
 
 
 def _add_lora_options(parser: argparse.ArgumentParser) -> None:
@@ -61,22 +70,32 @@ def _add_lora_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _finetune(options: argparse.Namespace) -> int:
-    check_run_options(options, _given(options) or _given_lora(options) or options.lora or options.keep_adapter, "data")
+    return tune(options, "finetune")
+
+
+def tune(options: argparse.Namespace, kind: str, beta: float | None = None) -> int:
+    """Train a checkpoint on by the command `kind`; `beta` as given for preferences."""
+    fixed = [name for name in ("model", "lora", "keep_adapter", "beta") if getattr(options, name, None) not in (None, False)]
+    check_run_options(options, [*fixed, *(f"lora_{name}" for name in _given_lora(options)), *given_data(options)], "data")
     prepare_for_training()
     with training_errors():
         from model.training.adapter import is_adapter
         from model.training.distributed import join_processes, training_device
-        from model.training.finetune import FinetuneOptions, finetune, resume
+        from model.training.dpo_loss import DPO
+        from model.training.finetune import finetune, resume
+        from model.training.finetune_plan import FinetuneOptions
 
         processes, device = join_processes(), training_device(options.device)
         if options.resume:
-            finished = resume(options.out, device, processes, report, options.tensorboard)
+            finished = resume(options.out, device, processes, report, shown(options), changes(options), kind)
         else:
             given = {"model": str(DEFAULT_MODEL)} | _given(options)
-            wanted = FinetuneOptions(paths=options.paths, lora=_lora(options), keep_adapter=options.keep_adapter, **given)
-            finished = finetune(wanted, options.out, device, processes, report, options.tensorboard)
+            if kind == "dpo":
+                given["dpo"] = DPO() if beta is None else DPO(beta)
+            wanted = FinetuneOptions(data=data_options(options), lora=_lora(options), keep_adapter=options.keep_adapter, **given)
+            finished = finetune(wanted, options.out, device, processes, report, shown(options))
     if processes.is_first and not finished:
-        report(f"stopped and saved; go on by gpt2 train finetune --resume --out {options.out}")
+        report(f"stopped and saved; go on by gpt2 train {kind} --resume --out {options.out}")
     elif processes.is_first and is_adapter(options.out):
         print(f"gpt2 train merge --adapter {options.out} --out {options.out}-merged")
     elif processes.is_first:
@@ -86,7 +105,7 @@ def _finetune(options: argparse.Namespace) -> int:
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """What decides the run and was given, but for LoRA: fields of FinetuneOptions."""
-    names = ("model", "validation_fraction", "minutes")
+    names = ("model", "minutes")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     recipe = recipe_fields(options)
     return given | {"recipe": recipe} if recipe else given

@@ -4,7 +4,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from app.commands.training import add_run_options, check_run_options, recipe_fields, report, training_errors
+from app.commands.data_options import TEXTS, add_data_options, data_options, given_data
+from app.commands.training import (
+    RESUME_HELP,
+    add_run_options,
+    changes,
+    check_run_options,
+    recipe_fields,
+    report,
+    shown,
+    training_errors,
+)
 from app.environment import prepare_for_training
 
 SIZES = {"n_positions": "context, in tokens", "n_embd": "width", "n_layer": "layers", "n_head": "attention heads"}
@@ -17,12 +27,11 @@ def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is pri
         description="Train a new model on text. Sizes that are not given are chosen for the text and the machine.",
     )
     parser.set_defaults(run=_pretrain)
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="text files and folders: plain, .jsonl, .xz, .gz")
+    add_data_options(parser, TEXTS, "of the text, spread over all of it")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, as it began")
+    parser.add_argument("--resume", action="store_true", help=RESUME_HELP)
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="take the vocabulary from here (default: learn one)")
     parser.add_argument("--vocab-size", type=int, metavar="N", help="of the vocabulary that is learned (default: for the text)")
-    parser.add_argument("--validation-fraction", type=float, metavar="X", help="of each file, from its end (default: 0.1 or less)")
     for name, text in SIZES.items():
         parser.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=f"{text} (default: for the text)")
     add_run_options(parser)
@@ -30,7 +39,8 @@ def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is pri
 
 def _pretrain(options: argparse.Namespace) -> int:
     given = _given(options)
-    check_run_options(options, given, "text")
+    fixed = [name for name in given if name not in ("minutes", "recipe", "sizes")]
+    check_run_options(options, [*fixed, *given.get("sizes", ()), *given_data(options)], "text")
     prepare_for_training()
     with training_errors():
         from model.training.distributed import join_processes, training_device
@@ -38,10 +48,10 @@ def _pretrain(options: argparse.Namespace) -> int:
 
         processes, device = join_processes(), training_device(options.device)
         if options.resume:
-            finished = resume(options.out, device, processes, report, options.tensorboard)
+            finished = resume(options.out, device, processes, report, shown(options), changes(options))
         else:
-            wanted = PretrainOptions(paths=options.paths, **given)
-            finished = pretrain(wanted, options.out, device, processes, report, options.tensorboard)
+            wanted = PretrainOptions(data=data_options(options), **given)
+            finished = pretrain(wanted, options.out, device, processes, report, shown(options))
     if processes.is_first and finished:
         print(f"gpt2 serve --model {options.out}")
     elif processes.is_first:
@@ -51,7 +61,7 @@ def _pretrain(options: argparse.Namespace) -> int:
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """What decides the run and was given: fields of PretrainOptions."""
-    names = ("tokenizer", "vocab_size", "validation_fraction", "minutes")
+    names = ("tokenizer", "vocab_size", "minutes")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
     groups = {"sizes": sizes, "recipe": recipe_fields(options)}

@@ -3,13 +3,19 @@
 import argparse
 import contextlib
 import errno
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from app.errors import CommandError
 from model.files import written_if_possible
 from model.machine import NO_TORCH, has_torch
+
+if TYPE_CHECKING:  # torch takes a second to import: not for --help and wrong options
+    from model.training.run import Shown
+    from model.training.segments import Changes
 
 # Options that are fields of a run's recipe: name, type and help. What is not given is chosen by the trainer.
 RECIPE_OPTIONS: tuple[tuple[str, type, str], ...] = (
@@ -22,7 +28,11 @@ RECIPE_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("max_grad_norm", float, "to which gradients are clipped"),
     ("dropout", float, "rate of all dropouts"),
     ("validate_every", int, "steps between validations"),
-    ("patience", int, "validations without a better loss until the run ends"),
+    (
+        "patience",
+        int,
+        "validations without a better loss, after the warm-up, that end a run (default: 3 in fine-tuning without --steps, or none)",
+    ),
     ("seed", int, "of weights, batches and dropout"),
 )
 
@@ -51,25 +61,60 @@ def add_run_options(parser: argparse.ArgumentParser, optimizer: str = "muon", mi
     group.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, dest="compiled", help="fuse operations (default: if it pays)"
     )
+    group.add_argument(
+        "--activation-checkpointing",
+        action="store_true",
+        default=None,
+        dest="checkpoint_activations",
+        help="compute the blocks again in the backward pass: less memory, a third more time",
+    )
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda if there is one)")
+    group.add_argument(
+        "--sample",
+        action="append",
+        default=[],
+        metavar="PROMPT",
+        help="print a continuation of it at each validation; may be repeated",
+    )
     group.add_argument(
         "--tensorboard", action="store_true", help="also write TensorBoard's events, to training/tensorboard in --out"
     )
 
 
-def check_run_options(options: argparse.Namespace, given: object, data: str) -> None:
-    """Refuse a run without `data`, a resumed one with options that would change it, and an extra that is not installed."""
-    if bool(options.paths) == options.resume:
+RESUME_HELP = "go on with the run in --out; with --steps or --minutes so much more, with other rates by a schedule begun anew"
+
+
+def check_run_options(options: argparse.Namespace, fixed: Iterable[str], data: str) -> None:
+    """Refuse a run without `data`, a resumed one with what cannot change, also what is `fixed`, and an extra that is missing."""
+    if options.paths and options.resume:
+        raise CommandError("--resume goes on with the data the run began with: leave the paths out")
+    if not options.paths and not options.resume:
         raise CommandError(f"name the {data} to train on, or --resume alone")
-    if options.resume and given:
-        raise CommandError("--resume goes on as the run began; of the other options it takes --device and --tensorboard alone")
+    cannot_change = [*fixed, *(name for name in ("batch_size", "optimizer", "seed") if getattr(options, name) is not None)]
+    if options.resume and cannot_change:
+        option = "--" + cannot_change[0].replace("_", "-")
+        raise CommandError(f"{option} cannot change in a run that goes on; leave it out, or train anew with another --out")
     if options.tensorboard and find_spec("tensorboard") is None:
         raise CommandError("--tensorboard needs a package more; pip install 'gpt2-service[tensorboard]'")
 
 
+def shown(options: argparse.Namespace) -> "Shown":
+    from model.training.run import Shown
+
+    command = shlex.join(["gpt2", *options.arguments])
+    return Shown(tensorboard=options.tensorboard, samples=tuple(options.sample), command=command)
+
+
+def changes(options: argparse.Namespace) -> "Changes":
+    """What a resumed run is to do otherwise."""
+    from model.training.segments import Changes
+
+    return Changes(recipe=recipe_fields(options), minutes=options.minutes)
+
+
 def recipe_fields(options: argparse.Namespace) -> dict[str, object]:
     """The fields of the recipe that were given."""
-    names = ("max_steps", "optimizer", "compiled", *(name for name, _, _ in RECIPE_OPTIONS))
+    names = ("max_steps", "optimizer", "compiled", "checkpoint_activations", *(name for name, _, _ in RECIPE_OPTIONS))
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return given if options.precision is None else given | {"bfloat16": options.precision == "bfloat16"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from model.tokenizer import PLAIN_TEXT, Tokenizer
-from model.training.corpus import documents
+from model.training.data.corpus import documents
 
 TOKENS, SIZES = "held_out.bin", "held_out.json"
 

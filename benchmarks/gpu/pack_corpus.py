@@ -15,9 +15,9 @@ from app.commands.training import report
 from app.settings import DEFAULT_MODEL
 from benchmarks.gpu.held_out import write_held_out
 from model.checkpoint import save_tokenizer
-from model.training.corpus import text_files
+from model.training.data.corpus import read_corpus
+from model.training.data.shards import tokenize
 from model.training.run_directory import RunDirectory
-from model.training.shards import tokenize
 from model.training.vocabulary import load_vocabulary
 
 
@@ -29,13 +29,13 @@ def main() -> None:
     parser.add_argument(
         "--tokenizer", type=Path, default=DEFAULT_MODEL, metavar="DIR", help="vocabulary (default: that of the default model)"
     )
-    parser.add_argument("--validation-fraction", type=float, default=0.01, help="of each file (default: %(default)s)")
+    parser.add_argument("--validation-fraction", type=float, default=0.01, help="of the text (default: %(default)s)")
     options = parser.parse_args()
     tokenizer = load_vocabulary(options.tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder))
         save_tokenizer(directory.out, tokenizer)
-        shards = tokenize(text_files(options.paths), tokenizer, directory.tokens, options.validation_fraction)
+        shards = tokenize(read_corpus(options.paths), tokenizer, directory.tokens, options.validation_fraction)
         write_held_out(options.held_out, tokenizer, directory.training)
         report(f"{shards.num_tokens:,} tokens of {shards.num_bytes:,} bytes; packing")
         with tarfile.open(options.out, "w:xz", preset=9) as archive:

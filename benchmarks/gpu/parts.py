@@ -25,6 +25,7 @@ CONTENTS = (
     "model.safetensors",
     "vocab.json",
     "merges.txt",
+    "README.md",
     "training/run.json",
     "training/best.json",
     "training/log.csv",

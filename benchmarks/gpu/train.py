@@ -9,12 +9,12 @@ the clock, unless steps are given: nobody knows the speed of a card before its f
 import argparse
 import importlib
 import json
+import shlex
 import signal
 import sys
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,15 +26,17 @@ from app.errors import CommandError
 from benchmarks.gpu.held_out import read_held_out
 from model.config import GPT2Config
 from model.network_files import load_model
+from model.training.data.described import counts_of_text, data_story
+from model.training.data.shards import map_shards
 from model.training.deadline import Deadline
 from model.training.defaults import MAX_EPOCHS
 from model.training.distributed import Processes, training_device
 from model.training.evaluation import evaluate
 from model.training.precision import choose_bfloat16
-from model.training.pretrain import resume
+from model.training.pretrain import PretrainPlan, resume
 from model.training.recipe import Recipe
 from model.training.run_directory import NOTHING_SAVED, RunDirectory
-from model.training.shards import map_shards
+from model.training.segments import Story
 from model.training.vocabulary import load_vocabulary
 
 DEFAULT_SIZES = {"n_positions": 512, "n_embd": 512, "n_layer": 8, "n_head": 8}
@@ -121,7 +123,8 @@ def _plan(directory: RunDirectory, device: torch.device, options: argparse.Names
         given["bfloat16"] = choose_bfloat16(device, config.n_embd, Processes(), report)
     batch_tokens, train_tokens = int(str(given["batch_size"])) * config.n_positions, sum(map(len, shards.train))
     recipe = Recipe(**{"max_steps": MAX_EPOCHS * train_tokens // batch_tokens} | given)  # type: ignore[arg-type]
-    directory.write_plan({"kind": "pretrain", "config": asdict(config), "recipe": recipe.to_json()})
+    story = Story(data_story([options.packed], counts_of_text(shards))).asked(0, shlex.join(sys.argv), recipe_fields(options))
+    directory.write_plan(PretrainPlan(config, recipe, story).to_json())
     report(f"{config.num_parameters:,} parameters; steps of {batch_tokens:,} tokens, of which there are {train_tokens:,}")
 
 

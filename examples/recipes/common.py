@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import io
 import json
+import lzma
 import math
 import sys
 import time
@@ -17,7 +18,8 @@ from app.environment import prepare_for_training
 from app.errors import ServiceError
 from app.settings import DEFAULT_MODEL, Settings
 from model.batch import SamplingParams
-from model.training.corpus import documents, text_files
+from model.training.data.corpus import documents
+from model.training.data.selection import text_files
 from model.training.errors import TrainingError
 
 if TYPE_CHECKING:  # torch is imported when all arguments are known to be right
@@ -38,6 +40,11 @@ def parser(description: str | None, steps: int) -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="DIR", help="new folder for the data made and the new checkpoint"
     )
     options.add_argument("--model", default=str(DEFAULT_MODEL), help="checkpoint to begin with (default: the one of the service)")
+    options.add_argument(
+        "--from-random",
+        action="store_true",
+        help="begin with random weights in that checkpoint's place: what its training is worth",
+    )
     options.add_argument("--steps", type=int, default=steps, metavar="N", help="steps of fine-tuning (default: %(default)s)")
     options.add_argument("--tests", type=int, default=TESTS, metavar="N", help="examples tested, at most (default: %(default)s)")
     return options
@@ -55,12 +62,14 @@ def main(recipe: Callable[[argparse.Namespace], Result], parser: argparse.Argume
             raise TrainingError(f"{options.out} exists already; choose another --out, or remove it")
         if options.tests < 1:
             raise TrainingError(f"--tests is {options.tests}; it must be at least 1")
-        base = describe(options.model)
+        base = describe(options.model) if "model" in options else {}  # what begins with nothing says itself what it made
+        if base and options.from_random:
+            options.model = random_checkpoint(options.model, options.out / "random")
         result = recipe(options)
     except (TrainingError, CheckpointError, ServiceError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         sys.exit(2)
-    print(json.dumps(result | {"base": base, "steps": options.steps, "seconds": round(time.monotonic() - begin)}))
+    print(json.dumps({"base": base} | result | {"steps": options.steps, "seconds": round(time.monotonic() - begin)}))
 
 
 def describe(model: str) -> Result:
@@ -68,6 +77,20 @@ def describe(model: str) -> Result:
 
     config = load_config(resolve_model(model))
     return {"parameters": config.num_parameters, "vocabulary": config.vocab_size, "context": config.n_positions}
+
+
+def random_checkpoint(model: str, out: Path) -> str:
+    """A network of the same sizes as the model's, with its tokenizer, and of the weights that pretraining begins with."""
+    import torch
+
+    from model.checkpoint import load_config, load_tokenizer, resolve_model
+    from model.gpt2 import GPT2
+    from model.network_files import save_checkpoint
+
+    directory = resolve_model(model)
+    network = GPT2(load_config(directory)).init_weights(torch.Generator().manual_seed(0))
+    save_checkpoint(out, network, load_tokenizer(directory), torch.float32)
+    return str(out)
 
 
 def gpt2(*arguments: object) -> str:
@@ -90,6 +113,12 @@ def finetune(options: argparse.Namespace, data: Path, out: Path, *how: object) -
 
 def bits_per_byte(model: str | Path, text: Path) -> float:
     return round(json.loads(gpt2("eval", text, "--model", model))["bits_per_byte"], 4)
+
+
+def xz_bits_per_byte(known: str, text: str) -> float:
+    """What `xz -9` makes of a text that comes after a known one, of which it can repeat what it has seen."""
+    before, both = (len(lzma.compress(content.encode(), preset=9)) for content in (known, known + text))
+    return round(8 * (both - before) / len(text.encode()), 4)
 
 
 def read_documents(path: Path) -> list[str]:
@@ -117,13 +146,19 @@ def answers(model: str | Path, prompts: Sequence[str], max_new_tokens: int, temp
 
     sampling = SamplingParams(temperature=temperature)
     requests = [GenerationRequest((prompt,), sampling, max_new_tokens, stop=("\n",)) for prompt in prompts]
+    return generate(model, requests)
+
+
+def generate(model: str | Path, requests: Sequence["GenerationRequest"]) -> list[str]:
+    """The text of each request, by the service's own engine."""
     return asyncio.run(_generate(str(model), requests))
 
 
 async def _generate(model: str, requests: Sequence["GenerationRequest"]) -> list[str]:
     from app.bootstrap import build_service
 
-    settings = Settings(model=model, max_running=min(len(requests), MAX_RUNNING), max_waiting=len(requests), max_wait_seconds=0)
+    limits = {"max_waiting": len(requests), "max_queued_tokens": sys.maxsize, "max_wait_seconds": 0}  # nobody else is waiting
+    settings = Settings(model=model, max_running=min(len(requests), MAX_RUNNING), **limits)
     generator = build_service(settings, report=lambda line: None).generator
     await generator.client.start()
     try:

@@ -22,6 +22,7 @@ from common import (
     read_documents,
     write_pairs,
     write_text,
+    xz_bits_per_byte,
 )
 
 from model.training.errors import TrainingError
@@ -64,6 +65,19 @@ def replies(said: list[Speech]) -> list[Pair]:
     return [(prompt(a, b[0]), f" {b[1]}") for a, b in pairwise(said) if max(len(a[1]), len(b[1])) <= MAX_CHARACTERS]
 
 
+def after_other_lines(replies: list[Pair]) -> list[Pair]:
+    """Each reply after the line that another one answers: what is said is then no help, only who answers."""
+    moved = [*replies[1:], *replies[:1]]
+    return [
+        (f"{other.splitlines()[0]}\n{asked.splitlines()[1]}", reply)
+        for (asked, reply), (other, _) in zip(replies, moved, strict=True)
+    ]
+
+
+def text_of(replies: list[Pair]) -> str:
+    return "\n".join(reply for _, reply in replies)
+
+
 def converse(model: str | Path) -> list[str]:
     """A conversation in which the model answers each line; it sees the last one alone, as in training."""
     lines = []
@@ -89,9 +103,10 @@ def dialogue(options: argparse.Namespace) -> Result:
         "trained_on": f"{len(learned):,} replies",
         "tested_on": f"{len(test):,} replies of later scenes",
         "measure": "bits per byte of the replies",
-        "beside": None,
+        "beside": ["xz, after the training replies", xz_bits_per_byte(text_of(learned), text_of(test))],
         "before": completion_bits_per_byte(options.model, test),
         "after": completion_bits_per_byte(model, test),
+        "after_other_lines": completion_bits_per_byte(model, after_other_lines(test)),
         "adapter_bytes": (adapter / "adapter_model.safetensors").stat().st_size,
         "conversation_before": converse(options.model),
         "conversation_after": converse(model),

@@ -6,7 +6,7 @@
 import argparse
 from pathlib import Path
 
-from common import Result, bits_per_byte, finetune, gpt2, main, parser, read_documents, write_text
+from common import Result, bits_per_byte, finetune, gpt2, main, parser, read_documents, write_text, xz_bits_per_byte
 
 HELD_OUT = 0.1
 HOW = ("--batch-size", 8, "--learning-rate", 3e-4)
@@ -33,7 +33,7 @@ def story(options: argparse.Namespace) -> Result:
         "trained_on": f"{len(first.encode()):,} bytes",
         "tested_on": f"the last {len(last.encode()):,} bytes",
         "measure": "bits per byte",
-        "beside": None,
+        "beside": ["xz, after the training text", xz_bits_per_byte(first, last)],
         "before": bits_per_byte(options.model, test),
         "after": bits_per_byte(model, test),
         "sample_before": gpt2("generate", options.opening, *SAMPLE, "--model", options.model).strip(),

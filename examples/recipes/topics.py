@@ -10,7 +10,8 @@ import re
 from itertools import chain
 from pathlib import Path
 
-from common import Pair, Result, finetune, log_probabilities, main, parser, read_documents, share, write_pairs
+from common import Pair, Result, finetune, main, parser, read_documents, write_pairs
+from labels import Passage, accuracy, confusion, likeliest, most_frequent, naive_bayes, passages, score
 
 from model.training.errors import TrainingError
 
@@ -20,47 +21,24 @@ MIN_CHARACTERS, MAX_CHARACTERS = 80, 200  # of a passage: a sentence or two
 HOW = ("--batch-size", 32, "--learning-rate", 3e-4)
 SPEAKER = re.compile(r"^[^\n:]{1,30}:$", flags=re.MULTILINE)  # a play's layout would give it away
 
-Passage = tuple[str, str]  # the text, and its label
-
 
 def prompt(passage: str) -> str:
     return f"{passage}\n\nThe passage above is from a kind of text called:"
 
 
-def passages(text: str) -> list[str]:
-    """The text cut into passages of whole sentences, each on one line; sentences that are too long are left out."""
-    found, passage = [], ""
-    for sentence in re.split(r"(?<=[.!?;])\s+|\n\n", SPEAKER.sub("", text)):
-        line = " ".join(sentence.split())
-        if len(passage) + len(line) >= MAX_CHARACTERS:
-            found.append(passage)
-            passage = ""
-        if len(line) < MAX_CHARACTERS:
-            passage = f"{passage} {line}".strip()
-    return [passage for passage in [*found, passage] if len(passage) >= MIN_CHARACTERS]
+def passages_of(document: str) -> list[str]:
+    return passages(SPEAKER.sub("", document), MIN_CHARACTERS, MAX_CHARACTERS)
 
 
 def labelled(label: str, path: Path, num_test: int) -> tuple[list[Passage], list[Passage]]:
     """Passages drawn from the first part of the texts of one kind, and from the last."""
-    found = [(passage, label) for document in read_documents(path) for passage in passages(document)]
+    found = [(passage, label) for document in read_documents(path) for passage in passages_of(document)]
     first_held_out = round(len(found) * (1 - HELD_OUT))
     if not 0 < first_held_out < len(found):
         raise TrainingError(f"{path} has {len(found)} passages of {MIN_CHARACTERS} characters or more; that is too few")
     parts = (found[:first_held_out], NUM_TRAIN), (found[first_held_out:], num_test)
     train, test = (random.Random(0).sample(part, min(size, len(part))) for part, size in parts)
     return train, test
-
-
-def score(model: str | Path, texts: list[str], labels: list[str]) -> list[list[float]]:
-    """The log-probability of each label after each text."""
-    scores = log_probabilities(model, [(prompt(text), f" {label}") for text in texts for label in labels])
-    return [scores[i : i + len(labels)] for i in range(0, len(scores), len(labels))]
-
-
-def likeliest(scores: list[list[float]], labels: list[str], prior: list[float] | None = None) -> list[str]:
-    """Each row's label of the highest score or, with a prior, of the one that rises most above it."""
-    floor = prior or [0.0] * len(labels)
-    return [max(zip(row, floor, labels, strict=True), key=lambda entry: entry[0] - entry[1])[2] for row in scores]
 
 
 def topics(options: argparse.Namespace) -> Result:
@@ -72,23 +50,20 @@ def topics(options: argparse.Namespace) -> Result:
     finetune(options, write_pairs(options.out / "train.jsonl", pairs), model, *HOW)
     write_pairs(options.out / "test.jsonl", [(prompt(text), f" {label}") for text, label in test])
     texts, expected = [text for text, _ in test], [label for _, label in test]
-
-    def accuracy(predicted: list[str]) -> float:
-        return share([a == b for a, b in zip(predicted, expected, strict=True)])
-
-    *before, prior = score(options.model, [*texts, ""], labels)
-    after = likeliest(score(model, texts, labels), labels)
-    judged = list(zip(texts, expected, after, strict=True))
+    prompts = [prompt(text) for text in texts]
+    *before, prior = score(options.model, [*prompts, prompt("")], labels)
+    after = likeliest(score(model, prompts, labels), labels)
+    judged = zip(texts, expected, after, strict=True)
     return {
         "labels": labels,
         "trained_on": f"{len(train):,} passages",
         "tested_on": f"{len(test):,} passages of the files' ends",
         "measure": "accuracy",
-        "beside": ["chance", round(1 / len(labels), 4)],
-        "before": accuracy(likeliest(before, labels)),
-        "before_calibrated": accuracy(likeliest(before, labels, prior)),
-        "after": accuracy(after),
-        "confusion": {is_: {taken: sum((e, a) == (is_, taken) for _, e, a in judged) for taken in labels} for is_ in labels},
+        "beside": ["chance", most_frequent(expected), "naive Bayes", accuracy(naive_bayes(train, texts), expected)],
+        "before": accuracy(likeliest(before, labels), expected),
+        "before_calibrated": accuracy(likeliest(before, labels, prior), expected),
+        "after": accuracy(after, expected),
+        "confusion": confusion(after, expected, labels),
         "mistakes": [{"passage": text, "expected": e, "after": a} for text, e, a in judged if e != a][:3],
     }
 

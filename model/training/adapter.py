@@ -7,7 +7,9 @@ name and by a fingerprint of its weights, since an adapter on other weights comp
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, load_tokenizer, resolve_model
+from model.chat_template import FILE as TEMPLATE_FILE
+from model.checkpoint import CheckpointError, load_tokenizer, read_inherited, resolve_model
 from model.files import all_or_none, replace_file
 from model.gpt2 import GPT2
-from model.input_files import CONFIG_BYTES, FileUnusable, cut, is_there, read_json, shown
+from model.input_files import CONFIG_BYTES, FileUnusable, cut, is_there, read_file, read_json, shown
 from model.network_files import load_model, save_checkpoint
 from model.training.errors import TrainingError
 from model.training.lora import TARGETS, LoRA, add_lora, lora_layers, merge
@@ -43,6 +46,7 @@ class Adapter:
     base: str | None
     fingerprint: str | None
     tensors: dict[str, Tensor]
+    files: dict[str, bytes] = field(default_factory=dict)  # the chat template by which it was taught, if any
 
     def put_on(self, model: GPT2, name: str) -> GPT2:
         """Add the adapter to its base, which messages call `name`; raises TrainingError if it was made for another model."""
@@ -74,13 +78,17 @@ def fingerprint(model: GPT2) -> str:
     return digest.hexdigest()
 
 
-def save_adapter(directory: Path, model: GPT2, lora: LoRA, base: str, base_fingerprint: str) -> None:
-    """Write the two files, each whole or not at all."""
+def save_adapter(
+    directory: Path, model: GPT2, lora: LoRA, base: str, base_fingerprint: str, further: Mapping[str, bytes] | None = None
+) -> None:
+    """Write the two files, and `further` ones that its tokenizer is to have: each whole or not at all."""
     tensors = {key: parameter.detach().cpu().contiguous() for key, parameter in _named_matrices(model).items()}
     metadata = {"format": "pt", "base_sha256": base_fingerprint}
-    config = json.dumps(_config_fields(lora, base), indent=2) + "\n"
-    with all_or_none(directory, (WEIGHTS, CONFIG)):
+    config, further = json.dumps(_config_fields(lora, base), indent=2) + "\n", further or {}
+    with all_or_none(directory, (WEIGHTS, CONFIG, *further)):
         directory.mkdir(parents=True, exist_ok=True)
+        for name, contents in further.items():
+            replace_file(directory / name, partial(Path.write_bytes, data=contents))
         replace_file(directory / WEIGHTS, lambda file: save_file(tensors, file, metadata=metadata))
         replace_file(directory / CONFIG, lambda file: file.write_text(config, encoding="utf-8"))
 
@@ -94,6 +102,8 @@ def load_adapter(directory: Path) -> Adapter:
         with safe_open(directory / WEIGHTS, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - it is no dict
+        template = directory / TEMPLATE_FILE
+        files = {TEMPLATE_FILE: read_file(template, CONFIG_BYTES)} if is_there(template) else {}
     except FileUnusable as error:
         raise TrainingError(str(error)) from error
     except (SafetensorError, OSError) as error:
@@ -109,7 +119,7 @@ def load_adapter(directory: Path) -> Adapter:
         )
     lora = LoRA(rank, float(alpha), tuple(target for target in TARGETS if target in found))  # type: ignore[arg-type]
     base = fields.get("base_model_name_or_path")
-    return Adapter(directory, lora, base if isinstance(base, str) else None, metadata.get("base_sha256"), tensors)
+    return Adapter(directory, lora, base if isinstance(base, str) else None, metadata.get("base_sha256"), tensors, files)
 
 
 def merge_adapter(adapter_directory: Path, base: str | None, out: Path) -> None:
@@ -121,10 +131,11 @@ def merge_adapter(adapter_directory: Path, base: str | None, out: Path) -> None:
         raise TrainingError(f"{adapter_directory} does not say what its base is; name it by --model")
     try:
         directory = resolve_model(name)
-        tokenizer, model = load_tokenizer(directory), load_model(directory)
+        tokenizer, model, inherited = load_tokenizer(directory), load_model(directory), read_inherited(directory)
     except CheckpointError as error:
         raise TrainingError(f"{error}{'' if base else f'; it is the base of {adapter_directory}: name it by --model'}") from error
-    save_checkpoint(out, merge(adapter.put_on(model, name)), tokenizer, SAVED_DTYPE)
+    tokenizer.files.update(adapter.files)
+    save_checkpoint(out, merge(adapter.put_on(model, name)), tokenizer, SAVED_DTYPE, inherited)
 
 
 def is_adapter(directory: Path) -> bool:

@@ -9,15 +9,20 @@ import torch
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.training.batches import WindowSampler, validation_batches
+from model.training.data.batches import WindowSampler, validation_batches
+from model.training.data.shards import TokenShards
 from model.training.distributed import Processes
+from model.training.memory import PRETRAINING_PART_BYTES, num_parts
 from model.training.objective import NextTokenLoss, compiling_may_pay
 from model.training.optimizer import Optimizers
 from model.training.precision import choose_bfloat16
 from model.training.recipe import Recipe
-from model.training.shards import TokenShards
+from model.training.trainer import MAX_SAVING_SHARE
 
 DEFAULT_MINUTES = 15.0
+MEASURED_SECONDS = 5.0
+VALIDATION_SPEED = 3  # times that of training: no gradients
+SAVING_SECONDS = 5e-8  # a parameter, for the state and the model: 0.7 s for 14 M
 MAX_EPOCHS = 20  # beyond it a small model learns its text by heart rather than the language
 # (tokens of text from which it pays, n_embd, n_layer, n_head), heads of 64. A megabyte gets the sizes with which nanoGPT trains
 # tinyshakespeare on a CPU; far more text, a parameter of the blocks to about ten tokens.
@@ -65,6 +70,26 @@ def steps_within(seconds: float, tokens_per_second: float, batch_tokens: int, to
     return max(1, int(min(seconds * tokens_per_second, MAX_EPOCHS * tokens_per_epoch) / batch_tokens))
 
 
+def seconds_for_steps(seconds: float, tokens_per_second: float, batch_tokens: int, validations: "Validations") -> float:
+    """What of the time is left for steps beside the validations, with what is saved at each, and the saves between."""
+    seconds = left = seconds * (1 - MAX_SAVING_SHARE)
+    each = validations.num_tokens / VALIDATION_SPEED / tokens_per_second + validations.saving_seconds
+    for _ in range(4):  # as fewer steps may have fewer validations
+        num_steps = max(1, int(left * tokens_per_second / batch_tokens))
+        every = validations.every or default_validate_every(num_steps, batch_tokens, validations.num_tokens)
+        left = max(0.0, seconds - math.ceil(num_steps / every) * each)
+    return left
+
+
+@dataclass(frozen=True, slots=True)
+class Validations:
+    """What decides how long those of a run take; `every` None leaves their distance open."""
+
+    num_tokens: int
+    saving_seconds: float
+    every: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Speed:
     """Of all processes together; `first_seconds` are those of the first step, with its compilation."""
@@ -89,12 +114,16 @@ def choose_recipe(
     train_tokens = sum(map(len, shards.train))
     sampler = WindowSampler(shards.train, config.n_positions, seed=0)  # both refuse a context that is too long
     next(validation_batches(shards.validation, config.n_positions, 1, 1))
-    num_parts = processes.num * int(str(given.get("accumulation", 1)))
-    chosen = {"max_steps": 1, "batch_size": default_batch_size(config.n_positions, train_tokens, num_parts)} | given
+    num_shares = processes.num * int(str(given.get("accumulation", 1)))
+    chosen = {"max_steps": 1, "batch_size": default_batch_size(config.n_positions, train_tokens, num_shares)} | given
     recipe = Recipe(**chosen)  # type: ignore[arg-type]
     recipe.check_shares(processes.num, " windows")
     if "bfloat16" not in given:
         recipe = replace(recipe, bfloat16=choose_bfloat16(device, config.n_embd, processes, report))
+    if "accumulation" not in given and device.type == "cpu":
+        share = recipe.batch_size // processes.num
+        accumulation = num_parts(share, config.n_positions, config, recipe, device, PRETRAINING_PART_BYTES)
+        recipe = replace(recipe, accumulation=accumulation)
 
     def measure(compiled: bool) -> Speed:
         what = "a compiled step, which takes a while at first" if compiled else "a training step"
@@ -102,12 +131,38 @@ def choose_recipe(
         return measured_speed(config, sampler, replace(recipe, compiled=compiled), device, processes.num)
 
     seconds = None if "max_steps" in given else 60 * (DEFAULT_MINUTES if minutes is None else minutes)
-    recipe = _with_steps(recipe, "compiled" in given, seconds, config, train_tokens, device, measure)
+    validations = _validations(recipe, config, shards, recipe.validate_every if "validate_every" in given else None)
+    recipe = _with_steps(recipe, "compiled" in given, seconds, config, train_tokens, validations, device, measure)
+    batch_tokens = recipe.batch_size * config.n_positions
+    if minutes is not None and recipe.max_steps == steps_within(math.inf, 1, batch_tokens, train_tokens):
+        report(f"{MAX_EPOCHS} times through the text take less than {minutes:g} minutes; --steps names more")
     if "validate_every" not in given:
-        held_out = min(sum(map(len, shards.validation)), recipe.validation_windows * config.n_positions)
-        every = default_validate_every(recipe.max_steps, recipe.batch_size * config.n_positions, held_out)
-        recipe = replace(recipe, validate_every=every)
+        recipe = replace(recipe, validate_every=default_validate_every(recipe.max_steps, batch_tokens, validations.num_tokens))
     return recipe
+
+
+def steps_of_minutes(
+    minutes: float,
+    config: GPT2Config,
+    shards: TokenShards,
+    recipe: Recipe,
+    device: torch.device,
+    processes: Processes,
+    report: Callable[[str], None],
+) -> int:
+    """Steps of a run's recipe that fit into so many more minutes at the speed measured here."""
+    report("measuring the speed of a training step here")
+    sampler = WindowSampler(shards.train, config.n_positions, seed=0)
+    speed = measured_speed(config, sampler, replace(recipe, windows=((0.0, recipe.windows[-1][1]),)), device, processes.num)
+    batch_tokens = recipe.batch_size * config.n_positions
+    validations = _validations(recipe, config, shards, recipe.validate_every)
+    seconds = seconds_for_steps(60 * minutes, speed.tokens_per_second, batch_tokens, validations)
+    return max(1, int(seconds * speed.tokens_per_second / batch_tokens))
+
+
+def _validations(recipe: Recipe, config: GPT2Config, shards: TokenShards, every: int | None) -> Validations:
+    held_out = min(sum(map(len, shards.validation)), recipe.validation_windows * config.n_positions)
+    return Validations(held_out, SAVING_SECONDS * config.num_parameters, every)
 
 
 def _with_steps(
@@ -116,6 +171,7 @@ def _with_steps(
     seconds: float | None,
     config: GPT2Config,
     train_tokens: int,
+    validations: Validations,
     device: torch.device,
     measure: Callable[[bool], Speed],
 ) -> Recipe:
@@ -130,16 +186,18 @@ def _with_steps(
         return recipe
     speed = measure(recipe.compiled)
 
-    def steps(speed: Speed) -> int:
+    def steps(speed: Speed, compiled: bool) -> int:
         if seconds is None:
             return recipe.max_steps
-        return steps_within(seconds, speed.tokens_per_second, batch_tokens, train_tokens)
+        compiling = len(recipe.windows) * speed.first_seconds if compiled else 0.0
+        left = seconds_for_steps(seconds - compiling, speed.tokens_per_second, batch_tokens, validations)
+        return steps_within(left, speed.tokens_per_second, batch_tokens, train_tokens)
 
     if not try_compiling:
-        return replace(recipe, max_steps=steps(speed))
+        return replace(recipe, max_steps=steps(speed, recipe.compiled))
     compiled = measure(True)
-    pays = compiling_pays(speed, compiled, steps(speed) * batch_tokens, len(recipe.windows))
-    return replace(recipe, max_steps=steps(compiled if pays else speed), compiled=pays)
+    pays = compiling_pays(speed, compiled, steps(speed, compiled=False) * batch_tokens, len(recipe.windows))
+    return replace(recipe, max_steps=steps(compiled if pays else speed, pays), compiled=pays)
 
 
 def compiling_pays(plain: Speed, compiled: Speed, num_tokens: int, num_lengths: int) -> bool:
@@ -149,22 +207,52 @@ def compiling_pays(plain: Speed, compiled: Speed, num_tokens: int, num_lengths: 
 
 
 def measured_speed(config: GPT2Config, sampler: WindowSampler, recipe: Recipe, device: torch.device, num_processes: int) -> Speed:
-    """Of all processes together, each making five steps at once with the others, of a network that is then thrown away.
+    """Of all processes together, each making steps at once with the others, of a network that is then thrown away.
 
-    The windows are those of the middle of a run.
+    It is the mean over a run, each length of windows for its share of the steps. Compiled steps are timed at the middle length
+    alone, for each is compiled anew: the others are taken to gain as much.
     """
     model = GPT2(config, recipe.dropout).init_weights().to(device)
-    loss, optimizers = NextTokenLoss(model, recipe.bfloat16, recipe.compiled), Optimizers(model, recipe)
-    length = replace(recipe, max_steps=2).window_length(1, config.n_positions)
-    tokens, targets = sampler.batch(0, recipe.batch_size // (recipe.accumulation * num_processes), length)
-    durations = []
-    for _ in range(5):
+    optimizers, context = Optimizers(model, recipe), config.n_positions
+    size = recipe.batch_size // (recipe.accumulation * num_processes)
+
+    def timed(loss: NextTokenLoss, length: int, max_seconds: float) -> tuple[float, float]:
+        def step() -> None:
+            for part in range(recipe.accumulation):
+                tokens, targets = sampler.batch(part * size, size, length)
+                (loss(tokens.to(device), targets.to(device)) / targets.numel()).backward()
+            optimizers.step(0.0)
+
+        return timed_steps(step, max_seconds, device)
+
+    begins = [begin for begin, _ in recipe.windows]
+    shares = [end - begin for begin, end in zip(begins, [*begins[1:], 1.0], strict=True)]
+    lengths = [
+        replace(recipe, max_steps=1 << 20, first_step=0).window_length(math.ceil(begin * (1 << 20)), context) for begin in begins
+    ]
+    loss = NextTokenLoss(model, recipe.bfloat16, False, recipe.checkpoint_activations)
+    times = {length: timed(loss, length, MEASURED_SECONDS / len(set(lengths))) for length in dict.fromkeys(lengths)}
+    mean = sum(share * times[length][1] for share, length in zip(shares, lengths, strict=True))
+    first_seconds = times[lengths[0]][0]
+    if recipe.compiled:
+        middle = lengths[len(lengths) // 2]
+        first_seconds, seconds = timed(
+            NextTokenLoss(model, recipe.bfloat16, True, recipe.checkpoint_activations), middle, MEASURED_SECONDS
+        )
+        mean *= seconds / times[middle][1]
+    return Speed(recipe.batch_size * context / mean, first_seconds)
+
+
+def timed_steps(step: Callable[[], None], max_seconds: float, device: torch.device) -> tuple[float, float]:
+    """The seconds of a first step, in which things are compiled and allocated, and the mean of those behind it.
+
+    They are eight, or as many as fit into the time, two at least. Not the median: whatever else the machine does is to count too.
+    """
+    durations: list[float] = []
+    while len(durations) < 3 or (len(durations) < 9 and sum(durations[1:]) < max_seconds):
         begin = time.monotonic()
-        for _ in range(recipe.accumulation):
-            (loss(tokens.to(device), targets.to(device)) / targets.numel()).backward()
-        optimizers.step(0.0)
+        step()
         if device.type == "cuda":
             torch.cuda.synchronize()
         durations.append(time.monotonic() - begin)
-    median = sorted(durations[1:])[2]
-    return Speed(num_processes * recipe.accumulation * tokens.numel() / median, durations[0])
+    return durations[0], sum(durations[1:]) / len(durations[1:])

@@ -3,3 +3,11 @@
 
 class TrainingError(ValueError):
     """The data, the options or the checkpoint cannot be used; the message says what is wrong and how to mend it."""
+
+
+class Diverged(TrainingError):
+    """A run whose numbers are none any more; `what` says which."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what}; a smaller --learning-rate helps. What was saved before is kept")

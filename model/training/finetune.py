@@ -1,120 +1,60 @@
 """Fine-tuning: a checkpoint trained on, on text or on prompts with their completions, whole or by LoRA."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from model.checkpoint import load_tokenizer, resolve_model
-from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.network_files import load_model, save_checkpoint
-from model.tokenizer import Tokenizer
-from model.training.adapter import fingerprint, save_adapter
-from model.training.batches import WindowSampler
-from model.training.corpus import text_files
+from model.training.adapter import save_adapter
+from model.training.base import Base
+from model.training.card import Card, figures
+from model.training.data.described import data_story
+from model.training.data.prepared import PreparedData, prepare
+from model.training.data.prepared_preferences import PreparedPreferences, prepare_preferences
+from model.training.data.task import Task
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
-from model.training.examples import ExampleData, Examples, hold_examples, read_examples
-from model.training.finetune_defaults import Material, choose_recipe, choose_window, hold_out_every, with_steps
-from model.training.lora import LoRA, add_lora, build_network, merge
-from model.training.objective import NextTokenLoss
+from model.training.finetune_defaults import (
+    NO_COMPILED_EXAMPLES,
+    choose_recipe,
+    measured_speed,
+    steps_within,
+    with_steps,
+)
+from model.training.finetune_plan import FinetuneOptions, FinetunePlan
+from model.training.lora import build_network
+from model.training.objective import Objective
 from model.training.precision import warn_of_slow_bfloat16
-from model.training.pretrain import PretrainingData, Report
-from model.training.progress import read_log
-from model.training.recipe import Recipe
-from model.training.run import SAVED_DTYPE, train
+from model.training.pretrain import Report
+from model.training.progress import counted
+from model.training.run import NOTHING_SHOWN, Shown, train
 from model.training.run_directory import NOTHING_SAVED, RunDirectory
-from model.training.shards import map_shards, tokenize
+from model.training.sampling import Probes
+from model.training.segments import NO_CHANGES, Changes, Story, changed, describe_change
 from model.training.trainer import DataSource
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinetuneOptions:
-    """What a user may choose; what is not given is chosen for the data and the machine."""
-
-    paths: Sequence[Path]
-    model: str  # a checkpoint's directory, or its name on the hub
-    lora: LoRA | None = None
-    keep_adapter: bool = False
-    validation_fraction: float | None = None
-    recipe: dict[str, object] = field(default_factory=dict)  # fields of Recipe
-    minutes: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no data could make right, before any is read."""
-        Recipe(**({"max_steps": 1} | self.recipe))  # type: ignore[arg-type]
-        if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
-            raise TrainingError(f"the validation fraction is {self.validation_fraction}; it must lie between 0 and 1")
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise TrainingError(f"minutes is {self.minutes}; it must be above 0")
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The checkpoint that is trained on; its weights are handed to the network, which changes them."""
-
-    name: str
-    config: GPT2Config
-    weights: dict[str, Tensor]
-    tokenizer: Tokenizer
-    fingerprint: str
-
-    @classmethod
-    def load(cls, name: str) -> "Base":
-        directory = resolve_model(name)
-        tokenizer, model = load_tokenizer(directory), load_model(directory)
-        if tokenizer.eos_token_id is None:
-            raise TrainingError(f"the vocabulary of {name} has no end token <|endoftext|>, by which texts are parted")
-        # A folder is found again from anywhere; a name on the hub is one everywhere.
-        name = str(directory.resolve()) if Path(name).is_dir() else name
-        return cls(name, model.config, model.state_dict(), tokenizer, fingerprint(model))
-
-    def network(self, lora: LoRA | None, recipe: Recipe, device: torch.device) -> GPT2:
-        """What is trained: the base, with LoRA if wanted."""
-        model = build_network(self.config, self.weights, recipe.dropout)
-        if lora is not None:
-            add_lora(model, lora, torch.Generator().manual_seed(recipe.seed))
-        return model.to(device)
-
-
-@dataclass(frozen=True, slots=True)
-class FinetunePlan:
-    """All that a run is, so that it can go on: kept in its directory."""
-
-    base: str
-    base_fingerprint: str
-    base_loss: float  # on the data held out
-    window: int | None  # tokens that text is cut into; None for examples
-    lora: LoRA | None
-    keep_adapter: bool
-    recipe: Recipe
-
-    def to_json(self) -> dict[str, object]:
-        return {"kind": "finetune", **asdict(self)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "FinetunePlan":
-        values = {name: value for name, value in values.items() if name != "kind"}
-        if (lora := values["lora"]) is not None:
-            values["lora"] = LoRA(**lora | {"targets": tuple(lora["targets"])})
-        return cls(**values | {"recipe": Recipe.from_json(values["recipe"])})
-
-
 def finetune(
-    options: FinetuneOptions, out: Path, device: torch.device, processes: Processes, report: Report, tensorboard: bool = False
+    options: FinetuneOptions, out: Path, device: torch.device, processes: Processes, report: Report, shown: Shown = NOTHING_SHOWN
 ) -> bool:
     """Train a checkpoint on; `report` takes a line on each decision. The result: whether the end was reached."""
-    return _Finetuning(RunDirectory(out), device, processes, report, tensorboard).begin(options)
+    return _Finetuning(RunDirectory(out), device, processes, report, shown).begin(options)
 
 
-def resume(out: Path, device: torch.device, processes: Processes, report: Report, tensorboard: bool = False) -> bool:
-    """Go on with an interrupted run: its base, its data and its recipe are those it began with."""
-    return _Finetuning(RunDirectory(out), device, processes, report, tensorboard).resume()
+def resume(
+    out: Path,
+    device: torch.device,
+    processes: Processes,
+    report: Report,
+    shown: Shown = NOTHING_SHOWN,
+    changes: Changes = NO_CHANGES,
+    kind: str = "finetune",
+) -> bool:
+    """Go on with a run of this kind: its base, its data and, but for the changes, its recipe are those it began with."""
+    return _Finetuning(RunDirectory(out), device, processes, report, shown).resume(changes, kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,104 +65,170 @@ class _Finetuning:
     device: torch.device
     processes: Processes
     to_user: Report
-    tensorboard: bool
+    shown: Shown
 
     def begin(self, options: FinetuneOptions) -> bool:
+        with self.directory.locked(self.processes):
+            return self._begin(options)
+
+    def _begin(self, options: FinetuneOptions) -> bool:
         if self.processes.is_first:
             self.directory.check_unused()
+        self._report(f"reading the model in {options.model}")
         base = Base.load(options.model)
         with self.directory.nothing_left_on_failure(self.processes):
-            window = self._prepare(options, base) if self.processes.is_first else None
-            window = self.processes.agree(window)  # and the data is there
-            material = self._material(window, base.config)
-            lora, machine = options.lora is not None, (self.device, self.processes, self._report)
-            recipe = choose_recipe(options.recipe, base.config, material, lora, *machine)
-            model, data = base.network(options.lora, recipe, self.device), self._data(window, recipe)
-            recipe = self.processes.agree(with_steps(recipe, options.recipe, material, options.minutes, model, data))
-            base_loss = self._validation_loss(model, data, recipe)
-            plan = FinetunePlan(base.name, base.fingerprint, base_loss, window, options.lora, options.keep_adapter, recipe)
+            if self.processes.is_first:
+                self.directory.begin(self._report)
+            task = self.processes.agree(self._prepare(options, base) if self.processes.is_first else None)  # and it is there
+            assert task is not None
+            plan, model = self._plan(options, base, task)
             if self.processes.is_first:
                 self.directory.write_plan(plan.to_json())
-        self._report(_describe(plan, model, material))
-        return self._train(plan, base.tokenizer, model, data)
+        self._report(_describe(plan, model, task))
+        return self._train(plan, base, model, task)
 
-    def resume(self) -> bool:
-        plan = FinetunePlan.from_json(self.directory.read_plan("finetune"))
+    def _plan(self, options: FinetuneOptions, base: Base, task: Task) -> tuple[FinetunePlan, GPT2]:
+        """What is to be done, and the network to do it with, both as they are before the first step."""
+        material, lora = task.material, options.lora is not None
+        given, machine = options.given_recipe(base.config), (self.device, self.processes, self._report)
+        recipe = choose_recipe(given, base.config, material, lora, *machine)
+        model = base.network(options.lora, recipe, self.device)
+        if self.processes.is_first:
+            task.measure_base(model, recipe)
+        self.processes.wait()
+        source = task.source(recipe, self.processes)
+        self._report("measuring the model as it is on what is held out")
+        began = time.monotonic()
+        base_loss = self._validation_loss(task.objective(model, replace(recipe, compiled=False)), source)
+        measured = (model, task.objective, source, time.monotonic() - began)
+        recipe = self.processes.agree(with_steps(recipe, options.recipe, material, options.minutes, *measured, self._report))
+        story = Story(data_story(options.data.paths, task.counts), samples=self.shown.samples)
+        plan = FinetunePlan(
+            base=base.name,
+            base_fingerprint=base.fingerprint,
+            base_loss=base_loss,
+            window=task.window,
+            lora=options.lora,
+            keep_adapter=options.keep_adapter,
+            recipe=recipe,
+            base_exact_match=Probes(questions=task.questions()).exact_match(model),
+            story=story.asked(0, self.shown.command, options.recipe),
+            dpo=options.dpo,
+        )
+        return plan, model
+
+    def resume(self, changes: Changes, kind: str) -> bool:
+        with self.directory.locked(self.processes):
+            return self._resume(changes, kind)
+
+    def _resume(self, changes: Changes, kind: str) -> bool:
+        read = FinetunePlan.from_json(self.directory.read_plan(kind)) if self.processes.is_first else None
+        plan = self.processes.agree(read)
+        assert plan is not None
         base = Base.load(plan.base)
         if base.fingerprint != plan.base_fingerprint:
             raise TrainingError(f"{plan.base} is no longer what this run began with; put it back, or begin anew with another --out")
         if not self.directory.has_state:
             self._report(NOTHING_SAVED)
+        task = self._task(plan)
+        if changes:
+            plan = self._changed(plan, changes, base, task)
+        if self.shown.samples:
+            plan = replace(plan, story=replace(plan.story, samples=self.shown.samples))
         if plan.recipe.bfloat16:
             warn_of_slow_bfloat16(self.device, base.config.n_embd, self._report)
-        model, data = base.network(plan.lora, plan.recipe, self.device), self._data(plan.window, plan.recipe)
-        return self._train(plan, base.tokenizer, model, data)
+        return self._train(plan, base, base.network(plan.lora, plan.recipe, self.device), task)
 
-    def _train(self, plan: FinetunePlan, tokenizer: Tokenizer, model: GPT2, data: DataSource) -> bool:
+    def _changed(self, plan: FinetunePlan, changes: Changes, base: Base, task: Task) -> FinetunePlan:
+        """The plan of a run that goes on otherwise, written down."""
+        if changes.recipe.get("compiled") and task.material.is_examples:
+            raise TrainingError(NO_COMPILED_EXAMPLES)
+
+        def steps_of(minutes: float) -> int:
+            self._report("measuring the speed of a training step here")
+            model = build_network(base.config, {name: weight.clone() for name, weight in base.weights.items()}, plan.recipe.dropout)
+            objective = task.objective(model.to(self.device), plan.recipe)
+            batch_tokens = plan.recipe.batch_size * task.material.tokens_per_row
+            speed = measured_speed(objective, task.source(plan.recipe, self.processes), plan.recipe, batch_tokens)
+            seconds = batch_tokens / speed.tokens_per_second
+            return max(1, steps_within(60 * minutes, seconds, 0.0))
+
+        progress = self.directory.read_progress()
+        recipe, story = changed(plan.recipe, plan.story, progress, changes, steps_of, self.processes, self.shown.command)
+        plan = replace(plan, recipe=recipe, story=story)
+        self.processes.wait()  # until all have read where the run stands
+        if self.processes.is_first:
+            self.directory.write_plan(plan.to_json())
+        self._report(describe_change(recipe, progress))
+        return plan
+
+    def _train(self, plan: FinetunePlan, base: Base, model: GPT2, task: Task) -> bool:
         out = self.directory.out
+        told = task.tokenizer_files
+        base.tokenizer.files.update(told)
 
         def export() -> None:
             if plan.lora is not None and plan.keep_adapter:
-                save_adapter(out, model, plan.lora, plan.base, plan.base_fingerprint)
+                save_adapter(out, model, plan.lora, plan.base, plan.base_fingerprint, told)
             else:
-                save_checkpoint(out, merge(model), tokenizer, SAVED_DTYPE)
+                base.save(out, model)
 
-        finished = train(model, data, plan.recipe, self.directory, export, self.processes, self.tensorboard)
+        bits, questions = task.bits_per_nat(base.tokenizer), task.questions()
+        card = self._card(plan, model, bits, len(questions))
+        probes = Probes(base.tokenizer, plan.story.samples, questions, plan.recipe.seed)
+        source = task.source(plan.recipe, self.processes)
+        watched = (self.shown.tensorboard, None, probes, card, task.objective(model, plan.recipe))
+        finished = train(model, source, plan.recipe, self.directory, export, self.processes, *watched)
         if finished:
-            self._report(self._outcome(plan))
+            self._report(self._outcome(plan, bits))
         return finished
 
-    def _prepare(self, options: FinetuneOptions, base: Base) -> int | None:
-        """Tokenise the data; the result is the length of the windows of text, None for examples."""
-        fraction, tokens, context = options.validation_fraction, self.directory.tokens, base.config.n_positions
-        files = text_files(options.paths)
-        if hold_examples(files):
-            examples = read_examples(files, base.tokenizer, base.config.eos_token_id, context, self._report)
-            for name, part in zip(("train", "validation"), examples.split(hold_out_every(len(examples), fraction)), strict=True):
-                part.save(tokens / f"{name}.safetensors")
-            return None
-        with tqdm(unit="B", unit_scale=True, desc="tokenising", leave=False, disable=None) as bar:
-            shards = tokenize(files, base.tokenizer, tokens, fraction, bar.update)
-        window = choose_window(shards, context)
-        if window < context:
-            self._report(f"the text is short: it is learned in windows of {window} tokens, while the context is {context}")
-        return window
+    def _card(self, plan: FinetunePlan, model: GPT2, bits: float | None, num_questions: int) -> Card:
+        return Card(
+            title=self.directory.out.resolve().name,
+            kind=plan.kind,
+            config=model.config,
+            recipe=plan.recipe,
+            story=plan.story,
+            base=plan.base,
+            lora=plan.lora,
+            is_adapter=plan.lora is not None and plan.keep_adapter,
+            bits_per_nat=bits,
+            num_questions=num_questions,
+            base_loss=plan.base_loss,
+            before=(figures(plan.base_loss, bits, plan.base_exact_match),),
+        )
 
-    def _examples(self) -> tuple[Examples, Examples]:
-        train, validation = (Examples.load(self.directory.tokens / f"{name}.safetensors") for name in ("train", "validation"))
-        return train, validation
+    def _prepare(self, options: FinetuneOptions, base: Base) -> Task:
+        into = (base, self.directory.tokens, self._report)
+        return prepare(options.data, *into) if options.dpo is None else prepare_preferences(options.data, options.dpo, *into)
 
-    def _data(self, window: int | None, recipe: Recipe) -> DataSource:
-        if window is None:
-            return ExampleData(*self._examples(), recipe, self.processes)
-        return PretrainingData(map_shards(self.directory.tokens), window, recipe, self.processes)
-
-    def _material(self, window: int | None, config: GPT2Config) -> Material:
-        if window is None:
-            train, _ = self._examples()
-            return Material(len(train), len(train.ids) / len(train), is_examples=True)
-        sampler = WindowSampler(map_shards(self.directory.tokens).train, window, seed=0)
-        return Material(sampler.windows_per_epoch, window, is_examples=False)
+    def _task(self, plan: FinetunePlan) -> Task:
+        tokens = self.directory.tokens
+        return PreparedData(tokens, plan.window) if plan.dpo is None else PreparedPreferences(tokens, plan.dpo)
 
     @torch.no_grad()
-    def _validation_loss(self, model: GPT2, data: DataSource, recipe: Recipe) -> float:
+    def _validation_loss(self, objective: Objective, source: DataSource) -> float:
         """As the trainer measures it, which cannot be asked yet: its network is set up for gradients between processes."""
-        loss = NextTokenLoss(model, recipe.bfloat16, compiled=False).eval()
+        objective.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for tokens, targets in data.validation(0):
-            total[0] += loss(tokens.to(self.device), targets.to(self.device))
-            total[1] += (targets >= 0).sum()
+        hidden = None if self.processes.is_first else True  # the bar; by None, where nobody watches
+        for part in tqdm(source.validation(0), desc="measuring", unit=" batches", delay=2, leave=False, disable=hidden):
+            total[0] += objective(*(tensor.to(self.device) for tensor in part))
+            total[1] += objective.num_targets(*part)
         loss_sum, count = map(float, self.processes.sum(total))
         return loss_sum / count
 
-    def _outcome(self, plan: FinetunePlan) -> str:
-        losses = [(float(row["validation_loss"]), row["step"]) for row in read_log(self.directory.log) if row["validation_loss"]]
-        loss, step = min(losses)
+    def _outcome(self, plan: FinetunePlan, bits: float | None) -> str:
+        progress = self.directory.read_progress()
+        loss = progress.best_loss
+        before = figures(plan.base_loss, bits, plan.base_exact_match)
+        after = figures(loss, bits, progress.best_exact_match)
         if loss < plan.base_loss:
-            return f"validation loss {plan.base_loss:.4f} before, {loss:.4f} at step {step}, which is what was kept"
+            return f"{before} before; {after} at step {progress.best_step}, which is what was kept"
         return (
-            f"validation loss {plan.base_loss:.4f} before, {loss:.4f} at best: the base predicts these texts better than what was "
-            "learned; more data or a smaller --learning-rate helps"
+            f"{before} before; {after} at step {progress.best_step}, the best that was learned, which was kept: the base "
+            "predicts these texts better; more data or a smaller --learning-rate helps"
         )
 
     def _report(self, line: str) -> None:
@@ -230,12 +236,12 @@ class _Finetuning:
             self.to_user(line)
 
 
-def _describe(plan: FinetunePlan, model: GPT2, material: Material) -> str:
-    recipe, rows = plan.recipe, "examples" if plan.window is None else f"windows of {plan.window} tokens"
+def _describe(plan: FinetunePlan, model: GPT2, task: Task) -> str:
+    recipe, material = plan.recipe, task.material
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return (
-        f"{material.num_rows:,} {rows} to train on; {num_trained:,} of {model.config.num_parameters:,} parameters; "
-        f"{recipe.max_steps:,} steps of {recipe.batch_size}, {material.epochs(recipe):.1f} epochs, "
+        f"{material.num_rows:,} {task.rows} to train on; {num_trained:,} of {model.config.num_parameters:,} parameters; "
+        f"{counted(recipe.max_steps, 'step')} of {recipe.batch_size}, {material.epochs(recipe):.1f} epochs, "
         f"{'bfloat16' if recipe.bfloat16 else 'float32'}{', compiled' if recipe.compiled else ''}; "
         f"validation loss now {plan.base_loss:.4f}"
     )

@@ -1,7 +1,8 @@
 """Sensible choices for fine-tuning, where the user names none."""
 
+import copy
+import itertools
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -9,26 +10,33 @@ import torch
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.training.defaults import DEFAULT_MINUTES
+from model.training.data.shards import TokenShards
+from model.training.defaults import (
+    DEFAULT_MINUTES,
+    MEASURED_SECONDS,
+    TRY_COMPILING_MINUTES,
+    TRY_COMPILING_WORK,
+    Speed,
+    compiling_pays,
+    timed_steps,
+)
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
-from model.training.objective import NextTokenLoss, compiling_may_pay
+from model.training.memory import num_parts
+from model.training.objective import Objective, compiling_may_pay
 from model.training.precision import choose_bfloat16
 from model.training.recipe import Recipe
-from model.training.shards import TokenShards
-from model.training.trainer import DataSource
+from model.training.trainer import MAX_SAVING_SHARE, DataSource
 
 EPOCHS = 3
 BATCH_TOKENS = 4096
 STEPS_PER_EPOCH = 20  # at least, also with little data
 VALIDATIONS = 12
 PATIENCE = 3
-COMPILING_PAYS_SECONDS = 600  # of a run without it: compiling takes up to a minute and saves a sixth of each step
 MIN_WINDOW = 16
 MIN_TRAIN_WINDOWS, MIN_VALIDATION_WINDOWS = 8, 2
 MAX_VALIDATION_EXAMPLES = 1000
-# Logits of one part of a batch: half a gigabyte as float32.
-MAX_LOGITS = 1 << 27
+NO_COMPILED_EXAMPLES = "examples make batches of many shapes, each of which would be compiled anew; leave out --compile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +66,12 @@ def choose_window(shards: TokenShards, context: int) -> int:
     )
 
 
-def hold_out_every(num_examples: int, fraction: float | None) -> int:
-    """Each how many-th example is held out; fraction None is 10 %, but no more than is worth measuring."""
+def num_held_out(num_examples: int, fraction: float | None) -> int:
+    """Examples for validation, one at least; fraction None is 10 %, but no more than is worth measuring."""
     if num_examples < 2:
         raise TrainingError(f"{num_examples} of the examples fit; two at least are needed, one of them to be held out")
-    every = max(10, num_examples // MAX_VALIDATION_EXAMPLES) if fraction is None else max(2, round(1 / fraction))
-    return min(every, num_examples)
+    wanted = min(num_examples // 10, MAX_VALIDATION_EXAMPLES) if fraction is None else round(num_examples * fraction)
+    return min(max(1, wanted), num_examples - 1)
 
 
 def choose_recipe(
@@ -82,26 +90,23 @@ def choose_recipe(
     chosen: dict[str, object] = {
         "max_steps": 1,
         "batch_size": batch_size,
-        "accumulation": _parts(max(1, batch_size // processes.num), material.tokens_per_row * config.vocab_size),
         "optimizer": "adamw",
         "learning_rate": default_learning_rate(config, lora),
         "weight_decay": 0.01,
         "windows": ((0.0, 1),),  # the network knows the whole context already
-        "patience": PATIENCE,
+        "patience": None if "max_steps" in given else PATIENCE,  # whoever names the steps is to have them
     }
     recipe = Recipe(**(chosen | given))  # type: ignore[arg-type]
     recipe.check_shares(processes.num)
     if recipe.compiled and material.is_examples:
-        raise TrainingError("examples make batches of many shapes, each of which would be compiled anew; leave out --compile")
+        raise TrainingError(NO_COMPILED_EXAMPLES)
     if "bfloat16" not in given:
         recipe = replace(recipe, bfloat16=choose_bfloat16(device, config.n_embd, processes, report))
+    if "accumulation" not in given:  # a batch of long examples may come to twice the average
+        length = min(config.n_positions, 2 * material.tokens_per_row) if material.is_examples else material.tokens_per_row
+        num_rows = max(1, batch_size // processes.num)
+        recipe = replace(recipe, accumulation=num_parts(num_rows, length, config, recipe, device))
     return recipe
-
-
-def _parts(num_rows: int, logits_per_row: float) -> int:
-    """The fewest equal parts of a process's rows whose logits fit."""
-    fitting = (parts for parts in range(1, num_rows) if num_rows % parts == 0 and num_rows / parts * logits_per_row <= MAX_LOGITS)
-    return next(fitting, num_rows)
 
 
 def default_learning_rate(config: GPT2Config, lora: bool) -> float:
@@ -113,36 +118,85 @@ def default_learning_rate(config: GPT2Config, lora: bool) -> float:
     return (1e-2 if lora else 1e-3) * min(1.0, (320 / config.n_embd) ** 3)
 
 
+def preference_learning_rate(config: GPT2Config, lora: bool) -> float:
+    """A tenth of what text takes: a preference is a wish, not a text to be known."""
+    return default_learning_rate(config, lora) / 10
+
+
 def with_steps(
-    recipe: Recipe, given: dict[str, object], material: Material, minutes: float | None, model: GPT2, data: DataSource
+    recipe: Recipe,
+    given: dict[str, object],
+    material: Material,
+    minutes: float | None,
+    model: GPT2,
+    objective: Callable[[GPT2, Recipe], Objective],
+    data: DataSource,
+    validation_seconds: float,
+    report: Callable[[str], None],
 ) -> Recipe:
-    """The recipe with as many steps as EPOCHS need or, if that is less, as fit into the minutes at the speed measured here."""
-    may_compile = compiling_may_pay(recipe.bfloat16, model.wte.weight.device)
-    may_compile &= "compiled" not in given and not material.is_examples
-    if may_compile or "max_steps" not in given:
-        seconds = seconds_per_step(model, data, recipe)
-    if "max_steps" not in given:
-        steps = math.ceil(EPOCHS * material.num_rows / recipe.batch_size)
-        affordable = int(60 * (minutes or DEFAULT_MINUTES) / seconds)
-        recipe = replace(recipe, max_steps=max(1, min(steps, affordable)))
-    if may_compile:
-        recipe = replace(recipe, compiled=recipe.max_steps * seconds > COMPILING_PAYS_SECONDS)
+    """As many steps as fit into the minutes at the speed measured here or, where none are given, as EPOCHS need if these are fewer.
+
+    Compiled if it pays.
+    """
+    batch_tokens = recipe.batch_size * material.tokens_per_row
+
+    def measure(compiled: bool) -> Speed:
+        what = "a compiled step, which takes a while at first" if compiled else "a training step"
+        report(f"measuring the speed of {what} here")
+        how = replace(recipe, compiled=compiled)
+        # Compiling puts other operations into the network; the one that is trained stays as it is.
+        measured = objective(copy.deepcopy(model) if compiled else model, how)
+        return measured_speed(measured, data, how, batch_tokens)
+
+    def steps(speed: Speed) -> int:
+        if "max_steps" in given:
+            return recipe.max_steps
+        affordable = steps_within(60 * (minutes or DEFAULT_MINUTES), batch_tokens / speed.tokens_per_second, validation_seconds)
+        wanted = math.ceil(EPOCHS * material.num_rows / recipe.batch_size) if minutes is None else affordable
+        return max(1, min(wanted, affordable))
+
+    try_compiling = "compiled" not in given and not material.is_examples and _compiling_may_pay(recipe, model)
+    if "max_steps" in given:
+        try_compiling &= model.config.num_parameters * recipe.max_steps * batch_tokens >= TRY_COMPILING_WORK
+    if try_compiling or "max_steps" not in given:
+        speed = measure(recipe.compiled)
+        if try_compiling:
+            recipe, speed = _compiled_if_it_pays(recipe, speed, steps(speed) * batch_tokens, measure)
+        recipe = replace(recipe, max_steps=steps(speed))
     if "validate_every" not in given:
         recipe = replace(recipe, validate_every=max(1, recipe.max_steps // VALIDATIONS))
     return recipe
 
 
-def seconds_per_step(model: GPT2, data: DataSource, recipe: Recipe) -> float:
-    """The median of five real steps without the update, after one in which things are compiled and allocated."""
-    loss = NextTokenLoss(model, recipe.bfloat16, recipe.compiled).train()
-    device = model.wte.weight.device
-    durations = []
-    for step in range(6):
-        begin = time.monotonic()
-        for tokens, targets in data.batch(step).parts:
-            loss(tokens.to(device), targets.to(device)).backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        durations.append(time.monotonic() - begin)
-        model.zero_grad(set_to_none=True)
-    return sorted(durations[1:])[2]
+def _compiled_if_it_pays(recipe: Recipe, plain: Speed, num_tokens: float, measure: Callable[[bool], Speed]) -> tuple[Recipe, Speed]:
+    """What a long run of plain steps had better be, with its speed."""
+    if num_tokens / plain.tokens_per_second < 60 * TRY_COMPILING_MINUTES:
+        return recipe, plain
+    compiled = measure(True)
+    pays = compiling_pays(plain, compiled, int(num_tokens), num_lengths=1)
+    return (replace(recipe, compiled=True), compiled) if pays else (recipe, plain)
+
+
+def _compiling_may_pay(recipe: Recipe, model: GPT2) -> bool:
+    return compiling_may_pay(recipe.bfloat16, model.wte.weight.device) and not recipe.checkpoint_activations
+
+
+def steps_within(seconds: float, step_seconds: float, validation_seconds: float) -> int:
+    """Steps that fit into the time together with the validations of a run, what is saved at each included."""
+    return int(max(0.0, seconds * (1 - MAX_SAVING_SHARE) - VALIDATIONS * validation_seconds) / step_seconds)
+
+
+def measured_speed(objective: Objective, data: DataSource, recipe: Recipe, batch_tokens: float) -> Speed:
+    """Of all processes together, by some parts of real steps, without the update; the network stays as it is.
+
+    The steps are those from the first of the schedule on, for there are no lengths of windows before it.
+    """
+    objective.train()
+    parts = (part for step in itertools.count(recipe.first_step) for part in data.batch(step).parts)
+
+    def step() -> None:
+        objective(*(tensor.to(objective.device) for tensor in next(parts))).backward()
+        objective.zero_grad(set_to_none=True)
+
+    first_seconds, mean = timed_steps(step, MEASURED_SECONDS, objective.device)
+    return Speed(batch_tokens / recipe.accumulation / mean, first_seconds)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 IGNORED = -100  # a target that is not to be learned, as in torch.nn.functional.cross_entropy
-CHUNK_ROWS = 1024  # rows of logits at a time: with V = 8192 in bfloat16 they just stay in the cache
+# Rows of logits at a time: with V = 8192 in bfloat16 they just stay in the cache. Not compiled, they are also held as float32.
+CHUNK_ROWS, PLAIN_CHUNK_ROWS = 1024, 512
 
 
 class FusedAttention:
@@ -77,39 +78,51 @@ class _GELU(torch.autograd.Function):
         return (dy.float() * (s + x * s * (1 - s) * _SLOPE * (1 + 3 * _CUBIC * square))).to(u.dtype)
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, compiled: bool = True) -> Tensor:
     """Sum over rows of -log softmax(hidden weightᵀ)[target], never holding all logits: hidden (N, C), weight (V, C), targets (N,).
 
     Rows whose target is IGNORED count nothing. The gradients are made in the forward pass, while a chunk's logits are in the cache.
     """
     if torch.is_grad_enabled():
-        return _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-any-return, no-untyped-call]
+        return _LinearCrossEntropy.apply(hidden, weight, targets, compiled)  # type: ignore[no-any-return, no-untyped-call]
     head, loss = weight.to(hidden.dtype), torch.zeros((), device=hidden.device)
-    for rows, some_targets in zip(torch.split(hidden, CHUNK_ROWS), torch.split(targets, CHUNK_ROWS), strict=True):
+    rows_at_a_time = CHUNK_ROWS if compiled else PLAIN_CHUNK_ROWS
+    for rows, some_targets in zip(torch.split(hidden, rows_at_a_time), torch.split(targets, rows_at_a_time), strict=True):
         loss += F.cross_entropy((rows @ head.t()).float(), some_targets, reduction="sum", ignore_index=IGNORED)
     return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        head = weight.to(hidden.dtype)
-        dhidden, dweight = torch.empty_like(hidden), torch.zeros_like(weight)
+    def forward(ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor, compiled: bool) -> Tensor:
+        rows_at_a_time, chunk = (CHUNK_ROWS, _compiled_chunk()) if compiled else (PLAIN_CHUNK_ROWS, _plain_chunk)
+        head, dhidden = weight.to(hidden.dtype), torch.empty_like(hidden)
+        dweight = torch.zeros_like(weight) if weight.requires_grad else None  # LoRA leaves it as it is
         loss = torch.zeros((), device=hidden.device)
-        for begin in range(0, len(hidden), CHUNK_ROWS):
-            rows = slice(begin, begin + CHUNK_ROWS)
-            chunk_loss, dlogits = _compiled_chunk()(hidden[rows] @ head.t(), targets[rows])
+        for begin in range(0, len(hidden), rows_at_a_time):
+            rows = slice(begin, begin + rows_at_a_time)
+            chunk_loss, dlogits = chunk(hidden[rows] @ head.t(), targets[rows])
             loss += chunk_loss
             torch.mm(dlogits, head, out=dhidden[rows])
-            dweight += dlogits.t() @ hidden[rows]
-        ctx.save_for_backward(dhidden, dweight)
+            if dweight is not None:
+                dweight += dlogits.t() @ hidden[rows]
+        ctx.save_for_backward(*(gradient for gradient in (dhidden, dweight) if gradient is not None))
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, dloss: Tensor) -> tuple[Tensor, Tensor, None]:
-        dhidden, dweight = ctx.saved_tensors  # type: ignore[attr-defined]
-        return dhidden * dloss.to(dhidden.dtype), dweight * dloss, None
+    def backward(ctx: FunctionCtx, dloss: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        dhidden, *dweight = ctx.saved_tensors  # type: ignore[attr-defined]
+        return dhidden * dloss.to(dhidden.dtype), dweight[0] * dloss if dweight else None, None, None
+
+
+def _plain_chunk(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_chunk`, by whole operations in place: the fewest copies of the logits where nothing fuses them."""
+    log_p = F.log_softmax(logits, -1, dtype=torch.float32)
+    loss = F.nll_loss(log_p, targets, reduction="sum", ignore_index=IGNORED)
+    dlogits, counted = log_p.exp_(), targets != IGNORED
+    dlogits[torch.arange(len(targets), device=targets.device), targets.clamp(min=0)] -= 1
+    return loss, dlogits.mul_(counted[:, None]).to(logits.dtype)
 
 
 @functools.cache

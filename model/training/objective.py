@@ -2,61 +2,103 @@
 
 import os
 import shutil
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.gpt2 import GPT2, MLP, Attention, CausalAttention
 from model.training.fused import IGNORED, FusedAttention, FusedGELU, linear_cross_entropy
 
+MEASURED_TOKENS = 2048  # at a time, on a CPU: what validation holds stays below what a step does
 COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"
 
 
-class NextTokenLoss(nn.Module):
+class Objective(nn.Module, ABC):
+    """What is minimised: a network's loss on a part of a batch, given as the tensors that the objective knows."""
+
+    def __init__(self, model: GPT2) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.wte.weight.device
+
+    @abstractmethod
+    def forward(self, *part: Tensor) -> Tensor:
+        """The loss, summed over the part's targets: a scalar."""
+
+    @abstractmethod
+    def num_targets(self, *part: Tensor) -> int: ...
+
+
+class NextTokenLoss(Objective):
     """Sum of -log p(target) over rows, in nats: tokens and targets (B, T); targets of IGNORED count nothing.
 
     `bfloat16` multiplies matrices in it, by autocast; weights, sums and the residual stream stay float32. `compiled` fuses what
     lies between the products by torch.compile: half a minute at the start of each length of windows, for a fifth of a step's time.
     On a GPU it fuses the loss too, whose float32 logits would cost a tenth of a step, and validation stays as it is: it is short.
+    `checkpointed` blocks keep their input alone for the backward pass, which computes the rest again: a third of a step longer.
     """
 
-    def __init__(self, model: GPT2, bfloat16: bool, compiled: bool) -> None:
-        super().__init__()
-        self.model, self._bfloat16 = model, bfloat16
-        self._device = model.wte.weight.device
-        self._fused = compiled and self._device.type == "cpu"
-        self._hidden_states = torch.compile(self._run_blocks, dynamic=False) if self._fused else self._run_blocks
+    def __init__(self, model: GPT2, bfloat16: bool, compiled: bool, checkpointed: bool = False) -> None:
+        super().__init__(model)
+        self._bfloat16, self._checkpointed = bfloat16, checkpointed
+        self._fused = compiled and self.device.type == "cpu"
+        # Not with the embedding: in compiled code two threads add to a token's row in whichever order they come.
+        self._blocks = torch.compile(self._transform, dynamic=False) if self._fused else self._transform
         self._learned = self._loss if self._fused or not compiled else torch.compile(self._loss, dynamic=False)
         if self._fused:
             _keep_compiled_code_apart()
             for mlp in (module for module in model.modules() if isinstance(module, MLP)):
                 mlp.act = FusedGELU()
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, *part: Tensor) -> Tensor:
+        tokens, targets = part
         if self._fused:
             return linear_cross_entropy(self._hidden_states(tokens), self.model.wte.weight, targets.flatten())
-        return self._learned(tokens, targets) if self.training else self._loss(tokens, targets)
+        if self.training:
+            return self._learned(tokens, targets)
+        rows = max(1, MEASURED_TOKENS // tokens.shape[1]) if self.device.type == "cpu" else len(tokens)
+        parts = zip(torch.split(tokens, rows), torch.split(targets, rows), strict=True)
+        return torch.stack([self._loss(*part) for part in parts]).sum()
+
+    def num_targets(self, *part: Tensor) -> int:
+        _, targets = part
+        return int((targets != IGNORED).sum())
 
     def _loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        hidden = self._run_blocks(tokens)  # (N, C)
+        hidden = self._hidden_states(tokens)  # (N, C)
         with self._autocast():
             logits = self.model.lm_head(hidden)  # (N, V)
         return F.cross_entropy(logits.float(), targets.flatten(), reduction="sum", ignore_index=IGNORED)
 
-    def _run_blocks(self, tokens: Tensor) -> Tensor:
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
+    def _hidden_states(self, tokens: Tensor) -> Tensor:
+        """Of all tokens (B, T) in one row: (N, C)."""
+        return self._blocks(self.model.embed(tokens, torch.arange(tokens.shape[1], device=tokens.device)))
+
+    def _transform(self, x: Tensor) -> Tensor:
         with self._autocast():
-            hidden = self.model.hidden_states(tokens, positions, self._attention()).flatten(0, 1)
+            transform = self._checkpointed_transform if self._checkpointed and self.training else self.model.transform
+            hidden = transform(x, self._attention()).flatten(0, 1)
             return hidden.bfloat16() if self._bfloat16 else hidden
+
+    def _checkpointed_transform(self, x: Tensor, attention: Attention) -> Tensor:
+        """`GPT2.transform`, each block by activation checkpointing (Chen et al. 2016): the same bits, dropout's as well."""
+        for block in self.model.h:
+            x = checkpoint(block, x, attention, use_reentrant=False)
+        return self.model.ln_f(x)  # type: ignore[no-any-return]
 
     def _attention(self) -> Attention:
         dropout = self.model.attention_dropout if self.training else 0.0
         return FusedAttention() if self._fused and not dropout else CausalAttention(dropout)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
 
 
 def compiling_may_pay(bfloat16: bool, device: torch.device) -> bool:

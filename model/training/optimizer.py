@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from model.training.errors import TrainingError
+from model.training.errors import Diverged
 from model.training.muon import Muon
 from model.training.recipe import Recipe
 
@@ -37,14 +37,12 @@ class Optimizers:
         self._max_grad_norm = recipe.max_grad_norm
 
     def step(self, learning_rate_factor: float) -> None:
-        """Clip the gradients, update the parameters and forget the gradients. Raises TrainingError where these are no numbers."""
+        """Clip the gradients, update the parameters and forget the gradients. Raises Diverged where these are no numbers."""
         for group, rate in self._rates:
             group["lr"] = rate * learning_rate_factor
         # What is no number in any layer reaches the embeddings, which are among these.
         if not nn.utils.clip_grad_norm_(self._clipped, self._max_grad_norm).isfinite():
-            raise TrainingError(
-                "the gradients are no longer finite; a smaller --learning-rate helps. What was saved before is kept"
-            )
+            raise Diverged("the gradients are no longer finite")
         for optimizer in self._optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -37,8 +37,8 @@ def choose_bfloat16(device: torch.device, width: int, processes: Processes, repo
     """Whether to multiply in bfloat16, the same in all processes; `width` is the network's, `report` takes a line that says why."""
     products = processes.agree(compare_products(device, width))
     report(
-        f"matrices are multiplied in {'bfloat16' if products.bfloat16_pays else 'float32'}: "
-        f"bfloat16 takes {products.bfloat16_share:.1f} times as long as float32 here"
+        f"matrices are multiplied in {'bfloat16, which' if products.bfloat16_pays else 'float32: bfloat16'} "
+        f"takes {products.bfloat16_share:.1f} times as long as float32 here"
     )
     return products.bfloat16_pays
 

@@ -11,7 +11,7 @@ from model.files import naming, replace_file, written_if_possible
 from model.training.deadline import Deadline
 from model.training.trainer import Progress, Step, Validation
 
-COLUMNS = ("step", "tokens", "seconds", "loss", "validation_loss")
+COLUMNS = ("step", "tokens", "seconds", "loss", "validation_loss", "exact_match")
 SMOOTHING = 0.95
 BAR_WIDTH = 20
 # Between two drawings of the line, in a terminal and in a file.
@@ -31,8 +31,9 @@ class LossLog:
     def on_step(self, step: Step, progress: Progress) -> None:
         self._write(progress, {"loss": f"{step.loss:.4f}"})
 
-    def on_validation(self, validation: Validation, progress: Progress) -> None:
-        self._write(progress, {"validation_loss": f"{validation.loss:.4f}"})
+    def on_validation(self, validation: Validation, progress: Progress, exact_match: float | None = None) -> None:
+        matched = {} if exact_match is None else {"exact_match": f"{exact_match:.4f}"}
+        self._write(progress, {"validation_loss": f"{validation.loss:.4f}"} | matched)
 
     def _write(self, progress: Progress, losses: dict[str, str]) -> None:
         with naming(self._file):
@@ -53,11 +54,11 @@ def _write_rows(file: Path, rows: list[dict[str, str]]) -> None:
 
 
 def read_log(file: Path) -> list[dict[str, str]]:
-    """The rows of a log; not a last one that a full disk or a crash has cut off."""
+    """The rows of a log, also of an earlier version with fewer columns; not a last one that a full disk or a crash has cut off."""
     if not file.exists():
         return []
     with file.open(newline="") as stream:
-        return [row for row in csv.DictReader(stream) if row["validation_loss"] is not None]
+        return [dict.fromkeys(COLUMNS, "") | row for row in csv.DictReader(stream) if None not in row.values()]
 
 
 class EventLog:
@@ -74,8 +75,10 @@ class EventLog:
         self._add("tokens_per_second", step.tokens_per_second, step.number)
         self._add("learning_rate_factor", learning_rate_factor, step.number)
 
-    def on_validation(self, validation: Validation) -> None:
+    def on_validation(self, validation: Validation, exact_match: float | None = None) -> None:
         self._add("validation_loss", validation.loss, validation.step)
+        if exact_match is not None:
+            self._add("exact_match", exact_match, validation.step)
 
     def _add(self, name: str, value: float, step: int) -> None:
         self._writer.add_scalar(name, value, step)
@@ -134,6 +137,11 @@ class ProgressLine:
     def _print(self, text: str, end: str = "\n") -> None:
         with written_if_possible():
             print(text, end=end, file=self._stream, flush=True)
+
+
+def counted(number: int, what: str) -> str:
+    """1 step, 2,000 steps."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def clock(seconds: float) -> str:

@@ -15,6 +15,7 @@ class Recipe:
     """
 
     max_steps: int
+    first_step: int = 0  # of the schedules: where a run stood when it was given more steps or other rates
     batch_size: int = 16
     accumulation: int = 1
     optimizer: Literal["muon", "adamw"] = "muon"
@@ -35,6 +36,7 @@ class Recipe:
     seed: int = 0
     bfloat16: bool = False  # in matrix products, the network's and Muon's
     compiled: bool = False
+    checkpoint_activations: bool = False  # less memory for a third more time
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "accumulation", "validate_every", "validation_windows"):
@@ -48,10 +50,16 @@ class Recipe:
                 raise TrainingError(f"{name} is {value}; it must be at least 0")
         if not 0 <= self.dropout < 1:
             raise TrainingError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-        if self.patience is not None and self.patience < 1:
-            raise TrainingError(f"patience is {self.patience}; it must be at least 1")
         if not 0 <= self.seed < 1 << 31:
             raise TrainingError(f"seed is {self.seed}; it must lie between 0 and {(1 << 31) - 1}")
+        self._check_choices()
+
+    def _check_choices(self) -> None:
+        """What is given or left out."""
+        if self.patience is not None and self.patience < 1:
+            raise TrainingError(f"patience is {self.patience}; it must be at least 1")
+        if self.compiled and self.checkpoint_activations:
+            raise TrainingError("compiling keeps what activation checkpointing computes again; leave out --compile or the other")
 
     def check_shares(self, num_processes: int, rows: str = "") -> None:
         """Refuse a batch that the processes cannot share equally in their parts; `rows` names in the message what it is made of."""
@@ -62,21 +70,29 @@ class Recipe:
                 f"choose a --batch-size that {num_parts} (processes times --accumulation) divides"
             )
 
+    @property
+    def num_warmup_steps(self) -> int:
+        """Those over which the rates do rise: a tenth of a run at most, but two, the fewest in which they can, of four or more."""
+        num_steps = self.max_steps - self.first_step
+        return min(self.warmup_steps, max(num_steps // 10, min(2, num_steps // 2)))
+
     def learning_rate_factor(self, step: int, share: float | None = None) -> float:
         """What all learning rates are multiplied by at this step: linear warm-up, then a cosine down to zero.
 
         `share` is how much of the run is over where that is not a matter of steps, but of a deadline.
         """
-        warmup = min(self.warmup_steps, self.max_steps // 10)
+        num_steps, warmup = self.max_steps - self.first_step, self.num_warmup_steps
+        step -= self.first_step
         if step < warmup:
             return (step + 1) / warmup
         if share is None:
-            share = (step - warmup) / max(1, self.max_steps - warmup)
+            share = (step - warmup) / max(1, num_steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * share))
 
     def window_length(self, step: int, context: int) -> int:
         """Tokens that see each other at this step: the context, or a part of it that divides it."""
-        divisor = next(divisor for begin, divisor in reversed(self.windows) if step >= begin * self.max_steps)
+        step, num_steps = step - self.first_step, self.max_steps - self.first_step
+        divisor = next(divisor for begin, divisor in reversed(self.windows) if step >= begin * num_steps)
         while context % divisor:
             divisor -= 1
         return context // divisor

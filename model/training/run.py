@@ -1,19 +1,26 @@
 """One run from its first step to its last: trains, shows, records and saves, alone or as one of several processes."""
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from textwrap import indent
 from types import FrameType
 
 import torch
 
 from model.gpt2 import GPT2
+from model.training.card import Card, figures, machine_name
 from model.training.deadline import Deadline
 from model.training.distributed import Processes
+from model.training.errors import Diverged, TrainingError
+from model.training.objective import Objective
 from model.training.plot import plot_losses, title_of
-from model.training.progress import EventLog, LossLog, ProgressLine
+from model.training.progress import EventLog, LossLog, ProgressLine, counted
 from model.training.recipe import Recipe
 from model.training.run_directory import RunDirectory
+from model.training.sampling import Probes
 from model.training.trainer import DataSource, Step, Trainer, Validation
 
 SAVED_DTYPE = torch.bfloat16  # two bytes a weight; what rounding costs is far below what another seed would
@@ -28,23 +35,51 @@ def train(
     processes: Processes | None = None,
     tensorboard: bool = False,
     deadline: Deadline | None = None,
+    probes: Probes | None = None,
+    card: Card | None = None,
+    objective: Objective | None = None,
 ) -> bool:
     """Train from where `directory`'s state stands; the result is whether the end was reached, rather than a signal.
 
-    `export` writes what is to be served, whenever the model is better than before.
+    `export` writes what is to be served, whenever the model is better than before; `card` tells of it. `probes` are asked at each
+    validation.
     """
     processes = processes or Processes()
-    observer = _Recorder(directory, recipe, export, deadline) if processes.is_first else _Bystander()
-    trainer = Trainer(model, data, recipe, observer, processes, deadline)
+    observer = _Recorder(directory, recipe, export, deadline, probes or Probes(), card) if processes.is_first else _Bystander()
+    trainer = Trainer(model, data, recipe, observer, processes, deadline, objective)
     trainer.progress = directory.load_state(model, trainer.optimizers)
+    if trainer.progress.step == recipe.first_step:
+        trainer.progress.num_worse = 0  # a schedule that begins anew is given time to become better
     if isinstance(observer, _Recorder):
         observer.begin(trainer, tensorboard)
     try:
         with _interrupts(trainer.stop):
-            return trainer.run()
+            finished = trainer.run()
+        if finished and isinstance(observer, _Recorder):
+            observer.end()
+        return finished
+    except Diverged as error:
+        if card is not None and card.base_loss is not None and trainer.progress.best_loss >= card.base_loss:
+            raise TrainingError(
+                f"{error.what}, and nothing better than the base was saved; begin anew with a smaller --learning-rate, "
+                "in another --out"
+            ) from error
+        raise
     finally:
         if isinstance(observer, _Recorder):
             observer.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a run shows beside its losses, and how it was called; nothing of it changes the result."""
+
+    tensorboard: bool = False
+    samples: tuple[str, ...] = ()  # prompts that are continued at each validation
+    command: str = ""
+
+
+NOTHING_SHOWN = Shown()
 
 
 class _Bystander:
@@ -61,12 +96,20 @@ class _Recorder:
     """The observer of the first process: the live line, the CSV and the plot, the state and the checkpoint."""
 
     def __init__(
-        self, directory: RunDirectory, recipe: Recipe, export: Callable[[], None], deadline: Deadline | None = None
+        self,
+        directory: RunDirectory,
+        recipe: Recipe,
+        export: Callable[[], None],
+        deadline: Deadline | None,
+        probes: Probes,
+        card: Card | None,
     ) -> None:
         self._directory, self._recipe, self._export, self._deadline = directory, recipe, export, deadline
+        self._probes, self._card = probes, card
 
     def begin(self, trainer: Trainer, tensorboard: bool) -> None:
         self._trainer = trainer
+        trainer.progress.note_machine(machine_name(trainer.model.wte.weight.device))
         step = trainer.progress.step
         self._exported_loss = self._directory.exported_loss()  # before the log forgets what is made again
         self._log = LossLog(self._directory.log, step)
@@ -86,26 +129,41 @@ class _Recorder:
             self._events.on_step(step, self._recipe.learning_rate_factor(step.number - 1))
 
     def on_validation(self, validation: Validation) -> None:
-        self._log.on_validation(validation, self._trainer.progress)
+        exact_match = self._probes.exact_match(self._trainer.model)
+        self._log.on_validation(validation, self._trainer.progress, exact_match)
         if self._events is not None:
-            self._events.on_validation(validation)
-        best = ", the best so far" if validation.is_best else ""
-        self._line.write(f"step {validation.step:,}: validation loss {validation.loss:.4f}{best}")
+            self._events.on_validation(validation, exact_match)
+        measured = figures(validation.loss, self._card.bits_per_nat if self._card else None, exact_match)
+        self._line.write(f"step {validation.step:,}: {measured}{self._remark(validation)}")
+        for prompt, continuation in self._probes.samples(self._trainer.model):
+            self._line.write(f"  {json.dumps(prompt, ensure_ascii=False)} goes on:")
+            self._line.write(indent(continuation, "    "))
         if validation.is_best:
+            self._trainer.progress.best_exact_match = exact_match
             # In this order: a run that dies between the two exports again what its state holds. The other way round it would go
             # on from an earlier state, and write over the better model.
             self._save_state()
             self._export_if_better()
+
+    def _remark(self, validation: Validation) -> str:
+        if self._card is not None and self._card.base_loss is not None and validation.loss > self._card.base_loss:
+            return ", worse than the base"
+        return ", the best so far" if validation.is_best else ""
 
     def _export_if_better(self) -> None:
         """Not over a model that this run made later than where it stands now, in a part of it that was not saved."""
         progress = self._trainer.progress
         if progress.best_loss <= self._exported_loss:
             self._export()
+            self._write_card()
             self._directory.note_export(progress.best_step, progress.best_loss)
             self._exported_loss = progress.best_loss
         else:
             self._line.write(f"the model in {self._directory.out} is better, {self._exported_loss:.4f}, and stays")
+
+    def _write_card(self) -> None:
+        if self._card is not None:
+            self._directory.write_card(self._card.text(self._trainer.progress))
 
     def _save_state(self) -> None:
         self._directory.save_state(self._trainer.model, self._trainer.optimizers, self._trainer.progress)
@@ -113,6 +171,15 @@ class _Recorder:
     def on_checkpoint(self) -> None:
         self._save_state()
         plot_losses(self._directory.log, self._directory.plot, title_of(self._trainer.model.config))
+
+    def end(self) -> None:
+        """Keep what the whole run has taken, and say why it ended if that was before all its steps were made."""
+        self._write_card()
+        if self._trainer.is_tired and self._trainer.progress.step < self._recipe.max_steps:
+            self._line.write(
+                f"ended early: {counted(self._trainer.progress.num_worse, 'validation')} without a better loss, at step "
+                f"{self._trainer.progress.step:,} of {self._recipe.max_steps:,}"
+            )
 
     def close(self) -> None:
         self._line.close()

@@ -1,18 +1,21 @@
 """Where a run keeps its things: the checkpoint to serve and, below `training/`, what it needs to go on.
 
 OUT/config.json, model.safetensors, vocab.json, merges.txt   the best model so far
+OUT/README.md                                                the card of that model
 OUT/training/run.json                                        what is trained on what, and the recipe
 OUT/training/state.safetensors                               the latest weights and averages, for resuming
 OUT/training/best.json                                       what the best model was measured at, and when
 OUT/training/log.csv, loss.png, tensorboard/                 the losses
 OUT/training/tokens/                                         the text, tokenised
+OUT/training/begun.json                                      which files of a vocabulary were there before the run
+OUT/training/lock                                            while a process trains there: its number
 """
 
 import contextlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,14 +28,17 @@ from torch import Tensor
 from model.files import replace_file
 from model.gpt2 import GPT2
 from model.tokenizer_files import FILES as VOCABULARY_FILES
+from model.training import card
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.optimizer import Optimizers
 from model.training.progress import read_log
-from model.training.trainer import Progress
+from model.training.run_lock import check_no_file, check_not_trained_in, training_lock
+from model.training.trainer import Part, Progress
 
 WEIGHT, AVERAGE = "weight/", "average/"
 NOTHING_SAVED = "the run ended before anything was saved: it begins again at its first step"
+BEGINS_ANEW = "an earlier run here ended before anything was saved: this one begins anew"
 LOG_ROUNDING = 5e-5  # it has four digits
 EXPORTS = ("model.safetensors", "adapter_model.safetensors")
 # What says that a directory holds something already, of whichever program: writing over a part of it would lose the rest.
@@ -49,9 +55,13 @@ KINDS = {
 
 
 def check_no_checkpoint(out: Path) -> None:
-    """Refuse to write over a checkpoint, an adapter, or a vocabulary in the one file that no run begins with."""
-    if out.exists() and not out.is_dir():
-        raise TrainingError(f"{out} is a file; --out names a directory")
+    """Refuse to write over a checkpoint, an adapter, or a vocabulary in the one file that no run begins with, or into a run."""
+    _check_no_kind(out)
+    check_not_trained_in(out)
+
+
+def _check_no_kind(out: Path) -> None:
+    check_no_file(out)
     if kind := next((kind for name, kind in KINDS.items() if (out / name).exists()), None):
         raise TrainingError(f"{out} holds {kind} already, which would be overwritten; choose another --out")
 
@@ -65,19 +75,56 @@ class RunDirectory:
         self.log, self.plot, self.tokens = self.training / "log.csv", self.training / "loss.png", self.training / "tokens"
         self.events = self.training / "tensorboard"
         self._plan, self._state = self.training / "run.json", self.training / "state.safetensors"
-        self._best = self.training / "best.json"
+        self._best, self._begun = self.training / "best.json", self.training / "begun.json"
+
+    def locked(self, processes: Processes) -> contextlib.AbstractContextManager[None]:
+        """For this run alone, in the first of its processes."""
+        return training_lock(self.out) if processes.is_first else contextlib.nullcontext()
 
     def check_unused(self) -> None:
         """Refuse to train over another run or checkpoint."""
         if self.has_state:
             raise TrainingError(f"{self.out} holds an earlier run; go on with it by --resume, or choose another --out")
-        check_no_checkpoint(self.out)
+        _check_no_kind(self.out)
+
+    def begin(self, report: Callable[[str], None]) -> None:
+        """Make ready for a new run, which holds the lock; raises TrainingError over another run or checkpoint."""
+        self.check_unused()
+        self.take_debris_away(report)
+        there = [name for name in VOCABULARY_FILES if (self.out / name).exists()]
+        replace_file(self._begun, lambda file: file.write_text(json.dumps({"vocabulary_before": there}) + "\n"))
+
+    def take_debris_away(self, report: Callable[[str], None]) -> None:
+        """What is left of a run that was killed before it had saved anything, and would be in another one's way.
+
+        Tokens that are whole stay: whoever tokenises knows whether they are of the same text.
+        """
+        if self.has_state or self._exported() is not None or not (self._begun.exists() or self._plan.exists()):
+            return
+        report(BEGINS_ANEW)
+        for name in self._vocabulary_of_debris():
+            for file in (self.out / name, self.out / f"{name}.tmp"):
+                file.unlink(missing_ok=True)
+        if not (self.tokens / "index.json").exists():
+            shutil.rmtree(self.tokens, ignore_errors=True)
+        shutil.rmtree(self.events, ignore_errors=True)
+        files = (self._plan, self._state, self._best, self.log, self.plot, self._begun)
+        for file in files:
+            for left in (file, file.with_name(file.name + ".tmp")):
+                left.unlink(missing_ok=True)
+
+    def _vocabulary_of_debris(self) -> list[str]:
+        """The files that the earlier run made; none where it did not say so."""
+        try:
+            before = json.loads(self._begun.read_text())["vocabulary_before"]
+            return [name for name in VOCABULARY_FILES if name not in before]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
 
     @contextlib.contextmanager
     def nothing_left_on_failure(self, processes: Processes) -> Iterator[None]:
         """Take away what was prepared for a run which then could not begin, and would be in another one's way."""
-        is_new = not self.out.exists()
-        before = set() if is_new else set(self.out.iterdir())
+        before = set(self.out.iterdir()) if self.out.exists() else set()
         try:
             yield
         except BaseException:
@@ -87,9 +134,8 @@ class RunDirectory:
                     for name in VOCABULARY_FILES:
                         if self.out / name not in before:
                             (self.out / name).unlink(missing_ok=True)
-                    self.training.rmdir()
-                    if is_new:
-                        self.out.rmdir()
+                    self._plan.unlink(missing_ok=True)
+                    self._begun.unlink(missing_ok=True)
             raise
 
     def write_plan(self, plan: dict[str, object]) -> None:
@@ -100,6 +146,8 @@ class RunDirectory:
         try:
             plan = json.loads(self._plan.read_text())
         except FileNotFoundError:
+            if self._begun.exists():
+                raise TrainingError(f"the run in {self.out} ended before it was planned; begin it again without --resume") from None
             raise TrainingError(f"{self.out} holds no run to resume") from None
         except ValueError as error:
             raise TrainingError(f"{self._plan} is damaged: {error}") from error
@@ -141,8 +189,8 @@ class RunDirectory:
             return min(losses, default=math.inf) + LOG_ROUNDING
 
     def save_state(self, model: GPT2, optimizers: Optimizers, progress: Progress) -> None:
-        """Replace the state by that of now; on any failure the earlier one stays."""
-        tensors: dict[str, Tensor] = {WEIGHT + name: parameter for name, parameter in model.named_parameters()}
+        """Replace the state by that of now, without weights that are frozen; on any failure the earlier one stays."""
+        tensors: dict[str, Tensor] = {WEIGHT + name: parameter for name, parameter in _trained(model).items()}
         tensors |= {AVERAGE + name: average for name, average in optimizers.state().items()}
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {"progress": json.dumps(asdict(progress))}
@@ -158,8 +206,36 @@ class RunDirectory:
                 tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         except (SafetensorError, OSError) as error:
             raise TrainingError(f"{self._state} is damaged: {error}") from error
+        trained = _trained(model)
+        if missing := next((name for name in trained if WEIGHT + name not in tensors), None):
+            raise TrainingError(f"{self._state} is damaged: it has no {missing}")
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for name, parameter in trained.items():
                 parameter.copy_(tensors[WEIGHT + name])
         optimizers.load_state({name.removeprefix(AVERAGE): tensor for name, tensor in tensors.items() if name.startswith(AVERAGE)})
-        return Progress(**json.loads(metadata["progress"]))
+        return _progress(metadata)
+
+    def read_progress(self) -> Progress:
+        """Where the run stands, without its weights."""
+        if not self.has_state:
+            return Progress()
+        try:
+            with safe_open(self._state, framework="pt") as file:
+                return _progress(file.metadata())
+        except (SafetensorError, OSError) as error:
+            raise TrainingError(f"{self._state} is damaged: {error}") from error
+
+    def write_card(self, text: str) -> None:
+        """Beside the model; not over a file that somebody else has written."""
+        file = self.out / card.NAME
+        if not file.exists() or card.MARK in file.read_text(encoding="utf-8", errors="replace"):
+            replace_file(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _trained(model: GPT2) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _progress(metadata: dict[str, str]) -> Progress:
+    values = json.loads(metadata["progress"])
+    return Progress(**values | {"parts": [Part(**part) for part in values.get("parts", ())]})

@@ -7,8 +7,8 @@ with the same number of threads. Not so one with a deadline, whose learning rate
 import contextlib
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from model.gpt2 import GPT2
 from model.training.deadline import Deadline
 from model.training.distributed import Processes
-from model.training.errors import TrainingError
-from model.training.objective import NextTokenLoss
+from model.training.errors import Diverged
+from model.training.memory import give_back_memory
+from model.training.objective import NextTokenLoss, Objective
 from model.training.optimizer import Optimizers
 from model.training.recipe import Recipe
 
@@ -30,9 +31,12 @@ SAVE_SECONDS, MAX_SAVING_SHARE = 30.0, 0.02
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's inputs and targets, (B, T) each, in the parts that one process runs one after another."""
+    """One step's material, in the parts that one process runs one after another; each is what the objective takes.
 
-    parts: list[tuple[Tensor, Tensor]]
+    For the next token these are inputs and targets, (B, T) each.
+    """
+
+    parts: Sequence[tuple[Tensor, ...]]
     num_targets: int  # learned from in all parts of all processes
 
 
@@ -40,8 +44,8 @@ class DataSource(Protocol):
     def batch(self, step: int) -> Batch:
         """The batch of this step, this process's share of it."""
 
-    def validation(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets (B, T) that are never trained on, as they are to be measured after this step; this process's share."""
+    def validation(self, step: int) -> Iterator[tuple[Tensor, ...]]:
+        """Parts that are never trained on, as they are to be measured after this step; this process's share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,16 @@ class Validation:
     is_best: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """From here on a run was made on this machine."""
+
+    machine: str
+    step: int
+    tokens: int
+    seconds: float
+
+
 @dataclass(slots=True)
 class Progress:
     """Where a run stands; saved and restored with the weights and the averages."""
@@ -76,7 +90,14 @@ class Progress:
     seconds: float = 0.0
     best_loss: float = math.inf
     best_step: int = 0
-    num_worse: int = 0  # validations since the best one
+    num_worse: int = 0  # validations since the best one; those while the rates rise are not counted
+    best_exact_match: float | None = None  # of the best model, on examples held out
+    parts: list[Part] = field(default_factory=list)
+
+    def note_machine(self, machine: str) -> None:
+        """The run goes on there."""
+        if not self.parts or self.parts[-1].machine != machine:
+            self.parts.append(Part(machine, self.step, self.tokens, self.seconds))
 
 
 class Observer(Protocol):
@@ -102,12 +123,14 @@ class Trainer:
         observer: Observer,
         processes: Processes | None = None,
         deadline: Deadline | None = None,
+        objective: Objective | None = None,
     ) -> None:
+        """`objective` is by default to foretell the next token."""
         self.model, self.recipe, self.progress, self._deadline = model, recipe, Progress(), deadline
         self.optimizers = Optimizers(model, recipe)
         self._data, self._observer, self._processes = data, observer, processes or Processes()
         self._device = model.wte.weight.device
-        self._loss = NextTokenLoss(model, recipe.bfloat16, recipe.compiled)
+        self._loss: Objective = objective or NextTokenLoss(model, recipe.bfloat16, recipe.compiled, recipe.checkpoint_activations)
         self._parallel: nn.Module = DistributedDataParallel(self._loss) if self._processes.num > 1 else self._loss
         self._stopping = self._is_overdue = False
         self._next: Batch | None = None  # on the device already
@@ -136,9 +159,12 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all steps are made, the deadline has passed, or the last `patience` validations were no better."""
-        patience = self.recipe.patience
-        tired = patience is not None and self.progress.num_worse >= patience
-        return tired or self._is_at_end
+        return self.is_tired or self._is_at_end
+
+    @property
+    def is_tired(self) -> bool:
+        """Whether the last `patience` validations were no better."""
+        return self.recipe.patience is not None and self.progress.num_worse >= self.recipe.patience
 
     @property
     def _is_at_end(self) -> bool:
@@ -150,17 +176,19 @@ class Trainer:
         self._parallel.train()
         batch, self._next = self._next or self._load(number), None
         total = torch.zeros((), device=self._device)
-        for part, (tokens, targets) in enumerate(batch.parts):
-            with self._gradients_shared(last=part == len(batch.parts) - 1):
-                loss = self._parallel(tokens, targets) / batch.num_targets
+        for number_of_part, part in enumerate(batch.parts):
+            with self._gradients_shared(last=number_of_part == len(batch.parts) - 1):
+                loss = self._parallel(*part) / batch.num_targets
                 (loss * self._processes.num).backward()  # the processes' gradients are averaged, not summed
             total += loss.detach()
+            if self._device.type == "cpu":
+                give_back_memory()
         if self._device.type == "cuda":  # which works on for tens of milliseconds until the loss is there
             self._next = self._load(number + 1)
         mean = _finite(self._processes.sum(total).item(), number)
         share = None if self._deadline is None else self._deadline.share
         self.optimizers.step(self.recipe.learning_rate_factor(number, share))
-        num_tokens = self._processes.num * sum(tokens.numel() for tokens, _ in batch.parts)
+        num_tokens = self._processes.num * sum(part[0].numel() for part in batch.parts)
         seconds = time.monotonic() - begin
         self.progress.step += 1
         self.progress.tokens += num_tokens
@@ -171,7 +199,7 @@ class Trainer:
     def _load(self, step: int) -> Batch:
         """The batch of this step, on the device."""
         batch = self._data.batch(step)
-        return Batch([(self._to_device(tokens), self._to_device(targets)) for tokens, targets in batch.parts], batch.num_targets)
+        return Batch([tuple(map(self._to_device, part)) for part in batch.parts], batch.num_targets)
 
     def _to_device(self, ids: Tensor) -> Tensor:
         """To a GPU from pinned memory, for which nobody waits."""
@@ -194,18 +222,18 @@ class Trainer:
         is_best = loss < progress.best_loss
         if is_best:
             progress.best_loss, progress.best_step, progress.num_worse = loss, progress.step, 0
-        else:
+        elif progress.step > self.recipe.first_step + self.recipe.num_warmup_steps:
             progress.num_worse += 1
         self._observer.on_validation(Validation(progress.step, loss, is_best))
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Mean loss in nats a token over the held-out text, without dropout."""
+        """Mean loss over the held-out targets, in nats a token where these are tokens, without dropout."""
         self._loss.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self._device)
-        for tokens, targets in self._data.validation(max(0, self.progress.step - 1)):
-            loss = self._loss(tokens.to(self._device), targets.to(self._device))
-            total += torch.tensor([loss.item(), (targets >= 0).sum().item()], device=self._device)
+        for part in self._data.validation(max(0, self.progress.step - 1)):
+            loss = self._loss(*(tensor.to(self._device) for tensor in part))
+            total += torch.tensor([loss.item(), self._loss.num_targets(*part)], device=self._device)
         loss_sum, count = self._processes.sum(total).tolist()
         return loss_sum / count  # type: ignore[no-any-return]
 
@@ -213,5 +241,5 @@ class Trainer:
 def _finite(loss: float, step: int) -> float:
     """Weights that are no numbers must never be saved over good ones."""
     if not math.isfinite(loss):
-        raise TrainingError(f"the loss is {loss} after step {step}; a smaller --learning-rate helps. What was saved before is kept")
+        raise Diverged(f"the loss is {loss} after step {step}")
     return loss

@@ -1,8 +1,13 @@
-"""Byte-level BPE vocabularies with GPT-2's splitting pattern: learned from text by the `tokenizers` library, or read."""
+"""Byte-level BPE vocabularies with GPT-2's splitting pattern: learned from text by the `tokenizers` library, or read.
+
+Vocabularies of characters are of the same files: their merges build single characters and no more. The first byte of a
+character is never the second part of such a merge, so that each character is encoded alone, a rare one as two tokens or more,
+wherever a text is split.
+"""
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +17,7 @@ from model.bpe import SPLIT_PATTERN, BPETokenizer
 from model.checkpoint import save_tokenizer
 from model.tokenizer import END_OF_TEXT, TokenizerError
 from model.tokenizer_files import read_tokenizer
-from model.training.corpus import documents
+from model.training.data.corpus import Corpus
 from model.training.defaults import default_vocab_size
 from model.training.errors import TrainingError
 
@@ -20,19 +25,24 @@ FILES = ("vocab.json", "merges.txt")
 WHOLE = "tokenizer.json"  # the same in one file; writing the two takes it away
 MIN_SIZE = 257  # the bytes and the end token
 SAMPLE_BYTES = 20_000_000
+CHARACTER = r"[\s\S]"
 ENDLESS_WORD = re.compile(r"[^\W\d_]{256}|\d{256}|\s{256}|[^\w\s]{256}|_{256}")
 
 
 def learn_vocabulary(
-    files: Sequence[Path], num_bytes: int, vocab_size: int | None, out: Path, report: Callable[[str], None]
+    corpus: Corpus,
+    vocab_size: int | None,
+    out: Path,
+    report: Callable[[str], None],
+    characters: bool = False,
 ) -> BPETokenizer:
-    """Learn a vocabulary from the files' `num_bytes` of text and write it to `out`; a size of None is chosen for the text."""
+    """Learn a vocabulary from a corpus and write it to `out`; a size of None is chosen for the text."""
     for file in (*FILES, WHOLE):
         if (out / file).exists():
             raise TrainingError(f"{out / file} exists already and would be overwritten; choose another --out")
-    wanted = default_vocab_size(num_bytes) if vocab_size is None else vocab_size
-    report(f"learning a vocabulary of {wanted:,} tokens")
-    tokenizer = train_vocabulary(_sample(files, num_bytes), wanted)
+    wanted = default_vocab_size(corpus.num_bytes) if vocab_size is None else vocab_size
+    report(f"learning a vocabulary of {wanted:,} tokens{', characters at most' if characters else ''}")
+    tokenizer = train_vocabulary(_sample(corpus), wanted, characters)
     if vocab_size is not None and tokenizer.vocab_size < vocab_size:
         raise TrainingError(
             f"the text supports a vocabulary of at most {tokenizer.vocab_size} tokens, not {vocab_size}: "
@@ -42,10 +52,11 @@ def learn_vocabulary(
     return tokenizer
 
 
-def _sample(files: Sequence[Path], num_bytes: int) -> Iterator[str]:
+def _sample(corpus: Corpus) -> Iterator[str]:
     """Every n-th paragraph, about SAMPLE_BYTES: they know the same words as the whole, in less time."""
-    paragraphs = (paragraph for file in files for text in documents(file) for paragraph in text.split("\n\n"))
-    return islice(paragraphs, 0, None, max(1, num_bytes // SAMPLE_BYTES))
+    parts = (part for file in corpus.files for part in corpus.parts(file))
+    paragraphs = (paragraph for part in parts for paragraph in part.text.split("\n\n") if paragraph)
+    return islice(paragraphs, 0, None, max(1, corpus.num_bytes // SAMPLE_BYTES))
 
 
 def check_size(vocab_size: int) -> None:
@@ -53,12 +64,15 @@ def check_size(vocab_size: int) -> None:
         raise TrainingError(f"a vocabulary of {vocab_size} is too small: the bytes and the end token alone are {MIN_SIZE}")
 
 
-def train_vocabulary(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
-    """Learn `vocab_size` tokens: 256 bytes, merges, and `<|endoftext|>` as the last. Fewer, if the text has no more to merge."""
+def train_vocabulary(texts: Iterable[str], vocab_size: int, characters: bool = False) -> BPETokenizer:
+    """Learn `vocab_size` tokens: 256 bytes, merges, and `<|endoftext|>` as the last. Fewer, if the text has no more to merge.
+
+    With `characters` no merge goes beyond one character.
+    """
     check_size(vocab_size)
     tokenizer = Tokenizer(models.BPE())
     # The library's regex engine knows no possessive quantifiers; without them the pattern splits alike.
-    pattern = Regex(SPLIT_PATTERN.replace("++", "+"))
+    pattern = Regex(CHARACTER if characters else SPLIT_PATTERN.replace("++", "+"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(pattern, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from app.cli import main
-from model.training import corpus
+from model.training.data import text_blocks
 from tests.chaos.checkpoints import CORRUPTIONS, HUGE, LONG, Corruption, content, cut_to, device, folder, pipe, sparse
 
 ADAPTER = "adapter_model.safetensors"
@@ -75,14 +75,13 @@ def test_a_text_that_is_no_file_is_refused(
     assert told in refused(*command, tmp_path / "text.txt", *options)
 
 
-@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
-def test_a_line_without_an_end_is_refused_before_it_is_all_in_memory(
-    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+def test_a_record_without_an_end_is_refused_before_it_is_all_in_memory(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "MAX_LINE_BYTES", 1000)
-    file = tmp_path / f"text.{suffix}.xz"
+    monkeypatch.setattr(text_blocks, "MAX_LINE_CHARS", 1000)
+    file = tmp_path / "text.jsonl.xz"
     file.write_bytes(lzma.compress(b'{"text": "' + b"x" * 10_000))
-    assert re.search(r"line 1 has more than 1000 bytes", refused("train", "tokenizer", file, "--out", tmp_path / "out"))
+    assert re.search(r"line 1 has more than 1000 characters", refused("train", "tokenizer", file, "--out", tmp_path / "out"))
 
 
 @pytest.mark.parametrize(

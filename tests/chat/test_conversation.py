@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.chat.conversation import Chat, Conversation, NoChat, open_chat
-from app.chat.template import ChatTemplate, TemplateUnusable, find_template
 from app.chat.turns import AS_WRITTEN, Lead, Turns
 from app.errors import StartupError, TemplateFailed
 from app.prompt import Prompt
+from model.chat_template import NAMED, ChatTemplate, TemplateUnusable, find_template
 from model.checkpoint import load_tokenizer
 from model.tokenizer import PLAIN_TEXT, Tokenizer
 from tests.conftest import CHATML
@@ -41,7 +41,7 @@ def chat(chat_tokenizer: Tokenizer, tmp_path: Path) -> Iterator[Open]:
     chats: list[Chat] = []
 
     def make(template: str) -> Chat:
-        named = find_template(template, tmp_path, END) if template in ("plain", "dialogpt") else None
+        named = find_template(template, tmp_path, END) if template in NAMED else None
         chats.append(Chat(named or ChatTemplate(template, "checkpoint", {"bos_token": END, "eos_token": END}), chat_tokenizer))
         return chats[-1]
 
@@ -67,11 +67,28 @@ def test_dialogpt_puts_an_end_token_behind_each_turn(chat: Open) -> None:
     assert prompt(chat("dialogpt"), ASKED, REPLIED, ASKED) == f" Hello there. {END}Hi!{END} Hello there. {END}"
 
 
+def test_chatml_marks_turns(chat: Open) -> None:
+    assert prompt(chat("chatml"), SYSTEM, ASKED) == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n Hello there. <|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_alpaca_writes_instructions_and_responses_below_what_the_system_says(chat: Open) -> None:
+    alpaca, turns = chat("alpaca"), f"### Instruction:\n Hello there. \n\n### Response:\nHi!{END}\n\n"
+    assert prompt(alpaca, ASKED) == (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n Hello there. \n\n### Response:\n"
+    )
+    assert prompt(alpaca, SYSTEM, ASKED, REPLIED, opens_reply=False) == f"Be kind.\n\n{turns}"
+
+
 @pytest.mark.parametrize(
     ("template", "turns"),
     [
         ("plain", Turns(lead=" ", stop=("\nUser:",))),
         ("dialogpt", Turns(stop_token_ids=frozenset({499}))),
+        ("chatml", Turns(stop_token_ids=frozenset({501}))),
+        ("alpaca", Turns(stop_token_ids=frozenset({499}))),
         (CHATML, Turns(stop_token_ids=frozenset({501}))),
         (MARKED, Turns(stop_token_ids=frozenset({502}))),
         # ChatML's marks in a checkpoint that has no tokens for them: text.
@@ -255,5 +272,5 @@ def test_a_checkpoints_broken_template_is_reported_and_a_setting_of_one_ends_the
 
 
 def test_a_setting_that_names_nothing_ends_the_start(tmp_path: Path, chat_tokenizer: Tokenizer) -> None:
-    with pytest.raises(StartupError, match=r"GPT2_CHAT_TEMPLATE=chatml: the chat template chatml cannot be read: No such file"):
-        open_chat("chatml", tmp_path, chat_tokenizer, 499, report=pytest.fail)
+    with pytest.raises(StartupError, match=r"GPT2_CHAT_TEMPLATE=chat-ml: the chat template chat-ml cannot be read: No such file"):
+        open_chat("chat-ml", tmp_path, chat_tokenizer, 499, report=pytest.fail)

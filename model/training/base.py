@@ -1,0 +1,48 @@
+"""The checkpoint that is trained on: its network, its tokenizer, and how it is found again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import Inherited, load_tokenizer, read_inherited, resolve_model
+from model.config import GPT2Config
+from model.gpt2 import GPT2
+from model.network_files import load_model, save_checkpoint
+from model.tokenizer import Tokenizer
+from model.training.adapter import fingerprint
+from model.training.lora import LoRA, add_lora, build_network, merge
+from model.training.recipe import Recipe
+from model.training.run import SAVED_DTYPE
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The checkpoint that is trained on; its weights are handed to the network, which changes them."""
+
+    name: str
+    config: GPT2Config
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+    inherited: Inherited
+    fingerprint: str
+
+    @classmethod
+    def load(cls, name: str) -> "Base":
+        directory = resolve_model(name)
+        tokenizer, model = load_tokenizer(directory), load_model(directory)
+        # A folder is found again from anywhere; a name on the hub is one everywhere.
+        name = str(directory.resolve()) if Path(name).is_dir() else name
+        return cls(name, model.config, model.state_dict(), tokenizer, read_inherited(directory), fingerprint(model))
+
+    def network(self, lora: LoRA | None, recipe: Recipe, device: torch.device) -> GPT2:
+        """What is trained: the base, with LoRA if wanted."""
+        model = build_network(self.config, self.weights, recipe.dropout)
+        if lora is not None:
+            add_lora(model, lora, torch.Generator().manual_seed(recipe.seed))
+        return model.to(device)
+
+    def save(self, directory: Path, model: GPT2) -> None:
+        """Write what `network` has become, LoRA put into it, with all that the base's directory says of itself."""
+        save_checkpoint(directory, merge(model), self.tokenizer, SAVED_DTYPE, self.inherited)

@@ -1,0 +1,145 @@
+"""A model card in the form of Hugging Face's hub: what a model was made of, how, and how good it was found to be."""
+
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.config import GPT2Config
+from model.training.lora import LoRA
+from model.training.progress import clock, counted
+from model.training.recipe import Recipe
+from model.training.segments import Story
+from model.training.trainer import Progress
+
+NAME = "README.md"
+# By this line a card is known as the trainer's own, which it may write anew.
+MARK = "<!-- Written by `gpt2 train`, anew with each better model. Take this line away to keep changes of your own. -->"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What is known of a run from its beginning on."""
+
+    title: str
+    kind: str  # of `gpt2 train`
+    config: GPT2Config
+    recipe: Recipe
+    story: Story
+    base: str | None = None
+    lora: LoRA | None = None
+    is_adapter: bool = False
+    bits_per_nat: float | None = None  # bits per byte for each nat a token, of the text held out
+    num_questions: int = 0
+    base_loss: float | None = None  # before the first step
+    before: tuple[str, ...] = ()  # figures of the base
+
+    def text(self, progress: Progress) -> str:
+        sections = [
+            self._head(),
+            f"{MARK}\n",
+            f"# {self.title}\n\n{self._sentence()}\n",
+            _table([("", ""), *self._sizes(), *self._figures(progress)]),
+            _section("Data", [f"- {line}" for line in self.story.data]),
+            _section("Recipe", [_table([("field", "value"), *self._recipe()])]),
+            _section("Time and machines", [_table([("from step", "steps", "tokens", "time", "machine"), *_parts(progress)])]),
+            _section(
+                "Commands", [f"From step {s.first_step:,} on:\n\n    {s.command}\n" for s in self.story.segments if s.command]
+            ),
+            _section("Use", [self._use()]),
+        ]
+        return "\n\n".join(section.strip("\n") for section in sections if section) + "\n"
+
+    def _head(self) -> str:
+        fields = [f"library_name: {'peft' if self.is_adapter else 'transformers'}", "pipeline_tag: text-generation"]
+        if self.base is not None and not Path(self.base).exists():  # a folder of this machine is nobody's model on the hub
+            fields.append(f"base_model: {self.base}")
+        return "\n".join(["---", *fields, "tags:", "- gpt2", "---\n"])
+
+    def _sentence(self) -> str:
+        whole = f"a GPT-2 of {self.config.num_parameters:,} parameters"
+        if self.base is None:
+            return f"{whole[0].upper()}{whole[1:]}, trained from random weights by `gpt2 train {self.kind}`."
+        how = "" if self.lora is None else f" with LoRA of rank {self.lora.rank} on {', '.join(self.lora.targets)}"
+        name = Path(self.base).name if Path(self.base).exists() else self.base
+        return f"`{name}`, {whole}, trained on by `gpt2 train {self.kind}`{how}."
+
+    def _sizes(self) -> list[tuple[str, str]]:
+        config = self.config
+        sizes = {"layers": config.n_layer, "heads": config.n_head, "width": config.n_embd, "context": config.n_positions}
+        return [(name, f"{size:,}") for name, size in {**sizes, "vocabulary": config.vocab_size}.items()]
+
+    def _figures(self, progress: Progress) -> list[tuple[str, str]]:
+        at = f"at step {progress.best_step:,}; the run has made {progress.step:,} of {self.recipe.max_steps:,}"
+        rows = [("validation loss", f"{progress.best_loss:.4f} nats a token, {at}")]
+        if self.bits_per_nat is not None:
+            rows.append(("bits per byte", f"{progress.best_loss * self.bits_per_nat:.4f}, of the text held out"))
+        if progress.best_exact_match is not None:
+            rows.append(
+                ("exact match", f"{progress.best_exact_match:.1%} of {self.num_questions} held-out examples, decoded greedily")
+            )
+        return rows + [("before", line) for line in self.before]
+
+    def _recipe(self) -> list[tuple[str, str]]:
+        """Its fields as they were applied, without those that the run did not use."""
+        recipe = self.recipe
+        unused = {"windows", *(() if recipe.optimizer == "muon" else ("muon_learning_rate",))}
+        unused |= set() if recipe.first_step else {"first_step"}
+        fields = {name: value for name, value in recipe.to_json().items() if value is not None and name not in unused}
+        fields["warmup_steps"] = recipe.num_warmup_steps
+        rows = [(f"`{name}`", f"{value:.3g}" if isinstance(value, float) else str(value)) for name, value in fields.items()]
+        return rows if recipe.windows == ((0.0, 1),) else [*rows, ("`windows`", _windows(recipe))]
+
+    def _use(self) -> str:
+        serve = f"gpt2 train merge --adapter {self.title} --out MERGED" if self.is_adapter else f"gpt2 serve --model {self.title}"
+        return f"    {serve}\n\nWritten on {time.strftime('%Y-%m-%d')}."
+
+
+def figures(loss: float, bits_per_nat: float | None, exact_match: float | None) -> str:
+    """As in the last line of a run: the loss, and what can be compared with other models."""
+    parts = [f"validation loss {loss:.4f}"]
+    parts += [f"{loss * bits_per_nat:.4f} bits per byte"] if bits_per_nat is not None else []
+    parts += [f"exact match {exact_match:.1%}"] if exact_match is not None else []
+    return ", ".join(parts)
+
+
+def machine_name(device: torch.device) -> str:
+    """What computes, with how many threads, by which PyTorch."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text().splitlines() if info.exists() else []
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        name = f"{next(names, platform.machine())}, {counted(torch.get_num_threads(), 'thread')}"
+    return f"{name}, torch {torch.__version__}"
+
+
+def _windows(recipe: Recipe) -> str:
+    """The lengths of the windows, each from that part of the steps on."""
+    lengths = [(begin, f"{'all' if divisor == 1 else f'1/{divisor}'} of the context") for begin, divisor in recipe.windows]
+    return ", ".join(f"{length} from {begin:.0%}" for begin, length in lengths)
+
+
+def _parts(progress: Progress) -> list[tuple[str, ...]]:
+    """What each machine did, one after another."""
+    ends = [
+        *((part.step, part.tokens, part.seconds) for part in progress.parts[1:]),
+        (progress.step, progress.tokens, progress.seconds),
+    ]
+    return [
+        (f"{part.step:,}", f"{step - part.step:,}", f"{tokens - part.tokens:,}", clock(seconds - part.seconds), part.machine)
+        for part, (step, tokens, seconds) in zip(progress.parts, ends, strict=True)
+    ]
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * (lines[0].count("|") - 1), *lines[1:]]) + "\n"
+
+
+def _section(title: str, lines: list[str]) -> str:
+    return "\n".join([f"## {title}\n", *lines, ""]) if lines else ""

@@ -1,0 +1,34 @@
+"""What a run's data is, in words for its model card and in bytes for its figures."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from model.tokenizer import Tokenizer
+from model.training.data.shards import TokenShards
+
+MAX_FILES = 20  # that are named
+
+
+def data_story(paths: Sequence[Path], counts: str) -> tuple[str, ...]:
+    """Lines on the data: what was counted, and the paths by the names given; folders of this machine are nobody's business."""
+    names = tuple(f"`{path.name if path.is_absolute() else path}`" for path in paths[:MAX_FILES])
+    return (counts, *names, *([f"and {len(paths) - MAX_FILES:,} more"] if len(paths) > MAX_FILES else []))
+
+
+def counts_of_text(shards: TokenShards) -> str:
+    held_out = sum(map(len, shards.validation))
+    return f"{shards.num_bytes:,} bytes of text, {shards.num_tokens:,} tokens, of which {held_out:,} were held out"
+
+
+def bits_per_nat(shards: TokenShards, tokenizer: Tokenizer) -> float | None:
+    """Bits per byte of the text held out for each nat a token; None where it has no bytes."""
+    counts = sum((np.bincount(ids, minlength=tokenizer.vocab_size) for ids in shards.validation), np.zeros(1, dtype=np.int64))
+    num_bytes = sum(
+        int(count) * len(tokenizer.token_bytes(token))
+        for token, count in enumerate(counts)
+        if count and not tokenizer.is_special(token)
+    )
+    return int(counts.sum()) / num_bytes / math.log(2) if num_bytes else None

@@ -1,0 +1,71 @@
+"""What of the data is left out or not used, counted, so that nothing is lost in silence."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from model.training.data.text_blocks import BINARY
+from model.training.errors import TrainingError
+
+NAMED = 5
+
+
+@dataclass(slots=True)
+class Leftovers:
+    """Counts of one reading of the data."""
+
+    skip_bad: bool = False
+    suffixes: Counter[str] = field(default_factory=Counter)  # of files in folders that are not read
+    bad: list[str] = field(default_factory=list)  # what is wrong with files and folders, with their names
+    num_bad_records: int = 0
+    first_bad_record: str = ""
+    unused: Counter[str] = field(default_factory=Counter)  # fields of records that are texts
+    num_marks_in_lines: int = 0
+
+    def bad_record(self, error: TrainingError) -> None:
+        """Count a record that cannot be read; unless such are to be left out, it is an error."""
+        if not self.skip_bad:
+            raise error
+        self.num_bad_records += 1
+        self.first_bad_record = self.first_bad_record or str(error)
+
+    def check_bad(self) -> None:
+        """Refuse all that cannot be read at once, not one after each attempt; unless such are to be left out."""
+        if self.bad and not self.skip_bad:
+            raise TrainingError(
+                self.bad[0]
+                if len(self.bad) == 1
+                else f"{len(self.bad)} files cannot be read: {listed(self.bad, '; ')}; --skip-bad leaves such out"
+            )
+
+    def lines(self) -> list[str]:
+        """A line on each kind."""
+        lines = []
+        if self.suffixes:
+            found = [f"{count:,} {suffix}" for suffix, count in self.suffixes.most_common()]
+            others = (suffix for suffix, _ in self.suffixes.most_common())
+            first = next((suffix for suffix in others if suffix.startswith(".") and suffix not in BINARY), None)
+            remedy = f"; --include '*{first}' reads such files" if first else ""
+            lines.append(f"left out of the folders: {listed(found)}{remedy}")
+        if self.bad:
+            lines.append(f"left out: {self._number(len(self.bad), 'file')} that cannot be read; the first: {self.bad[0]}")
+        if self.num_bad_records:
+            lines.append(f"left out: {self._number(self.num_bad_records, 'bad record')}; the first: {self.first_bad_record}")
+        if self.unused:
+            found = [f'"{name}" ({count:,})' for name, count in self.unused.most_common()]
+            lines.append(f'fields beside "text" that are not used, with the number of records that have them: {listed(found)}')
+        if self.num_marks_in_lines:
+            lines.append(
+                f"{self.num_marks_in_lines:,} <|endoftext|> inside lines: each ends a document, as one on its own line does"
+            )
+        return lines
+
+    @staticmethod
+    def _number(count: int, name: str) -> str:
+        return f"{count:,} {name}{'s' if count > 1 else ''}"
+
+
+def listed(found: Sequence[str], separator: str = ", ") -> str:
+    """The first of them, and how many others there are."""
+    others = f" and {len(found) - NAMED:,} other{'s' if len(found) > NAMED + 1 else ''}" if len(found) > NAMED else ""
+    return separator.join(found[:NAMED]) + others

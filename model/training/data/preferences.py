@@ -1,0 +1,98 @@
+"""Pairs of answers to one prompt, of which one is preferred: as token ids, with what the reference says of each, and as batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from model.files import replace_file
+from model.gpt2 import GPT2
+from model.training.data.example_batches import ShuffledBatches, by_length
+from model.training.data.examples import Example, Examples
+from model.training.distributed import Processes
+from model.training.dpo_loss import DPOLoss
+from model.training.recipe import Recipe
+from model.training.trainer import Batch
+
+REFERENCE_PAIRS = 8  # measured at once
+ARRAYS = ("ids", "targets", "lengths")
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """Pairs: example i of `chosen` is preferred to example i of `rejected`; both have the same prompt."""
+
+    chosen: Examples
+    rejected: Examples
+    reference: NDArray[np.float32]  # (N,), log ref(chosen) - log ref(rejected) in nats
+
+    @classmethod
+    def of(cls, pairs: list[tuple[Example, Example]]) -> "Preferences":
+        """Not yet measured: the reference has no opinion."""
+        chosen, rejected = (Examples.of([pair[which] for pair in pairs]) for which in (0, 1))
+        return cls(chosen, rejected, np.zeros(len(pairs), dtype=np.float32))
+
+    def __len__(self) -> int:
+        return len(self.reference)
+
+    def __getitem__(self, places: NDArray[np.int64]) -> "Preferences":
+        return Preferences(self.chosen[places], self.rejected[places], self.reference[places])
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Of the longer answer with its prompt, in tokens: (N,)."""
+        return np.maximum(self.chosen.lengths, self.rejected.lengths)
+
+    def part(self, places: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        """What DPOLoss takes of these pairs: inputs and targets (2P, T), the chosen answers first, and the reference (P,)."""
+        both = Examples.concatenated(self.chosen[places], self.rejected[places])
+        return *both.rows(np.arange(2 * len(places))), torch.from_numpy(self.reference[places])
+
+    def split(self, num_held_out: int) -> tuple["Preferences", "Preferences"]:
+        """Those to train on, and about `num_held_out` for validation, chosen by a hash of the preferred answers."""
+        train, held_out = self.chosen.split_places(num_held_out)
+        return self[train], self[held_out]
+
+    @torch.no_grad()
+    def measured_by(self, reference: GPT2, bfloat16: bool = False) -> "Preferences":
+        """The same with what a network says of each pair before it is trained, in the run's precision and without dropout."""
+        objective = DPOLoss(reference, beta=1.0, bfloat16=bfloat16).eval()
+        device, found = reference.wte.weight.device, np.zeros(len(self), dtype=np.float32)
+        order = np.argsort(self.lengths, kind="stable")
+        for places in (order[i : i + REFERENCE_PAIRS] for i in range(0, len(order), REFERENCE_PAIRS)):
+            tokens, targets, none = (tensor.to(device) for tensor in self.part(places))
+            found[places] = objective.margins(tokens, targets, torch.zeros_like(none)).cpu().numpy()
+        return replace(self, reference=found)
+
+    def save(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, NDArray[np.int32] | NDArray[np.float32]] = {"reference": self.reference}
+        for which, part in (("chosen", self.chosen), ("rejected", self.rejected)):
+            arrays |= {f"{which}.{name}": getattr(part, name) for name in ARRAYS}
+        replace_file(file, lambda temporary: save_file(arrays, temporary))
+
+    @classmethod
+    def load(cls, file: Path) -> "Preferences":
+        arrays = load_file(file)
+        chosen, rejected = (Examples(*(arrays[f"{which}.{name}"] for name in ARRAYS)) for which in ("chosen", "rejected"))
+        return cls(chosen, rejected, arrays["reference"])
+
+
+class PreferenceData:
+    """Batches of pairs of like length."""
+
+    def __init__(self, train: Preferences, validation: Preferences, recipe: Recipe, processes: Processes) -> None:
+        self._train, self._validation, self._processes = train, validation, processes
+        self._batches = ShuffledBatches(train.lengths, recipe, processes)
+
+    def batch(self, step: int) -> Batch:
+        chosen = self._batches.rows(step)
+        return Batch([self._train.part(part) for part in self._batches.parts(chosen)], len(chosen))
+
+    def validation(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return map(self._validation.part, by_length(self._validation.lengths, self._processes))

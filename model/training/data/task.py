@@ -1,0 +1,62 @@
+"""What a run's data are to it: batches, what is minimised on them, and what is told of them."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.gpt2 import GPT2
+from model.tokenizer import Tokenizer
+from model.training.data.examples import Question
+from model.training.distributed import Processes
+from model.training.finetune_defaults import Material
+from model.training.objective import NextTokenLoss, Objective
+from model.training.recipe import Recipe
+from model.training.trainer import DataSource
+
+
+@dataclass(frozen=True, slots=True)
+class Task(ABC):
+    """Data that were prepared in a directory; any process may read them, and a resumed run again."""
+
+    directory: Path
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that text is cut into; None where no text is."""
+        return None
+
+    @property
+    @abstractmethod
+    def rows(self) -> str:
+        """What a batch is made of, in words."""
+
+    @property
+    @abstractmethod
+    def material(self) -> Material: ...
+
+    @property
+    @abstractmethod
+    def counts(self) -> str:
+        """What there is, in words."""
+
+    @abstractmethod
+    def source(self, recipe: Recipe, processes: Processes) -> DataSource: ...
+
+    def objective(self, model: GPT2, recipe: Recipe) -> Objective:
+        return NextTokenLoss(model, recipe.bfloat16, recipe.compiled, recipe.checkpoint_activations)
+
+    def measure_base(self, model: GPT2, recipe: Recipe) -> None:  # noqa: B027 - most ask nothing
+        """Keep what the objective asks of the network before it is trained; the first process does this alone."""
+
+    def bits_per_nat(self, tokenizer: Tokenizer) -> float | None:
+        """Bits per byte of the text held out for each nat a token; None where there is no text."""
+        return None
+
+    @property
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """What the data add to the files of the checkpoint's tokenizer."""
+        return {}
+
+    def questions(self) -> list[Question]:
+        """Held-out prompts with what is to follow them, to be asked while the model is trained."""
+        return []

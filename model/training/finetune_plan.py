@@ -1,0 +1,72 @@
+"""What a user may choose of fine-tuning, and what a run of it is, kept so that it can go on."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from model.config import GPT2Config
+from model.training.data.options import DataOptions
+from model.training.dpo_loss import DPO
+from model.training.errors import TrainingError
+from model.training.finetune_defaults import preference_learning_rate
+from model.training.lora import LoRA
+from model.training.recipe import Recipe
+from model.training.segments import Story
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneOptions:
+    """What a user may choose; what is not given is chosen for the data and the machine."""
+
+    data: DataOptions
+    model: str  # a checkpoint's directory, or its name on the hub
+    lora: LoRA | None = None
+    keep_adapter: bool = False
+    dpo: DPO | None = None  # learn which answer is preferred, in place of text or examples
+    recipe: dict[str, object] = field(default_factory=dict)  # fields of Recipe
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no data could make right, before any is read."""
+        Recipe(**({"max_steps": 1} | self.recipe))  # type: ignore[arg-type]
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise TrainingError(f"minutes is {self.minutes}; it must be above 0")
+
+    def given_recipe(self, config: GPT2Config) -> dict[str, object]:
+        """The recipe's fields that are not to be chosen for the data: those given and, for preferences, a careful rate."""
+        if self.dpo is None:
+            return self.recipe
+        return {"learning_rate": preference_learning_rate(config, self.lora is not None)} | self.recipe
+
+
+@dataclass(frozen=True, slots=True)
+class FinetunePlan:
+    """All that a run is, so that it can go on: kept in its directory."""
+
+    base: str
+    base_fingerprint: str
+    base_loss: float  # on the data held out
+    window: int | None  # tokens that text is cut into; None for examples
+    lora: LoRA | None
+    keep_adapter: bool
+    recipe: Recipe
+    base_exact_match: float | None = None  # of the questions held out, if there are any
+    story: Story = field(default_factory=Story)
+    dpo: DPO | None = None
+
+    @property
+    def kind(self) -> str:
+        """The command that makes such a run."""
+        return "finetune" if self.dpo is None else "dpo"
+
+    def to_json(self) -> dict[str, object]:
+        return {"kind": self.kind, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "FinetunePlan":
+        values = {name: value for name, value in values.items() if name != "kind"}
+        if (lora := values["lora"]) is not None:
+            values["lora"] = LoRA(**lora | {"targets": tuple(lora["targets"])})
+        if (dpo := values.get("dpo")) is not None:
+            values["dpo"] = DPO(**dpo)
+        story = Story.from_json(values.get("story", {}))
+        return cls(**values | {"recipe": Recipe.from_json(values["recipe"]), "story": story})

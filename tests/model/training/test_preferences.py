@@ -1,0 +1,129 @@
+"""Pairs of answers: what is read, what the reference says of them, and what makes up a batch."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import GPT2Config
+from model.gpt2 import GPT2
+from model.training.data.examples import Example
+from model.training.data.preference_files import read_preferences
+from model.training.data.preferences import PreferenceData, Preferences
+from model.training.distributed import Processes
+from model.training.dpo_loss import DPOLoss
+from model.training.errors import TrainingError
+from model.training.fused import IGNORED
+from model.training.recipe import Recipe
+
+EOS = 499
+CONFIG = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=1, n_head=2, eos_token_ids=(EOS,))
+
+
+def write(file, pairs):
+    file.write_text("".join(json.dumps(dict(zip(("prompt", "chosen", "rejected"), pair, strict=True))) + "\n" for pair in pairs))
+    return file
+
+
+@pytest.fixture
+def read(small_tokenizer):
+    def read(*files, context=64, report=lambda line: None):
+        return read_preferences(files, small_tokenizer, EOS, context, report)
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def many():
+    """60 pairs: number i begins with token i, is chosen with 1 to 12 tokens and rejected with 1 to 12."""
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(1, 13, (60, 2)).tolist()
+    return Preferences.of([(Example.of([i], [400] * a), Example.of([i], [401] * b)) for i, (a, b) in enumerate(lengths)])
+
+
+def test_a_part_has_the_chosen_answers_first_and_then_the_rejected_ones_of_the_same_prompts(read, tmp_path, small_tokenizer):
+    pairs = read(write(tmp_path / "a.jsonl", [("Is it blue?", " Yes.", " No, never."), ("Again", "!", "?")]))
+    tokens, targets, reference = pairs.part(np.array([1, 0]))
+    assert tokens.shape == targets.shape == (4, tokens.shape[1])
+    answers = [small_tokenizer.decode(row[row != IGNORED][:-1].tolist()) for row in targets]
+    assert answers == ["!", " Yes.", "?", " No, never."]
+    assert all(row[row != IGNORED][-1] == EOS for row in targets)
+    assert torch.equal(tokens[0, :2], tokens[2, :2])
+    assert reference.tolist() == [0, 0]
+
+
+def test_a_network_prefers_nothing_over_itself(many):
+    model = GPT2(CONFIG).init_weights(torch.Generator().manual_seed(0)).eval()
+    measured = many.measured_by(model)
+    margins = DPOLoss(model, 0.1, bfloat16=False).margins(*measured.part(np.arange(60)))
+    assert np.abs(measured.reference).max() > 1
+    assert margins.abs().max() < 1e-4
+
+
+def test_what_was_saved_is_read_again(many, tmp_path):
+    measured = many.measured_by(GPT2(CONFIG).init_weights(torch.Generator().manual_seed(0)))
+    measured.save(tmp_path / "pairs.safetensors")
+    again = Preferences.load(tmp_path / "pairs.safetensors")
+    places = np.arange(len(many))
+    assert all(torch.equal(a, b) for a, b in zip(again.part(places), measured.part(places), strict=True))
+
+
+def test_each_pair_comes_once_an_epoch_and_the_processes_share_a_batch(many):
+    recipe = Recipe(max_steps=10, batch_size=12, accumulation=2)
+    data = [PreferenceData(many, many, recipe, Processes(rank, 2)) for rank in (0, 1)]
+    prompts = []
+    for step in range(5):
+        batches = [source.batch(step) for source in data]
+        assert all(batch.num_targets == 12 and len(batch.parts) == 2 for batch in batches)
+        prompts += [int(row[0]) for batch in batches for tokens, _, reference in batch.parts for row in tokens[: len(reference)]]
+    assert sorted(prompts) == list(range(60))
+
+
+def test_pairs_are_held_out_whole(many):
+    train, held_out = many.split(6)
+    begins = [{int(row[0]) for row in pairs.part(np.arange(len(pairs)))[0]} for pairs in (train, held_out)]
+    assert len(held_out) == 6
+    assert not begins[0] & begins[1]
+    assert len(begins[0] | begins[1]) == 60
+
+
+def test_what_prefers_nothing_or_is_too_long_is_left_out_and_counted(read, tmp_path):
+    said = []
+    file = write(tmp_path / "a.jsonl", [("a", "b", "b"), ("a", "b", "c"), ("a", "b" * 300, "c")])
+    with file.open("a") as more:
+        more.write('{"prompt": "a", "chosen": "b", "rejected": "d", "label": 1}\n')
+    assert len(read(file, report=said.append)) == 2
+    assert said == [
+        f"1 of 4 pairs are left out: the chosen answer is the rejected one; the first is {file}, line 1",
+        f"1 of 4 pairs are left out: longer than 64 tokens; the first is {file}, line 3",
+        "fields that are not used: label (1 times)",
+    ]
+
+
+def test_bad_records_are_left_out_where_that_is_asked_for(small_tokenizer, tmp_path):
+    said, file = [], write(tmp_path / "a.jsonl", [("a", "b", "c")])
+    with file.open("a") as more:
+        more.write('{"prompt": "a"}\nnot json\n')
+    assert len(read_preferences([file], small_tokenizer, EOS, 64, said.append, skip_bad=True)) == 1
+    assert said[0].startswith("2 of 3 pairs are left out: no pairs; the first is")
+
+
+def test_text_is_no_preference(read, tmp_path):
+    (tmp_path / "a.txt").write_text("a text")
+    with pytest.raises(TrainingError, match=r"a\.txt is text; preferences are records with prompt, chosen, rejected"):
+        read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a", "chosen": "b"}', 'line 1: no "rejected" field that is a string; a pair has prompt, chosen, rejected'),
+        ('{"prompt": "a", "chosen": "b", "rejected": "\\ud800"}', 'line 1: "rejected" has half a surrogate pair'),
+        ('{"prompt": "a", "chosen": "b", "rejected": "b"}', "there are no pairs to learn from"),
+    ],
+)
+def test_what_is_no_pair_is_refused_with_its_line(read, tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_text(line + "\n")
+    with pytest.raises(TrainingError, match=message):
+        read(tmp_path / "a.jsonl")

@@ -1,0 +1,75 @@
+"""Records: JSONL, arrays of JSON and tables give the same, and what is wrong with one is said with its place."""
+
+import json
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from model.training.data import text_blocks
+from model.training.data.records import records
+from model.training.errors import TrainingError
+
+values = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=30)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.fixed_dictionaries({"prompt": values, "completion": values}), max_size=6),
+    block=st.integers(1, 50),
+    indent=st.none() | st.just(1),
+)
+def test_an_array_is_read_alike_in_blocks_of_any_size(tmp_path, rows, block, indent):
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(rows, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8", newline="")
+    with patch.object(text_blocks, "BLOCK_BYTES", block):
+        assert list(records(file)) == list(enumerate(rows, start=1))
+
+
+def test_strings_in_an_array_are_texts(tmp_path):
+    (tmp_path / "a.json").write_text('["one", {"text": "two"}]')
+    assert list(records(tmp_path / "a.json")) == [(1, {"text": "one"}), (2, {"text": "two"})]
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_a_row_of_a_table_is_a_record(tmp_path, suffix, delimiter):
+    file = tmp_path / f"a.{suffix}"
+    file.write_text(
+        delimiter.join(["prompt", "completion"]) + "\n" + delimiter.join(['"a\nb, ""c"""', "d"]) + "\n\n" + f"e{delimiter}f"
+    )
+    assert [record for _, record in records(file)] == [
+        {"prompt": 'a\nb, "c"', "completion": "d"},
+        {"prompt": "e", "completion": "f"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "words"),
+    [
+        ("a.json", '{"text": "a"}', "is no JSON array of objects or strings: [ should stand where { does"),
+        ("a.json", "", "is no JSON array of objects or strings: [ should stand where the end does"),
+        ("a.json", '["a" "b"]', '] should stand where " does'),
+        ("a.json", '["a", {"text": ', "item 2 is not JSON: "),
+        ("a.json", "[" * 100_000, "item 1 is not JSON: "),
+        ("a.json", '["a", 7]', "item 2 is not a JSON object"),
+        ("a.csv", "text,label\na,b,c\n", "line 2 has 3 fields, and the header 2"),
+        ("a.csv", 'text\na\n"b\nc\n', "the quotation marks are not as in a table"),
+    ],
+)
+def test_what_is_no_record_is_refused_with_its_place(tmp_path, name, contents, words):
+    (tmp_path / name).write_text(contents)
+    with pytest.raises(TrainingError) as refused:
+        list(records(tmp_path / name))
+    assert str(refused.value).startswith(str(tmp_path / name))
+    assert words in str(refused.value)
+
+
+def test_bad_records_can_be_left_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"n": 1}\nnothing\n[]\n{"n": 2}\n')
+    bad = []
+    assert list(records(tmp_path / "a.jsonl", bad.append)) == [(1, {"n": 1}), (4, {"n": 2})]
+    assert [str(error).split(", ")[1] for error in bad] == [
+        "line 2 is not JSON: Expecting value at column 1",
+        "line 3 is not a JSON object",
+    ]

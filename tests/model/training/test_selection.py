@@ -1,0 +1,121 @@
+"""Which files are read, and that whatever is not is counted and named."""
+
+import gzip
+import os
+from pathlib import Path
+
+import pytest
+
+from model.training.data.corpus import documents, survey
+from model.training.data.options import DataOptions
+from model.training.data.selection import select
+from model.training.errors import TrainingError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.txt", "code/b.py", "code/c.py", "d.pdf"):
+        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / name).write_text(f"text of {name}\n")
+    (tmp_path / "texts" / "e.py.gz").write_bytes(gzip.compress(b"text of e"))
+    return tmp_path / "texts"
+
+
+def read(*paths, **options):
+    """The names of the files read, and what is reported."""
+    lines = []
+    corpus = survey(select(DataOptions(paths=paths, **options)), lines.append)
+    return [file.name for file in corpus.files], lines
+
+
+def refusal(*paths, **options):
+    with pytest.raises(TrainingError) as refused:
+        read(*paths, **options)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_files_of_a_folder_that_are_not_read_are_counted(folder):
+    assert read(folder) == (["a.txt"], ["left out of the folders: 3 .py, 1 .pdf; --include '*.py' reads such files"])
+
+
+def test_other_files_are_read_if_a_pattern_includes_them_packed_or_not(folder):
+    assert read(folder, include=("*.py",))[0] == ["a.txt", "b.py", "c.py", "e.py.gz"]
+    assert read(folder, include=("code/b*",))[0] == ["a.txt", "b.py"]
+    assert refusal(folder, include=("*.rs",)) == "--include '*.rs' matches no file in the folders named"
+
+
+@pytest.mark.parametrize("name", ["d.pdf", "rows.parquet", "letter.DOCX", "all.zip", "all.tar.gz"])
+def test_files_that_are_no_text_by_their_suffix_are_refused_by_name(folder, name):
+    (folder / name).write_text("anything")
+    assert refusal(folder / name).startswith(f"{folder / name}: .")
+
+
+def test_a_folder_below_that_cannot_be_read_is_no_silent_loss(folder, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "code":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert refusal(folder).startswith(f"{folder / 'code'} cannot be read: Permission denied; ")
+    names, lines = read(folder, skip_bad=True)
+    assert names == ["a.txt"]
+    assert lines[-1].startswith(f"left out: 1 file that cannot be read; the first: {folder / 'code'} cannot be read")
+
+
+def test_all_files_that_are_no_text_are_named_at_once(folder):
+    for number in range(7):
+        (folder / f"z{number}.txt").write_bytes(b"\0")
+    message = refusal(folder)
+    assert message.startswith("7 files cannot be read: ")
+    assert message.count("is binary") == 5
+    assert message.endswith(" and 2 others; --skip-bad leaves such out")
+
+
+def test_bad_files_and_records_can_be_left_out_and_are_counted(folder):
+    (folder / "b.txt").write_bytes("Müller".encode("latin-1"))
+    (folder / "c.jsonl").write_text('{"text": "a"}\n{"title": "b"}\n{"text": "\\ud83d"}\n')
+    names, lines = read(folder, skip_bad=True)
+    assert names == ["a.txt", "c.jsonl"]
+    assert lines[1].startswith(f"left out: 1 file that cannot be read; the first: {folder / 'b.txt'} is not UTF-8 text")
+    assert lines[2] == f'left out: 2 bad records; the first: {folder / "c.jsonl"}, line 2: no "text" field that is a string'
+    assert list(documents(folder / "c.jsonl", skip_bad=True)) == ["a"]
+
+
+def test_fields_that_are_not_used_and_marks_within_lines_are_counted(folder):
+    (folder / "a.txt").write_text("one<|endoftext|>two<|endoftext|>\n  <|endoftext|>  \nthree\n")
+    (folder / "b.jsonl").write_text('{"text": "a", "label": 1, "id": 1}\n{"text": "b", "label": 0}\n')
+    assert read(folder / "a.txt", folder / "b.jsonl")[1] == [
+        'fields beside "text" that are not used, with the number of records that have them: "label" (2), "id" (1)',
+        "2 <|endoftext|> inside lines: each ends a document, as one on its own line does",
+    ]
+    assert list(documents(folder / "a.txt")) == ["one", "two", "three\n"]
+
+
+def test_a_table_without_texts_names_the_columns_that_it_has(folder):
+    (folder / "a.csv").write_text("title,body\nb,c\n")
+    assert refusal(folder / "a.csv").startswith(f'{folder / "a.csv"} has the columns "title", "body"; ')
+
+
+def test_files_to_validate_on_are_not_trained_on(folder):
+    (folder / "b.txt").write_text("held out")
+    selection = select(DataOptions(paths=[folder], validation=[folder / "b.txt"]))
+    assert [[file.name for file in files] for files in selection.sets] == [["a.txt"]]
+    assert selection.validation == [folder / "b.txt"]
+    assert refusal(folder / "b.txt", validation=[folder / "b.txt"]).startswith(f"{folder / 'b.txt'} has nothing that is not named")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"weights": (1.0, 2.0)}, "weights given: 2; paths: 1"),
+        ({"weights": (5.0,)}, "one path takes no weight"),
+        ({"weights": (0.0,)}, "each must be above 0"),
+        ({"validation": [Path("v")], "validation_fraction": 0.1}, "leave one out"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(folder, options, words):
+    assert words in refusal(folder, **options)
