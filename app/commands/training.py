@@ -66,7 +66,7 @@ def add_run_options(parser: argparse.ArgumentParser, optimizer: str = "muon", mi
         action="store_true",
         default=None,
         dest="checkpoint_activations",
-        help="compute the blocks again in the backward pass: less memory, a third more time",
+        help="compute the blocks again in the backward pass: less memory, more time",
     )
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     group.add_argument(
