@@ -42,7 +42,7 @@ class NextTokenLoss(Objective):
     `bfloat16` multiplies matrices in it, by autocast; weights, sums and the residual stream stay float32. `compiled` fuses what
     lies between the products by torch.compile: half a minute at the start of each length of windows, for a fifth of a step's time.
     On a GPU it fuses the loss too, whose float32 logits would cost a tenth of a step, and validation stays as it is: it is short.
-    `checkpointed` blocks keep their input alone for the backward pass, which computes the rest again: a third of a step longer.
+    `checkpointed` blocks keep their input alone for the backward pass, which computes the rest again.
     """
 
     def __init__(self, model: GPT2, bfloat16: bool, compiled: bool, checkpointed: bool = False) -> None:

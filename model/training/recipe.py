@@ -36,7 +36,7 @@ class Recipe:
     seed: int = 0
     bfloat16: bool = False  # in matrix products, the network's and Muon's
     compiled: bool = False
-    checkpoint_activations: bool = False  # less memory for a third more time
+    checkpoint_activations: bool = False  # less memory for more time
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "accumulation", "validate_every", "validation_windows"):
