@@ -59,8 +59,8 @@ class NextTokenLoss(Objective):
 
     def forward(self, *part: Tensor) -> Tensor:
         tokens, targets = part
-        if self._fused:
-            return linear_cross_entropy(self._hidden_states(tokens), self.model.wte.weight, targets.flatten())
+        if self._fused or (self.training and self.device.type == "cpu"):  # where all logits of a part would be most of its memory
+            return linear_cross_entropy(self._hidden_states(tokens), self.model.wte.weight, targets.flatten(), self._fused)
         if self.training:
             return self._learned(tokens, targets)
         rows = max(1, MEASURED_TOKENS // tokens.shape[1]) if self.device.type == "cpu" else len(tokens)

@@ -65,6 +65,17 @@ def test_checkpointed_blocks_keep_their_inputs_alone():
     assert kept < whole / 8
 
 
+def test_a_step_on_a_cpu_never_holds_all_its_logits():
+    vocabulary = 4000
+    model = GPT2(GPT2Config(vocab_size=vocabulary, n_positions=512, n_embd=64, n_layer=1, n_head=1, eos_token_ids=(0,)))
+    loss, held = NextTokenLoss(model.init_weights(), bfloat16=False, compiled=False).train(), []
+    tokens = torch.randint(vocabulary, (4, 512), generator=torch.Generator().manual_seed(1))
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: held.append(tensor.shape) or tensor, lambda tensor: tensor):
+        loss(tokens, tokens)
+    assert held
+    assert (4 * 512, vocabulary) not in held
+
+
 def test_parts_follow_the_activations():
     def parts(num_rows, sizes=LARGE, **recipe):
         return num_parts(num_rows, 512, sizes, Recipe(max_steps=1, **recipe), CPU)
