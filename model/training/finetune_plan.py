@@ -30,6 +30,8 @@ class FinetuneOptions:
         Recipe(**({"max_steps": 1} | self.recipe))  # type: ignore[arg-type]
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise TrainingError(f"minutes is {self.minutes}; it must be above 0")
+        if self.dpo is not None and self.recipe.get("checkpoint_activations"):
+            raise TrainingError("preferences are learned without activation checkpointing; leave out --activation-checkpointing")
 
     def given_recipe(self, config: GPT2Config) -> dict[str, object]:
         """The recipe's fields that are not to be chosen for the data: those given and, for preferences, a careful rate."""

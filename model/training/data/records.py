@@ -67,12 +67,15 @@ def _array(file: Path) -> Iterator[tuple[int, object]]:
     array = _Array(file)
     array.take("[")
     if array.peek() == "]":
-        return
-    for number in count(1):
-        item = array.item(number)
-        yield number, {"text": item} if isinstance(item, str) else item
-        if array.take(",]") == "]":
-            break
+        array.take("]")
+    else:
+        for number in count(1):
+            item = array.item(number)
+            yield number, {"text": item} if isinstance(item, str) else item
+            if array.take(",]") == "]":
+                break
+    if char := array.peek():
+        raise TrainingError(f"{file} goes on behind its array, with {char}; make one array of it, or a .jsonl with a record a line")
 
 
 class _Array:

@@ -94,3 +94,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(base, pairs, tmp_path, m
 def test_a_beta_that_means_nothing_is_refused(beta):
     with pytest.raises(TrainingError, match=r"beta is .*; it must be above 0"):
         replace(DPO(), beta=beta)
+
+
+def test_what_it_does_not_do_is_refused(base, pairs):
+    with pytest.raises(TrainingError, match="without activation checkpointing; leave out --activation-checkpointing"):
+        options_of(base, pairs, checkpoint_activations=True)

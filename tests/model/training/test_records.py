@@ -52,6 +52,8 @@ def test_a_row_of_a_table_is_a_record(tmp_path, suffix, delimiter):
         ("a.json", '["a" "b"]', '] should stand where " does'),
         ("a.json", '["a", {"text": ', "item 2 is not JSON: "),
         ("a.json", "[" * 100_000, "item 1 is not JSON: "),
+        ("a.json", '["a"] ["b"]', "goes on behind its array, with [; make one array of it, or a .jsonl"),
+        ("a.json", "[]garbage", "goes on behind its array, with g; make one array of it"),
         ("a.json", '["a", 7]', "item 2 is not a JSON object"),
         ("a.csv", "text,label\na,b,c\n", "line 2 has 3 fields, and the header 2"),
         ("a.csv", 'text\na\n"b\nc\n', "the quotation marks are not as in a table"),
