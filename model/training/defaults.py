@@ -9,7 +9,7 @@ import torch
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.training.data.batches import WindowSampler, validation_batches
+from model.training.data.batches import WeightedSampler, WindowSampler, validation_batches, window_sampler
 from model.training.data.shards import TokenShards
 from model.training.distributed import Processes
 from model.training.memory import PRETRAINING_PART_BYTES, num_parts
@@ -112,7 +112,7 @@ def choose_recipe(
     Raises TrainingError where the context is too long for the text, or the processes cannot share the batch.
     """
     train_tokens = sum(map(len, shards.train))
-    sampler = WindowSampler(shards.train, config.n_positions, seed=0)  # both refuse a context that is too long
+    sampler = window_sampler(shards, config.n_positions, seed=0)  # both refuse a context that is too long
     next(validation_batches(shards.validation, config.n_positions, 1, 1))
     num_shares = processes.num * int(str(given.get("accumulation", 1)))
     chosen = {"max_steps": 1, "batch_size": default_batch_size(config.n_positions, train_tokens, num_shares)} | given
@@ -152,7 +152,7 @@ def steps_of_minutes(
 ) -> int:
     """Steps of a run's recipe that fit into so many more minutes at the speed measured here."""
     report("measuring the speed of a training step here")
-    sampler = WindowSampler(shards.train, config.n_positions, seed=0)
+    sampler = window_sampler(shards, config.n_positions, seed=0)
     speed = measured_speed(config, sampler, replace(recipe, windows=((0.0, recipe.windows[-1][1]),)), device, processes.num)
     batch_tokens = recipe.batch_size * config.n_positions
     validations = _validations(recipe, config, shards, recipe.validate_every)
@@ -206,7 +206,9 @@ def compiling_pays(plain: Speed, compiled: Speed, num_tokens: int, num_lengths: 
     return saved > num_lengths * compiled.first_seconds
 
 
-def measured_speed(config: GPT2Config, sampler: WindowSampler, recipe: Recipe, device: torch.device, num_processes: int) -> Speed:
+def measured_speed(
+    config: GPT2Config, sampler: WindowSampler | WeightedSampler, recipe: Recipe, device: torch.device, num_processes: int
+) -> Speed:
     """Of all processes together, each making steps at once with the others, of a network that is then thrown away.
 
     It is the mean over a run, each length of windows for its share of the steps. Compiled steps are timed at the middle length
