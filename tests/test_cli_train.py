@@ -489,3 +489,11 @@ def test_a_result_that_nobody_can_keep_is_one_line_and_no_success(folder):
     assert done.returncode == 2
     assert done.stderr.decode().splitlines()[-1] == "gpt2: standard output: No space left on device; the command has ended there"
     assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_weighted_set_too_small_for_the_context_is_refused_before_anything_is_begun(folder, gpt2):
+    (folder / "small.txt").write_text("A few words.")
+    code, _, reported = gpt2(f"train pretrain texts small.txt --weights 1,1 --out m --steps 2 {TINY}")
+    assert code == 2
+    assert "too few for a context" in reported
+    assert not (folder / "m").exists()
