@@ -113,7 +113,7 @@ def test_editors_notes_and_numbers_in_a_series_are_taken_out() -> None:
     poem = module("poems_text")._poem(
         "某甲",
         "秋思（一作秋興）二首 二",
-        "秋風起白雲（一作「浮雲」），萬里獨思君。\n何日歸鄉路，江頭月又新。\n（見《某書》\n卷三）",
+        "秋風起白雲（一作「浮雲」），萬里獨思君。\n何日歸鄉路，江頭月又新。\n（見《某書》\n卷三）\n。\n。",
     )
     assert (poem.title, poem.form) == ("秋思二首", "五絕")
     assert poem.document == "五絕·秋思二首\n秋風起白雲，萬里獨思君。\n何日歸鄉路，江頭月又新。\n"

@@ -22,6 +22,7 @@ HELD_OUT = 50  # one title in so many
 SHARED_LINES = 2  # with a held-out poem, from which a poem is too like it to be trained on
 
 NOTE = re.compile(r"（.*?）|〖.*?〗|\[.*?\]", re.DOTALL)
+STRAY_MARKS = re.compile(f"(\n+[{STOPS}]+)+$")  # what is left of notes on lines of their own
 NUMBER_IN_SERIES = re.compile(r" [一二三四五六七八九十百〇]+$")
 TITLE = re.compile(f"[{HAN}]+( [{HAN}]+)*")
 TEXT = re.compile(f"[{HAN}{STOPS}\n]+")
@@ -84,7 +85,7 @@ def read_poems(file: Path) -> tuple[list[Poem], int]:
 
 
 def _poem(author: str, title: str, text: str) -> Poem | None:
-    text = NOTE.sub("", text).strip()
+    text = STRAY_MARKS.sub("", NOTE.sub("", text).strip())
     title = NUMBER_IN_SERIES.sub("", NOTE.sub("", title)).strip()
     num_lines, length = _shape(text) or (0, 0)
     if length not in OTHERS or num_lines < 4 or num_lines % 2 or len(title) > MAX_TITLE or not TITLE.fullmatch(title):
