@@ -13,6 +13,7 @@ from pathlib import Path
 from app.settings import DEFAULT_MODEL
 from model.chat_template import PLAIN, ChatTemplate
 from model.checkpoint import load_config, load_tokenizer
+from model.training.data.conversations import ChatWriter
 from model.training.data.example_batches import ExampleData
 from model.training.data.example_files import ExampleEncoder, read_examples
 from model.training.data.examples import Examples
@@ -37,7 +38,7 @@ def main() -> None:
     tokenizer, config = load_tokenizer(DEFAULT_MODEL), load_config(DEFAULT_MODEL)
     end = tokenizer.name(config.eos_token_id)
     template = ChatTemplate(PLAIN, "plain", {"bos_token": end, "eos_token": end})
-    encoder = ExampleEncoder(tokenizer, config.eos_token_id, lambda: template)
+    encoder = ExampleEncoder(tokenizer, config.eos_token_id, lambda: ChatWriter(template, tokenizer, config.eos_token_id))
     examples = read_examples(options.examples, encoder, config.n_positions, print)
     shares = {str(size): round(padding(examples, size), 3) for size in BATCH_SIZES if size <= len(examples)}
     print(json.dumps({"examples": len(examples), "mean_tokens": round(float(examples.lengths.mean()), 1), "padding": shares}))

@@ -28,13 +28,14 @@ from model.gpt2 import GPT2
 from model.tokenizer import Tokenizer
 from model.training.data.corpus import documents, read_corpus
 from model.training.data.shards import TokenShards
+from model.training.data.source import Batch
 from model.training.data.windows import WindowData
 from model.training.distributed import Processes
 from model.training.evaluation import evaluate
 from model.training.objective import NextTokenLoss
 from model.training.precision import compare_products
 from model.training.recipe import Recipe
-from model.training.trainer import Batch, Step, Trainer, Validation
+from model.training.trainer import Step, Trainer, Validation
 from model.training.vocabulary import learn_vocabulary, load_vocabulary
 
 CPU, EPOCHS = torch.device("cpu"), 6

@@ -11,9 +11,10 @@ from transformers import GPT2LMHeadModel
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.training.data.source import Batch
 from model.training.precision import compare_products
 from model.training.recipe import Recipe
-from model.training.trainer import Batch, Step, Trainer, Validation
+from model.training.trainer import Step, Trainer, Validation
 
 NUM_UNCOUNTED = 2  # steps: the first compiles and allocates
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

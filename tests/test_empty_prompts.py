@@ -13,12 +13,11 @@ from model.checkpoint import load_tokenizer
 from model.tokenizer import Reading
 from model.training.data.example_files import ExampleEncoder
 from model.training.data.example_records import Pair
-from model.training.data.examples import Example
+from model.training.data.examples import IGNORED, Example
 from model.training.data.options import DataOptions
 from model.training.distributed import Processes
 from model.training.finetune import finetune
 from model.training.finetune_plan import FinetuneOptions
-from model.training.fused import IGNORED
 from tests.conftest import running_server
 from tests.model.tokenizer_directories import GPT2_FILES, KINDS, write_directory
 

@@ -15,7 +15,8 @@ def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is pri
         "to the rejected one. Best after gpt2 train finetune on answers of that kind.",
     )
     parser.set_defaults(run=_dpo)
-    add_data_options(parser, '.jsonl of {"prompt": ..., "chosen": ..., "rejected": ...}', "of all pairs")
+    paths = '.jsonl of {"prompt": ..., "chosen": ..., "rejected": ...}: texts, or lists of messages'
+    add_data_options(parser, paths, "of all pairs", conversations=True)
     parser.add_argument(
         "--beta", type=float, metavar="X", help="how dear it is to leave the checkpoint as it was: more is nearer (default: 0.1)"
     )

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from model.config import GPT2Config
+from model.training.dpo_loss import DPO
 from model.training.lora import LoRA
 from model.training.progress import clock, counted
 from model.training.recipe import Recipe
 from model.training.segments import Story
-from model.training.trainer import Progress
+from model.training.trainer import Progress, Score
 
 NAME = "README.md"
 # By this line a card is known as the trainer's own, which it may write anew.
@@ -34,6 +35,7 @@ class Card:
     is_adapter: bool = False
     bits_per_nat: float | None = None  # bits per byte for each nat a token, of the text held out
     num_questions: int = 0
+    dpo: DPO | None = None
     base_loss: float | None = None  # before the first step
     before: tuple[str, ...] = ()  # figures of the base
 
@@ -74,13 +76,14 @@ class Card:
 
     def _figures(self, progress: Progress) -> list[tuple[str, str]]:
         at = f"at step {progress.best_step:,}; the run has made {progress.step:,} of {self.recipe.max_steps:,}"
-        rows = [("validation loss", f"{progress.best_loss:.4f} nats a token, {at}")]
+        unit = "token" if self.dpo is None else "pair"
+        rows = [("validation loss", f"{progress.best_loss:.4f} nats a {unit}, {at}")]
         if self.bits_per_nat is not None:
             rows.append(("bits per byte", f"{progress.best_loss * self.bits_per_nat:.4f}, of the text held out"))
-        if progress.best_exact_match is not None:
-            rows.append(
-                ("exact match", f"{progress.best_exact_match:.1%} of {self.num_questions} held-out examples, decoded greedily")
-            )
+        if (score := progress.best_score) is not None:
+            asked = f"{self.num_questions} held-out examples, decoded greedily"
+            what = asked if self.dpo is None else "the held-out pairs: the chosen answer has gained on the rejected one"
+            rows.append((score.name, f"{score.share:.1%} of {what}"))
         return rows + [("before", line) for line in self.before]
 
     def _recipe(self) -> list[tuple[str, str]]:
@@ -90,6 +93,7 @@ class Card:
         unused |= set() if recipe.first_step else {"first_step"}
         fields = {name: value for name, value in recipe.to_json().items() if value is not None and name not in unused}
         fields["warmup_steps"] = recipe.num_warmup_steps
+        fields |= {} if self.dpo is None else {"beta": self.dpo.beta}
         rows = [(f"`{name}`", f"{value:.3g}" if isinstance(value, float) else str(value)) for name, value in fields.items()]
         return rows if recipe.windows == ((0.0, 1),) else [*rows, ("`windows`", _windows(recipe))]
 
@@ -98,11 +102,11 @@ class Card:
         return f"    {serve}\n\nWritten on {time.strftime('%Y-%m-%d')}."
 
 
-def figures(loss: float, bits_per_nat: float | None, exact_match: float | None) -> str:
+def figures(loss: float, bits_per_nat: float | None, score: Score | None) -> str:
     """As in the last line of a run: the loss, and what can be compared with other models."""
     parts = [f"validation loss {loss:.4f}"]
     parts += [f"{loss * bits_per_nat:.4f} bits per byte"] if bits_per_nat is not None else []
-    parts += [f"exact match {exact_match:.1%}"] if exact_match is not None else []
+    parts += [f"{score.name} {score.share:.1%}"] if score is not None else []
     return ", ".join(parts)
 
 

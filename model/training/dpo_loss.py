@@ -6,11 +6,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from model.gpt2 import GPT2, CausalAttention
+from model.training.data.examples import IGNORED
 from model.training.errors import TrainingError
-from model.training.fused import IGNORED
 from model.training.objective import Objective
+
+CHUNK_ROWS = 512  # of logits at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,15 @@ class DPOLoss(Objective):
     def forward(self, *part: Tensor) -> Tensor:
         """tokens and targets (2P, T): the P chosen answers, then the P rejected ones; reference (P,): log ref(w) - log ref(l)."""
         tokens, targets, reference = part
-        return -F.logsigmoid(self.beta * self.margins(tokens, targets, reference)).sum()
+        return self._loss(self.margins(tokens, targets, reference))
+
+    def measure(self, *part: Tensor) -> tuple[Tensor, int]:
+        """A pair is right whose chosen answer has gained on the rejected one: what trl calls the accuracy of rewards."""
+        margins = self.margins(*part)
+        return self._loss(margins), int((margins > 0).sum())
+
+    def _loss(self, margins: Tensor) -> Tensor:
+        return -F.logsigmoid(self.beta * margins).sum()
 
     def num_targets(self, *part: Tensor) -> int:
         """Pairs."""
@@ -58,7 +69,14 @@ class DPOLoss(Objective):
         attention = CausalAttention(self.model.attention_dropout if self.training else 0.0)
         with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
             hidden = self.model.hidden_states(tokens, positions, attention)[learned]  # (N, C): no logits of what is given
-            logits = self.model.lm_head(hidden)  # (N, V)
-        each = -F.cross_entropy(logits.float(), targets[learned], reduction="none")  # (N,)
+        chunks = zip(torch.split(hidden, CHUNK_ROWS), torch.split(targets[learned], CHUNK_ROWS), strict=True)
+        # The logits of all would be most of a step's memory: the backward pass makes each chunk's again.
+        each = torch.cat([checkpoint(self._each, *chunk, use_reentrant=False) for chunk in chunks])  # (N,)
         rows = learned.nonzero()[:, 0]
         return torch.zeros(len(tokens), device=tokens.device).index_add(0, rows, each)
+
+    def _each(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """log p of each target (N,) behind its hidden state (N, C)."""
+        with torch.autocast(hidden.device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
+            logits = self.model.lm_head(hidden)  # (N, V)
+        return -F.cross_entropy(logits.float(), targets, reduction="none")

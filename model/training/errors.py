@@ -5,6 +5,10 @@ class TrainingError(ValueError):
     """The data, the options or the checkpoint cannot be used; the message says what is wrong and how to mend it."""
 
 
+class TemplateError(TrainingError):
+    """A chat template that cannot be used whatever it is given: no fault of the record that came first."""
+
+
 class Diverged(TrainingError):
     """A run whose numbers are none any more; `what` says which."""
 

@@ -12,29 +12,21 @@ from model.training.adapter import save_adapter
 from model.training.base import Base
 from model.training.card import Card, figures
 from model.training.data.described import data_story
-from model.training.data.prepared import PreparedData, prepare
-from model.training.data.prepared_preferences import PreparedPreferences, prepare_preferences
-from model.training.data.task import Task
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
-from model.training.finetune_defaults import (
-    NO_COMPILED_EXAMPLES,
-    choose_recipe,
-    measured_speed,
-    steps_within,
-    with_steps,
-)
-from model.training.finetune_plan import FinetuneOptions, FinetunePlan
-from model.training.lora import build_network
-from model.training.objective import Objective
+from model.training.finetune_defaults import NO_COMPILED_EXAMPLES, Trial, choose_recipe, more_steps, with_steps
+from model.training.finetune_plan import NO_CHECKPOINTED_PAIRS, FinetuneOptions, FinetunePlan
+from model.training.objective import measure
 from model.training.precision import warn_of_slow_bfloat16
 from model.training.pretrain import Report
 from model.training.progress import counted
+from model.training.recipe import Recipe
 from model.training.run import NOTHING_SHOWN, Shown, train
 from model.training.run_directory import NOTHING_SAVED, RunDirectory
 from model.training.sampling import Probes
 from model.training.segments import NO_CHANGES, Changes, Story, changed, describe_change
-from model.training.trainer import DataSource
+from model.training.tasks.prepared import prepare, prepared
+from model.training.tasks.task import Task
 
 
 def finetune(
@@ -79,13 +71,16 @@ class _Finetuning:
         with self.directory.nothing_left_on_failure(self.processes):
             if self.processes.is_first:
                 self.directory.begin(self._report)
-            task = self.processes.agree(self._prepare(options, base) if self.processes.is_first else None)  # and it is there
+            task = self.processes.agree(self._prepared(options, base) if self.processes.is_first else None)  # and it is there
             assert task is not None
             plan, model = self._plan(options, base, task)
             if self.processes.is_first:
                 self.directory.write_plan(plan.to_json())
         self._report(_describe(plan, model, task))
         return self._train(plan, base, model, task)
+
+    def _prepared(self, options: FinetuneOptions, base: Base) -> Task:
+        return prepare(options.data, options.dpo, base, self.directory.tokens, self._report)
 
     def _plan(self, options: FinetuneOptions, base: Base, task: Task) -> tuple[FinetunePlan, GPT2]:
         """What is to be done, and the network to do it with, both as they are before the first step."""
@@ -96,12 +91,8 @@ class _Finetuning:
         if self.processes.is_first:
             task.measure_base(model, recipe)
         self.processes.wait()
-        source = task.source(recipe, self.processes)
-        self._report("measuring the model as it is on what is held out")
-        began = time.monotonic()
-        base_loss = self._validation_loss(task.objective(model, replace(recipe, compiled=False)), source)
-        measured = (model, task.objective, source, time.monotonic() - began)
-        recipe = self.processes.agree(with_steps(recipe, options.recipe, material, options.minutes, *measured, self._report))
+        trial, base_loss = self._trial(task, model, recipe)
+        recipe = self.processes.agree(with_steps(recipe, options.recipe, material, options.minutes, trial))
         story = Story(data_story(options.data.paths, task.counts), samples=self.shown.samples)
         plan = FinetunePlan(
             base=base.name,
@@ -111,11 +102,29 @@ class _Finetuning:
             lora=options.lora,
             keep_adapter=options.keep_adapter,
             recipe=recipe,
-            base_exact_match=Probes(questions=task.questions()).exact_match(model),
+            base_score=Probes(questions=task.questions()).exact_match(model),
             story=story.asked(0, self.shown.command, options.recipe),
             dpo=options.dpo,
         )
         return plan, model
+
+    def _trial(self, task: Task, model: GPT2, recipe: Recipe) -> tuple[Trial, float]:
+        """The network ready to be timed, and its loss on what is held out."""
+        self._report("measuring the model as it is on what is held out")
+        source, began = task.source(recipe, self.processes), time.monotonic()
+        # Not the trainer's own objective: that is set up for gradients between processes.
+        hidden = None if self.processes.is_first else True  # the bar; by None, where nobody watches
+        parts = tqdm(source.validation(0), desc="measuring", unit=" batches", delay=2, leave=False, disable=hidden)
+        loss = measure(task.objective(model, replace(recipe, compiled=False)), parts, self.processes).loss
+        trial = Trial(
+            model=model,
+            objective=task.objective,
+            data=source,
+            batch_tokens=recipe.batch_size * task.material.tokens_per_row,
+            validation_seconds=time.monotonic() - began,
+            report=self._report,
+        )
+        return trial, loss
 
     def resume(self, changes: Changes, kind: str) -> bool:
         with self.directory.locked(self.processes):
@@ -130,7 +139,7 @@ class _Finetuning:
             raise TrainingError(f"{plan.base} is no longer what this run began with; put it back, or begin anew with another --out")
         if not self.directory.has_state:
             self._report(NOTHING_SAVED)
-        task = self._task(plan)
+        task = prepared(self.directory.tokens, plan.window, plan.dpo)
         if changes:
             plan = self._changed(plan, changes, base, task)
         if self.shown.samples:
@@ -141,17 +150,15 @@ class _Finetuning:
 
     def _changed(self, plan: FinetunePlan, changes: Changes, base: Base, task: Task) -> FinetunePlan:
         """The plan of a run that goes on otherwise, written down."""
-        if changes.recipe.get("compiled") and task.material.is_examples:
+        if changes.recipe.get("compiled") and not task.material.is_text:
             raise TrainingError(NO_COMPILED_EXAMPLES)
+        if changes.recipe.get("checkpoint_activations") and plan.dpo is not None:
+            raise TrainingError(NO_CHECKPOINTED_PAIRS)
 
         def steps_of(minutes: float) -> int:
-            self._report("measuring the speed of a training step here")
-            model = build_network(base.config, {name: weight.clone() for name, weight in base.weights.items()}, plan.recipe.dropout)
-            objective = task.objective(model.to(self.device), plan.recipe)
-            batch_tokens = plan.recipe.batch_size * task.material.tokens_per_row
-            speed = measured_speed(objective, task.source(plan.recipe, self.processes), plan.recipe, batch_tokens)
-            seconds = batch_tokens / speed.tokens_per_second
-            return max(1, steps_within(60 * minutes, seconds, 0.0))
+            recipe = replace(plan.recipe, **{name: value for name, value in changes.recipe.items() if name != "max_steps"})  # type: ignore[arg-type]
+            trial, _ = self._trial(task, base.network(plan.lora, recipe, self.device), recipe)
+            return more_steps(minutes, recipe, "validate_every" in changes.recipe or plan.story.has_named("validate_every"), trial)
 
         progress = self.directory.read_progress()
         recipe, story = changed(plan.recipe, plan.story, progress, changes, steps_of, self.processes, self.shown.command)
@@ -173,7 +180,7 @@ class _Finetuning:
             else:
                 base.save(out, model)
 
-        bits, questions = task.bits_per_nat(base.tokenizer), task.questions()
+        bits, questions = task.bits_per_nat(plan.recipe, base.tokenizer), task.questions()
         card = self._card(plan, model, bits, len(questions))
         probes = Probes(base.tokenizer, plan.story.samples, questions, plan.recipe.seed)
         source = task.source(plan.recipe, self.processes)
@@ -195,40 +202,22 @@ class _Finetuning:
             is_adapter=plan.lora is not None and plan.keep_adapter,
             bits_per_nat=bits,
             num_questions=num_questions,
+            dpo=plan.dpo,
             base_loss=plan.base_loss,
-            before=(figures(plan.base_loss, bits, plan.base_exact_match),),
+            before=(figures(plan.base_loss, bits, plan.base_score),),
         )
-
-    def _prepare(self, options: FinetuneOptions, base: Base) -> Task:
-        into = (base, self.directory.tokens, self._report)
-        return prepare(options.data, *into) if options.dpo is None else prepare_preferences(options.data, options.dpo, *into)
-
-    def _task(self, plan: FinetunePlan) -> Task:
-        tokens = self.directory.tokens
-        return PreparedData(tokens, plan.window) if plan.dpo is None else PreparedPreferences(tokens, plan.dpo)
-
-    @torch.no_grad()
-    def _validation_loss(self, objective: Objective, source: DataSource) -> float:
-        """As the trainer measures it, which cannot be asked yet: its network is set up for gradients between processes."""
-        objective.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self.device)
-        hidden = None if self.processes.is_first else True  # the bar; by None, where nobody watches
-        for part in tqdm(source.validation(0), desc="measuring", unit=" batches", delay=2, leave=False, disable=hidden):
-            total[0] += objective(*(tensor.to(self.device) for tensor in part))
-            total[1] += objective.num_targets(*part)
-        loss_sum, count = map(float, self.processes.sum(total))
-        return loss_sum / count
 
     def _outcome(self, plan: FinetunePlan, bits: float | None) -> str:
         progress = self.directory.read_progress()
         loss = progress.best_loss
-        before = figures(plan.base_loss, bits, plan.base_exact_match)
-        after = figures(loss, bits, progress.best_exact_match)
+        before = figures(plan.base_loss, bits, plan.base_score)
+        after = figures(loss, bits, progress.best_score)
         if loss < plan.base_loss:
             return f"{before} before; {after} at step {progress.best_step}, which is what was kept"
+        better = "predicts these texts better" if plan.dpo is None else "orders these pairs as well"
         return (
             f"{before} before; {after} at step {progress.best_step}, the best that was learned, which was kept: the base "
-            "predicts these texts better; more data or a smaller --learning-rate helps"
+            f"{better}; more data or a smaller --learning-rate helps"
         )
 
     def _report(self, line: str) -> None:

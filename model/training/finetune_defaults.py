@@ -10,7 +10,7 @@ import torch
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.training.data.shards import TokenShards
+from model.training.data.source import DataSource
 from model.training.defaults import (
     DEFAULT_MINUTES,
     MEASURED_SECONDS,
@@ -26,52 +26,16 @@ from model.training.memory import num_parts
 from model.training.objective import Objective, compiling_may_pay
 from model.training.precision import choose_bfloat16
 from model.training.recipe import Recipe
-from model.training.trainer import MAX_SAVING_SHARE, DataSource
+from model.training.segments import VALIDATIONS as MORE_VALIDATIONS
+from model.training.tasks.task import Material
+from model.training.trainer import MAX_SAVING_SHARE
 
 EPOCHS = 3
 BATCH_TOKENS = 4096
 STEPS_PER_EPOCH = 20  # at least, also with little data
 VALIDATIONS = 12
 PATIENCE = 3
-MIN_WINDOW = 16
-MIN_TRAIN_WINDOWS, MIN_VALIDATION_WINDOWS = 8, 2
-MAX_VALIDATION_EXAMPLES = 1000
 NO_COMPILED_EXAMPLES = "examples make batches of many shapes, each of which would be compiled anew; leave out --compile"
-
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    """What an epoch goes through: windows of text, or examples."""
-
-    num_rows: int
-    tokens_per_row: float
-    is_examples: bool
-
-    def epochs(self, recipe: Recipe) -> float:
-        return recipe.max_steps * recipe.batch_size / self.num_rows
-
-
-def choose_window(shards: TokenShards, context: int) -> int:
-    """The context or, if too few windows of it can be cut from the text, the largest divisor of it that leaves enough."""
-    for window in (context // divisor for divisor in range(1, context + 1) if context % divisor == 0):
-        train, validation = (sum((len(shard) - 1) // window for shard in split) for split in (shards.train, shards.validation))
-        if train - len(shards.train) >= MIN_TRAIN_WINDOWS and validation >= MIN_VALIDATION_WINDOWS:
-            return window
-        if window <= MIN_WINDOW:
-            break
-    num_train, num_validation = (sum(map(len, split)) for split in (shards.train, shards.validation))
-    raise TrainingError(
-        f"the text has {num_train:,} tokens to train on and {num_validation:,} held out, too few even for windows of {window}: "
-        f"{(MIN_TRAIN_WINDOWS + 1) * window} and {MIN_VALIDATION_WINDOWS * window + 1} are needed; more text helps"
-    )
-
-
-def num_held_out(num_examples: int, fraction: float | None) -> int:
-    """Examples for validation, one at least; fraction None is 10 %, but no more than is worth measuring."""
-    if num_examples < 2:
-        raise TrainingError(f"{num_examples} of the examples fit; two at least are needed, one of them to be held out")
-    wanted = min(num_examples // 10, MAX_VALIDATION_EXAMPLES) if fraction is None else round(num_examples * fraction)
-    return min(max(1, wanted), num_examples - 1)
 
 
 def choose_recipe(
@@ -84,12 +48,9 @@ def choose_recipe(
     report: Callable[[str], None],
 ) -> Recipe:
     """All but the number of steps, which needs the speed."""
-    rows = min(BATCH_TOKENS / material.tokens_per_row, material.num_rows / STEPS_PER_EPOCH)  # for each process
-    parts = int(str(given.get("accumulation", 1)))
-    batch_size = int(str(given.get("batch_size", processes.num * parts * (1 << int(math.log2(max(1, rows / parts)))))))
     chosen: dict[str, object] = {
         "max_steps": 1,
-        "batch_size": batch_size,
+        "batch_size": default_batch_size(material, processes.num, int(str(given.get("accumulation", 1)))),
         "optimizer": "adamw",
         "learning_rate": default_learning_rate(config, lora),
         "weight_decay": 0.01,
@@ -98,15 +59,27 @@ def choose_recipe(
     }
     recipe = Recipe(**(chosen | given))  # type: ignore[arg-type]
     recipe.check_shares(processes.num)
-    if recipe.compiled and material.is_examples:
+    if recipe.compiled and not material.is_text:
         raise TrainingError(NO_COMPILED_EXAMPLES)
     if "bfloat16" not in given:
         recipe = replace(recipe, bfloat16=choose_bfloat16(device, config.n_embd, processes, report))
-    if "accumulation" not in given:  # a batch of long examples may come to twice the average
-        length = min(config.n_positions, 2 * material.tokens_per_row) if material.is_examples else material.tokens_per_row
-        num_rows = max(1, batch_size // processes.num)
-        recipe = replace(recipe, accumulation=num_parts(num_rows, length, config, recipe, device))
+    if "accumulation" not in given:
+        num_rows = max(1, recipe.batch_size // processes.num)
+        recipe = replace(recipe, accumulation=num_parts(num_rows, _longest(material, config), config, recipe, device))
     return recipe
+
+
+def default_batch_size(material: Material, num_processes: int, num_parts: int) -> int:
+    """Rows that make BATCH_TOKENS, or fewer where an epoch would have too few steps; a power of two for each part."""
+    rows = min(BATCH_TOKENS / material.tokens_per_row, material.num_rows / STEPS_PER_EPOCH)  # for each process
+    return num_processes * num_parts * (1 << int(math.log2(max(1, rows / num_parts))))
+
+
+def _longest(material: Material, config: GPT2Config) -> float:
+    """Tokens of the rows of a batch that is planned for: one of long examples may come to twice the average."""
+    if material.is_text:
+        return material.tokens_per_row
+    return min(material.sequences_per_row * config.n_positions, 2 * material.tokens_per_row)
 
 
 def default_learning_rate(config: GPT2Config, lora: bool) -> float:
@@ -123,67 +96,80 @@ def preference_learning_rate(config: GPT2Config, lora: bool) -> float:
     return default_learning_rate(config, lora) / 10
 
 
-def with_steps(
-    recipe: Recipe,
-    given: dict[str, object],
-    material: Material,
-    minutes: float | None,
-    model: GPT2,
-    objective: Callable[[GPT2, Recipe], Objective],
-    data: DataSource,
-    validation_seconds: float,
-    report: Callable[[str], None],
-) -> Recipe:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What is timed before a run: the network as it is, what it is to minimise, and its data."""
+
+    model: GPT2
+    objective: Callable[[GPT2, Recipe], Objective]
+    data: DataSource
+    batch_tokens: float  # of a step of all processes
+    validation_seconds: float
+    report: Callable[[str], None]
+
+    def speed(self, recipe: Recipe) -> Speed:
+        what = "a compiled step, which takes a while at first" if recipe.compiled else "a training step"
+        self.report(f"measuring the speed of {what} here")
+        # Compiling puts other operations into the network; the one that is trained stays as it is.
+        objective = self.objective(copy.deepcopy(self.model) if recipe.compiled else self.model, recipe)
+        return measured_speed(objective, self.data, recipe, self.batch_tokens)
+
+
+def with_steps(recipe: Recipe, given: dict[str, object], material: Material, minutes: float | None, trial: Trial) -> Recipe:
     """As many steps as fit into the minutes at the speed measured here or, where none are given, as EPOCHS need if these are fewer.
 
     Compiled if it pays.
     """
-    batch_tokens = recipe.batch_size * material.tokens_per_row
-
-    def measure(compiled: bool) -> Speed:
-        what = "a compiled step, which takes a while at first" if compiled else "a training step"
-        report(f"measuring the speed of {what} here")
-        how = replace(recipe, compiled=compiled)
-        # Compiling puts other operations into the network; the one that is trained stays as it is.
-        measured = objective(copy.deepcopy(model) if compiled else model, how)
-        return measured_speed(measured, data, how, batch_tokens)
 
     def steps(speed: Speed) -> int:
         if "max_steps" in given:
             return recipe.max_steps
-        affordable = steps_within(60 * (minutes or DEFAULT_MINUTES), batch_tokens / speed.tokens_per_second, validation_seconds)
+        seconds, step_seconds = 60 * (minutes or DEFAULT_MINUTES), trial.batch_tokens / speed.tokens_per_second
+        affordable = steps_within(seconds, step_seconds, VALIDATIONS * trial.validation_seconds)
         wanted = math.ceil(EPOCHS * material.num_rows / recipe.batch_size) if minutes is None else affordable
         return max(1, min(wanted, affordable))
 
-    try_compiling = "compiled" not in given and not material.is_examples and _compiling_may_pay(recipe, model)
-    if "max_steps" in given:
-        try_compiling &= model.config.num_parameters * recipe.max_steps * batch_tokens >= TRY_COMPILING_WORK
-    if try_compiling or "max_steps" not in given:
-        speed = measure(recipe.compiled)
-        if try_compiling:
-            recipe, speed = _compiled_if_it_pays(recipe, speed, steps(speed) * batch_tokens, measure)
+    tries_compiling = _tries_compiling(recipe, given, material, trial)
+    if tries_compiling or "max_steps" not in given:
+        speed = trial.speed(recipe)
+        if tries_compiling:
+            recipe, speed = _compiled_if_it_pays(recipe, speed, steps(speed) * trial.batch_tokens, trial)
         recipe = replace(recipe, max_steps=steps(speed))
     if "validate_every" not in given:
         recipe = replace(recipe, validate_every=max(1, recipe.max_steps // VALIDATIONS))
     return recipe
 
 
-def _compiled_if_it_pays(recipe: Recipe, plain: Speed, num_tokens: float, measure: Callable[[bool], Speed]) -> tuple[Recipe, Speed]:
+def more_steps(minutes: float, recipe: Recipe, validations_are_named: bool, trial: Trial) -> int:
+    """Steps of a run that goes on for so many minutes more, at the speed measured here; `recipe` is that from here on."""
+    seconds, step_seconds = 60 * minutes, trial.batch_tokens / trial.speed(recipe).tokens_per_second
+    steps = steps_within(seconds, step_seconds + trial.validation_seconds / recipe.validate_every, 0.0)
+    if not validations_are_named:  # there are so many at most
+        steps = max(steps, steps_within(seconds, step_seconds, MORE_VALIDATIONS * trial.validation_seconds))
+    return max(1, steps)
+
+
+def _tries_compiling(recipe: Recipe, given: dict[str, object], material: Material, trial: Trial) -> bool:
+    if "compiled" in given or not material.is_text or recipe.checkpoint_activations:
+        return False
+    if not compiling_may_pay(recipe.bfloat16, trial.model.wte.weight.device):
+        return False
+    work = trial.model.config.num_parameters * recipe.max_steps * trial.batch_tokens
+    return "max_steps" not in given or work >= TRY_COMPILING_WORK
+
+
+def _compiled_if_it_pays(recipe: Recipe, plain: Speed, num_tokens: float, trial: Trial) -> tuple[Recipe, Speed]:
     """What a long run of plain steps had better be, with its speed."""
     if num_tokens / plain.tokens_per_second < 60 * TRY_COMPILING_MINUTES:
         return recipe, plain
-    compiled = measure(True)
+    compiled = trial.speed(replace(recipe, compiled=True))
     pays = compiling_pays(plain, compiled, int(num_tokens), num_lengths=1)
     return (replace(recipe, compiled=True), compiled) if pays else (recipe, plain)
 
 
-def _compiling_may_pay(recipe: Recipe, model: GPT2) -> bool:
-    return compiling_may_pay(recipe.bfloat16, model.wte.weight.device) and not recipe.checkpoint_activations
-
-
 def steps_within(seconds: float, step_seconds: float, validation_seconds: float) -> int:
-    """Steps that fit into the time together with the validations of a run, what is saved at each included."""
-    return int(max(0.0, seconds * (1 - MAX_SAVING_SHARE) - VALIDATIONS * validation_seconds) / step_seconds)
+    """Steps that fit into the time together with all validations of a run, what is saved between them included."""
+    return int(max(0.0, seconds * (1 - MAX_SAVING_SHARE) - validation_seconds) / step_seconds)
 
 
 def measured_speed(objective: Objective, data: DataSource, recipe: Recipe, batch_tokens: float) -> Speed:

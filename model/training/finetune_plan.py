@@ -1,6 +1,6 @@
 """What a user may choose of fine-tuning, and what a run of it is, kept so that it can go on."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from model.config import GPT2Config
@@ -11,6 +11,9 @@ from model.training.finetune_defaults import preference_learning_rate
 from model.training.lora import LoRA
 from model.training.recipe import Recipe
 from model.training.segments import Story
+from model.training.trainer import Score
+
+NO_CHECKPOINTED_PAIRS = "preferences are learned without activation checkpointing; leave out --activation-checkpointing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,7 @@ class FinetuneOptions:
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise TrainingError(f"minutes is {self.minutes}; it must be above 0")
         if self.dpo is not None and self.recipe.get("checkpoint_activations"):
-            raise TrainingError("preferences are learned without activation checkpointing; leave out --activation-checkpointing")
+            raise TrainingError(NO_CHECKPOINTED_PAIRS)
 
     def given_recipe(self, config: GPT2Config) -> dict[str, object]:
         """The recipe's fields that are not to be chosen for the data: those given and, for preferences, a careful rate."""
@@ -51,7 +54,7 @@ class FinetunePlan:
     lora: LoRA | None
     keep_adapter: bool
     recipe: Recipe
-    base_exact_match: float | None = None  # of the questions held out, if there are any
+    base_score: Score | None = None  # where it has one
     story: Story = field(default_factory=Story)
     dpo: DPO | None = None
 
@@ -65,10 +68,12 @@ class FinetunePlan:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "FinetunePlan":
-        values = {name: value for name, value in values.items() if name != "kind"}
+        values = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         if (lora := values["lora"]) is not None:
             values["lora"] = LoRA(**lora | {"targets": tuple(lora["targets"])})
         if (dpo := values.get("dpo")) is not None:
             values["dpo"] = DPO(**dpo)
+        if (score := values.get("base_score")) is not None:
+            values["base_score"] = Score(*score)
         story = Story.from_json(values.get("story", {}))
         return cls(**values | {"recipe": Recipe.from_json(values["recipe"]), "story": story})

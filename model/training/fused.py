@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-IGNORED = -100  # a target that is not to be learned, as in torch.nn.functional.cross_entropy
+from model.training.data.examples import IGNORED
+
 # Rows of logits at a time: with V = 8192 in bfloat16 they just stay in the cache. Not compiled, they are also held as float32.
 CHUNK_ROWS, PLAIN_CHUNK_ROWS = 1024, 512
 

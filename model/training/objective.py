@@ -3,6 +3,8 @@
 import os
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.gpt2 import GPT2, MLP, Attention, CausalAttention
-from model.training.fused import IGNORED, FusedAttention, FusedGELU, linear_cross_entropy
+from model.training.data.examples import IGNORED
+from model.training.distributed import Processes
+from model.training.fused import FusedAttention, FusedGELU, linear_cross_entropy
 
 MEASURED_TOKENS = 2048  # at a time, on a CPU: what validation holds stays below what a step does
 COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"
@@ -34,6 +38,31 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def num_targets(self, *part: Tensor) -> int: ...
+
+    def measure(self, *part: Tensor) -> tuple[Tensor, int | None]:
+        """The loss of a part held out, as `forward` gives it, and how many of its targets are right, where that has a meaning."""
+        return self(*part), None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A network on what is held out: the mean loss, in nats a target, and the share of right targets, where that has a meaning."""
+
+    loss: float
+    share_right: float | None
+
+
+@torch.no_grad()
+def measure(objective: Objective, parts: Iterable[tuple[Tensor, ...]], processes: Processes) -> Measured:
+    """All processes' parts together, without dropout."""
+    objective.eval()
+    total, has_meaning = torch.zeros(3, dtype=torch.float64, device=objective.device), False
+    for part in parts:
+        loss, num_right = objective.measure(*(tensor.to(objective.device) for tensor in part))
+        has_meaning = num_right is not None
+        total += torch.tensor([loss.item(), objective.num_targets(*part), num_right or 0], device=objective.device)
+    loss_sum, count, right = processes.sum(total).tolist()
+    return Measured(loss_sum / count, right / count if has_meaning else None)
 
 
 class NextTokenLoss(Objective):

@@ -174,7 +174,7 @@ class _Pretraining:
         def export() -> None:
             save_checkpoint(directory.out, model, tokenizer, SAVED_DTYPE)
 
-        bits = bits_per_nat(shards, tokenizer)
+        bits = bits_per_nat(data, recipe, tokenizer)
         card = Card(
             title=directory.out.resolve().name, kind="pretrain", config=config, recipe=recipe, story=plan.story, bits_per_nat=bits
         )

@@ -9,9 +9,10 @@ from typing import TextIO
 
 from model.files import naming, replace_file, written_if_possible
 from model.training.deadline import Deadline
-from model.training.trainer import Progress, Step, Validation
+from model.training.trainer import Progress, Score, Step, Validation
 
-COLUMNS = ("step", "tokens", "seconds", "loss", "validation_loss", "exact_match")
+SCORES = ("exact_match", "reward_accuracy")  # names of Score, as a column has them
+COLUMNS = ("step", "tokens", "seconds", "loss", "validation_loss", *SCORES)
 SMOOTHING = 0.95
 BAR_WIDTH = 20
 # Between two drawings of the line, in a terminal and in a file.
@@ -31,9 +32,9 @@ class LossLog:
     def on_step(self, step: Step, progress: Progress) -> None:
         self._write(progress, {"loss": f"{step.loss:.4f}"})
 
-    def on_validation(self, validation: Validation, progress: Progress, exact_match: float | None = None) -> None:
-        matched = {} if exact_match is None else {"exact_match": f"{exact_match:.4f}"}
-        self._write(progress, {"validation_loss": f"{validation.loss:.4f}"} | matched)
+    def on_validation(self, validation: Validation, progress: Progress, score: Score | None = None) -> None:
+        scored = {} if score is None else {_column(score): f"{score.share:.4f}"}
+        self._write(progress, {"validation_loss": f"{validation.loss:.4f}"} | scored)
 
     def _write(self, progress: Progress, losses: dict[str, str]) -> None:
         with naming(self._file):
@@ -44,6 +45,10 @@ class LossLog:
     def close(self) -> None:
         with naming(self._file):
             self._stream.close()
+
+
+def _column(score: Score) -> str:
+    return score.name.replace(" ", "_")
 
 
 def _write_rows(file: Path, rows: list[dict[str, str]]) -> None:
@@ -75,10 +80,10 @@ class EventLog:
         self._add("tokens_per_second", step.tokens_per_second, step.number)
         self._add("learning_rate_factor", learning_rate_factor, step.number)
 
-    def on_validation(self, validation: Validation, exact_match: float | None = None) -> None:
+    def on_validation(self, validation: Validation, score: Score | None = None) -> None:
         self._add("validation_loss", validation.loss, validation.step)
-        if exact_match is not None:
-            self._add("exact_match", exact_match, validation.step)
+        if score is not None:
+            self._add(_column(score), score.share, validation.step)
 
     def _add(self, name: str, value: float, step: int) -> None:
         self._writer.add_scalar(name, value, step)

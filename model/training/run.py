@@ -12,6 +12,7 @@ import torch
 
 from model.gpt2 import GPT2
 from model.training.card import Card, figures, machine_name
+from model.training.data.source import DataSource
 from model.training.deadline import Deadline
 from model.training.distributed import Processes
 from model.training.errors import Diverged, TrainingError
@@ -21,7 +22,7 @@ from model.training.progress import EventLog, LossLog, ProgressLine, counted
 from model.training.recipe import Recipe
 from model.training.run_directory import RunDirectory
 from model.training.sampling import Probes
-from model.training.trainer import DataSource, Step, Trainer, Validation
+from model.training.trainer import Progress, Score, Step, Trainer, Validation
 
 SAVED_DTYPE = torch.bfloat16  # two bytes a weight; what rounding costs is far below what another seed would
 
@@ -59,15 +60,19 @@ def train(
             observer.end()
         return finished
     except Diverged as error:
-        if card is not None and card.base_loss is not None and trainer.progress.best_loss >= card.base_loss:
-            raise TrainingError(
-                f"{error.what}, and nothing better than the base was saved; begin anew with a smaller --learning-rate, "
-                "in another --out"
-            ) from error
-        raise
+        raise _told(error, trainer.progress, card) from error
     finally:
         if isinstance(observer, _Recorder):
             observer.close()
+
+
+def _told(error: Diverged, progress: Progress, card: Card | None) -> TrainingError:
+    """What to do now: going on from what was saved is of no use where that is no better than the base."""
+    if card is None or card.base_loss is None or progress.best_loss < card.base_loss:
+        return error
+    return TrainingError(
+        f"{error.what}, and nothing better than the base was saved; begin anew with a smaller --learning-rate, in another --out"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,21 +134,26 @@ class _Recorder:
             self._events.on_step(step, self._recipe.learning_rate_factor(step.number - 1))
 
     def on_validation(self, validation: Validation) -> None:
-        exact_match = self._probes.exact_match(self._trainer.model)
-        self._log.on_validation(validation, self._trainer.progress, exact_match)
+        score = self._score(validation)
+        self._log.on_validation(validation, self._trainer.progress, score)
         if self._events is not None:
-            self._events.on_validation(validation, exact_match)
-        measured = figures(validation.loss, self._card.bits_per_nat if self._card else None, exact_match)
+            self._events.on_validation(validation, score)
+        measured = figures(validation.loss, self._card.bits_per_nat if self._card else None, score)
         self._line.write(f"step {validation.step:,}: {measured}{self._remark(validation)}")
         for prompt, continuation in self._probes.samples(self._trainer.model):
             self._line.write(f"  {json.dumps(prompt, ensure_ascii=False)} goes on:")
             self._line.write(indent(continuation, "    "))
         if validation.is_best:
-            self._trainer.progress.best_exact_match = exact_match
+            self._trainer.progress.best_score = score
             # In this order: a run that dies between the two exports again what its state holds. The other way round it would go
             # on from an earlier state, and write over the better model.
             self._save_state()
             self._export_if_better()
+
+    def _score(self, validation: Validation) -> Score | None:
+        if validation.share_right is not None:
+            return Score("reward accuracy", validation.share_right)
+        return self._probes.exact_match(self._trainer.model)
 
     def _remark(self, validation: Validation) -> str:
         if self._card is not None and self._card.base_loss is not None and validation.loss > self._card.base_loss:

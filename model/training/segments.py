@@ -57,6 +57,10 @@ class Story:
     def asked(self, first_step: int, command: str, changes: dict[str, Any]) -> "Story":
         return replace(self, segments=(*self.segments, Segment(first_step, command, changes)))
 
+    def has_named(self, field: str) -> bool:
+        """Whether the run's user has ever named this field of its recipe."""
+        return any(field in segment.changes for segment in self.segments)
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Story":
         segments = tuple(Segment(**segment) for segment in values.get("segments", ()))

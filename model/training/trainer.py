@@ -7,45 +7,26 @@ with the same number of threads. Not so one with a deadline, whose learning rate
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.gpt2 import GPT2
+from model.training.data.source import Batch, DataSource
 from model.training.deadline import Deadline
 from model.training.distributed import Processes
 from model.training.errors import Diverged
 from model.training.memory import give_back_memory
-from model.training.objective import NextTokenLoss, Objective
+from model.training.objective import Measured, NextTokenLoss, Objective, measure
 from model.training.optimizer import Optimizers
 from model.training.recipe import Recipe
 
 # A crash loses so much of a run, or a little more where the network is so large that saving it takes more than this share of the
 # time: 0.1 to 0.7 s for 7 and 14 M parameters, 1 to 7 s for 124 M, on a busy machine.
 SAVE_SECONDS, MAX_SAVING_SHARE = 30.0, 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One step's material, in the parts that one process runs one after another; each is what the objective takes.
-
-    For the next token these are inputs and targets, (B, T) each.
-    """
-
-    parts: Sequence[tuple[Tensor, ...]]
-    num_targets: int  # learned from in all parts of all processes
-
-
-class DataSource(Protocol):
-    def batch(self, step: int) -> Batch:
-        """The batch of this step, this process's share of it."""
-
-    def validation(self, step: int) -> Iterator[tuple[Tensor, ...]]:
-        """Parts that are never trained on, as they are to be measured after this step; this process's share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +50,14 @@ class Validation:
     step: int
     loss: float
     is_best: bool
+    share_right: float | None = None  # of the targets, where the objective can tell
+
+
+class Score(NamedTuple):
+    """What is told of a model besides its loss."""
+
+    name: str
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +80,7 @@ class Progress:
     best_loss: float = math.inf
     best_step: int = 0
     num_worse: int = 0  # validations since the best one; those while the rates rise are not counted
-    best_exact_match: float | None = None  # of the best model, on examples held out
+    best_score: Score | None = None  # of the best model
     parts: list[Part] = field(default_factory=list)
 
     def note_machine(self, machine: str) -> None:
@@ -218,24 +207,18 @@ class Trainer:
 
     def _validate(self) -> None:
         progress = self.progress
-        loss = _finite(self.validation_loss(), progress.step)
+        measured = self.measure()
+        loss = _finite(measured.loss, progress.step)
         is_best = loss < progress.best_loss
         if is_best:
             progress.best_loss, progress.best_step, progress.num_worse = loss, progress.step, 0
         elif progress.step > self.recipe.first_step + self.recipe.num_warmup_steps:
             progress.num_worse += 1
-        self._observer.on_validation(Validation(progress.step, loss, is_best))
+        self._observer.on_validation(Validation(progress.step, loss, is_best, measured.share_right))
 
-    @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Mean loss over the held-out targets, in nats a token where these are tokens, without dropout."""
-        self._loss.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self._device)
-        for part in self._data.validation(max(0, self.progress.step - 1)):
-            loss = self._loss(*(tensor.to(self._device) for tensor in part))
-            total += torch.tensor([loss.item(), self._loss.num_targets(*part)], device=self._device)
-        loss_sum, count = self._processes.sum(total).tolist()
-        return loss_sum / count  # type: ignore[no-any-return]
+    def measure(self) -> Measured:
+        """The network as it is on what is held out."""
+        return measure(self._loss, self._data.validation(max(0, self.progress.step - 1)), self._processes)
 
 
 def _finite(loss: float, step: int) -> float:

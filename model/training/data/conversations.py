@@ -11,9 +11,8 @@ from model.chat_rendering import compile_template, render
 from model.chat_template import ChatTemplate
 from model.tokenizer import Reading, Tokenizer
 from model.training.data.example_records import ASSISTANT, Conversation, Message
-from model.training.data.examples import Example
-from model.training.errors import TrainingError
-from model.training.fused import IGNORED
+from model.training.data.examples import IGNORED, Example
+from model.training.errors import TemplateError, TrainingError
 
 AS_WRITTEN = Reading(add_special_tokens=False)  # a template writes its special tokens itself, as text
 ASKED, REPLIED = "asked0first", "replied0then"  # words that no template changes, and that stand nowhere else
@@ -35,20 +34,26 @@ class ChatWriter:
     """
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, eos_token_id: int) -> None:
-        """Raises TrainingError for a template that cannot be compiled, or does not write what an assistant says."""
+        """Raises TemplateError for a template that cannot be compiled, or does not write what an assistant says."""
         self.origin, self.source, self._tokens = template.origin, template.source, template.tokens
         self._tokenizer, self._eos_token_id = tokenizer, eos_token_id
         try:
             self._template = compile_template(template.source)
         except Exception as error:  # a template may break jinja2's compiler in more ways than jinja2 names
-            raise TrainingError(f"the chat template ({self.origin}) cannot be read: {error}") from error
-        probe: list[Message] = [{"role": "user", "content": ASKED}, {"role": ASSISTANT, "content": REPLIED}]
-        self._probe = self._render(probe, opens_reply=False)
+            raise TemplateError(f"the chat template ({self.origin}) cannot be read: {error}") from error
+        self._probe = self._render_probe()
         _, found, self._tail = self._probe.rpartition(REPLIED)
         if not found:
-            raise TrainingError(
+            raise TemplateError(
                 f"the chat template ({self.origin}) does not write what an assistant says; --template names another"
             )
+
+    def _render_probe(self) -> str:
+        probe: list[Message] = [{"role": "user", "content": ASKED}, {"role": ASSISTANT, "content": REPLIED}]
+        try:
+            return self._render(probe, opens_reply=False)
+        except TrainingError as error:
+            raise TemplateError(str(error)) from error
 
     @property
     def marks_as_text(self) -> list[str]:
@@ -65,7 +70,8 @@ class ChatWriter:
             reply = self._tokenizer.encode(turn.reply, AS_WRITTEN)
             learned = reply if turn.has_end else [*reply, self._eos_token_id]
             targets += [IGNORED] * len(before)
-            targets[-1] = learned[0]
+            if targets[-1] == IGNORED:  # an end learned there stays: a reply right behind another is no part of it
+                targets[-1] = learned[0]
             targets += learned[1:] + [IGNORED] * turn.has_end
             ids += before + reply
         num_read = 1 + max(i for i, target in enumerate(targets) if target != IGNORED)

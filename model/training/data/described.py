@@ -8,6 +8,8 @@ import numpy as np
 
 from model.tokenizer import Tokenizer
 from model.training.data.shards import TokenShards
+from model.training.data.source import DataSource
+from model.training.recipe import Recipe
 
 MAX_FILES = 20  # that are named
 
@@ -23,9 +25,11 @@ def counts_of_text(shards: TokenShards) -> str:
     return f"{shards.num_bytes:,} bytes of text, {shards.num_tokens:,} tokens, of which {held_out:,} were held out"
 
 
-def bits_per_nat(shards: TokenShards, tokenizer: Tokenizer) -> float | None:
-    """Bits per byte of the text held out for each nat a token; None where it has no bytes."""
-    counts = sum((np.bincount(ids, minlength=tokenizer.vocab_size) for ids in shards.validation), np.zeros(1, dtype=np.int64))
+def bits_per_nat(data: DataSource, recipe: Recipe, tokenizer: Tokenizer) -> float | None:
+    """Bits per byte for each nat a token of what validation measures at a run's end; None where it has no bytes."""
+    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    for _, targets in data.validation(recipe.max_steps - 1):
+        counts += np.bincount(targets.flatten().numpy(), minlength=tokenizer.vocab_size)
     num_bytes = sum(
         int(count) * len(tokenizer.token_bytes(token))
         for token, count in enumerate(counts)

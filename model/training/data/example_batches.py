@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.training.data.examples import Examples
+from model.training.data.source import Batch
 from model.training.distributed import Processes
 from model.training.recipe import Recipe
-from model.training.trainer import Batch
 
 VALIDATION_ROWS = 16
 # Examples are sorted by length within so many batches: the padding is small, and what makes up a batch is still largely chance.

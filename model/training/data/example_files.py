@@ -4,20 +4,16 @@ A prompt and its completion are tokenised apart, as when the model is served: it
 Both are read as the service reads a prompt: added and special tokens in them are tokens, and a prompt begins as every text does.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
-from model.chat_template import ChatTemplate
 from model.tokenizer import Reading, Tokenizer, prompt_ids
 from model.training.data.conversations import ChatWriter
-from model.training.data.example_records import Conversation, Pair, kind_of, read_example, unused_fields
+from model.training.data.example_records import Conversation, Pair, kind_of, kind_to_read, unused_fields
 from model.training.data.examples import Example, Examples
 from model.training.data.leftovers import listed
-from model.training.data.records import holds_records, place, records
+from model.training.data.record_reading import Tally, made_of_records
+from model.training.data.records import Record, holds_records, is_table, place, records
 from model.training.errors import TrainingError
 
 CONTINUATION = Reading(add_special_tokens=False)
@@ -45,6 +41,11 @@ def _begins_with_example(file: Path, skip_bad: bool) -> bool:
             raise TrainingError(f"{place(file, number)}: {error}") from error
         if "text" in record:
             return False
+        if is_table(file):
+            columns = listed([f'"{name}"' for name in record])
+            raise TrainingError(
+                f'{file} has the columns {columns}; a table has "text", or "prompt" and "completion", or {OTHER_KINDS}'
+            )
         if not skip_bad:
             fields = f'neither a "text" nor a "prompt" and a "completion" field, nor {OTHER_KINDS}'
             raise TrainingError(f"{place(file, number)}: {fields}")
@@ -52,44 +53,18 @@ def _begins_with_example(file: Path, skip_bad: bool) -> bool:
 
 
 class ExampleEncoder:
-    """Makes token ids of examples for one tokenizer; conversations by a template, which is looked for when the first one comes."""
+    """Makes token ids of examples for one tokenizer; conversations by a writer, which is looked for when the first one comes."""
 
-    def __init__(self, tokenizer: Tokenizer, eos_token_id: int, find_template: Callable[[], ChatTemplate]) -> None:
-        self._tokenizer, self._eos_token_id, self._find_template = tokenizer, eos_token_id, find_template
+    def __init__(self, tokenizer: Tokenizer, eos_token_id: int, find_writer: Callable[[], ChatWriter]) -> None:
+        self._tokenizer, self._eos_token_id, self._find_writer = tokenizer, eos_token_id, find_writer
         self.writer: ChatWriter | None = None  # none before the first conversation
 
     def encode(self, example: Pair | Conversation) -> Example:
         if isinstance(example, Conversation):
-            self.writer = self.writer or ChatWriter(self._find_template(), self._tokenizer, self._eos_token_id)
+            self.writer = self.writer or self._find_writer()
             return self.writer.example(example)
         prompt = prompt_ids(self._tokenizer, example.prompt, self._eos_token_id)
         return Example.of(prompt, [*self._tokenizer.encode(example.completion, CONTINUATION), self._eos_token_id])
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What was read, and what was not learned of it."""
-
-    num_read: int = 0
-    too_long: list[str] = field(default_factory=list)  # where they are
-    bad: list[str] = field(default_factory=list)  # what is wrong with them, and where
-    num_empty: int = 0
-    unused: Counter[str] = field(default_factory=Counter)
-
-    def lines(self, context: int) -> list[str]:
-        """A line on each kind of thing that was left out or not used."""
-        lines = []
-        if self.bad:
-            lines.append(f"left out: {len(self.bad):,} records that are no examples; the first: {self.bad[0]}")
-        if self.too_long:
-            left_out = f"{len(self.too_long):,} of {self.num_read:,} examples are left out"
-            lines.append(f"{left_out}: longer than {context} tokens; the first is {self.too_long[0]}")
-        if self.num_empty:
-            lines.append(f"{self.num_empty:,} of {self.num_read:,} examples have an empty completion, which teaches to say nothing")
-        if self.unused:
-            found = [f'"{name}" ({count:,})' for name, count in self.unused.most_common()]
-            lines.append(f"fields that are not used, with the number of examples that have them: {listed(found)}")
-        return lines
 
 
 def read_examples(
@@ -99,40 +74,28 @@ def read_examples(
     teach answers to questions that nobody saw, or answers without an end. So are records that are no examples, with `skip_bad`;
     else they raise TrainingError.
     """
-    tally = _Tally()
+    tally = Tally("examples")
     examples = Examples.of(_fitting(files, encoder, context, skip_bad, tally))
     if not tally.num_read:
         raise TrainingError(f"there are no examples in {', '.join(map(str, files))}" + (f"; {tally.bad[0]}" if tally.bad else ""))
     if tally.num_empty == tally.num_read:
         raise TrainingError(f"all completions in {', '.join(map(str, files))} are empty; there is nothing to learn")
-    for line in tally.lines(context):
+    for line in tally.lines():
         report(line)
     return examples
 
 
-def _fitting(files: Sequence[Path], encoder: ExampleEncoder, context: int, skip_bad: bool, tally: _Tally) -> Iterator[Example]:
-    with tqdm(unit=" examples", unit_scale=True, desc="tokenising", leave=False, disable=None) as bar:
-        for file in files:
-            for number, record in records(file, (lambda error: tally.bad.append(str(error))) if skip_bad else None):
-                bar.update()
-                where = place(file, number)
-                try:
-                    example = _read(record, encoder, tally)
-                except TrainingError as error:
-                    if not skip_bad:
-                        raise TrainingError(f"{where}: {error}") from error
-                    tally.bad.append(f"{where}: {error}")
-                    continue
-                if len(example.ids) <= context:
-                    yield example
-                else:
-                    tally.too_long.append(where)
+def _fitting(files: Sequence[Path], encoder: ExampleEncoder, context: int, skip_bad: bool, tally: Tally) -> Iterator[Example]:
+    def make(record: Record) -> Example:
+        kind = kind_to_read(record)
+        read = kind.read(record)
+        example = encoder.encode(read)
+        tally.num_empty += read.says_nothing
+        tally.unused.update(sorted(unused_fields(record, kind.fields)))
+        return example
 
-
-def _read(record: dict[str, object], encoder: ExampleEncoder, tally: _Tally) -> Example:
-    read = read_example(record)
-    example = encoder.encode(read)
-    tally.num_read += 1
-    tally.num_empty += read.says_nothing
-    tally.unused.update(sorted(unused_fields(record)))
-    return example
+    for where, example in made_of_records(files, make, tally, skip_bad):
+        if len(example.ids) <= context:
+            yield example
+        else:
+            tally.leave_out(f"longer than {context} tokens", where)

@@ -1,12 +1,14 @@
-"""Records of data that teach answers, by their fields: prompts with completions, conversations, instructions. Knows no tokens.
+"""Records of data that teach answers, by their fields: prompts with completions, conversations, instructions, and answers of
+which one is preferred. Knows no tokens.
 
 {"prompt", "completion"}               texts or, as trl has them, both lists of messages
 {"messages": [{"role", "content"}]}    OpenAI's
 {"conversations": [{"from", "value"}]} ShareGPT's
 {"instruction", "input", "output"}     Alpaca's; the input may be empty or absent
+{"prompt", "chosen", "rejected"}       texts or, as trl has them, lists of messages; those may hold what the prompt does
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from model.training.data.corpus import check_characters
@@ -17,6 +19,7 @@ Message = dict[str, str]  # role, content and, where it is given, name
 
 ASSISTANT = "assistant"
 ROLES = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT}  # ShareGPT's names; all others are roles as they are
+PREFERENCE = ("prompt", "chosen", "rejected")
 MESSAGE_FIELDS = {"role", "from", "content", "value", "name"}
 
 
@@ -59,21 +62,30 @@ class Kind:
 
 def kind_of(record: Record) -> Kind | None:
     """What a record teaches by; none where it has no field of any kind. Raises TrainingError for preferences."""
-    if "chosen" in record and "rejected" in record:
+    if {"chosen", "rejected"} <= record.keys():
         raise TrainingError('"chosen" and "rejected" are preferences; gpt2 train dpo learns from these')
     return next((kind for kind in KINDS if not kind.marks.isdisjoint(record)), None)
 
 
-def read_example(record: Record) -> Pair | Conversation:
-    """The example of a record; raises TrainingError, which says what is wrong with it."""
-    return (kind_of(record) or PROMPTED).read(record)
+def kind_to_read(record: Record) -> Kind:
+    """The kind of a record among examples; what has no field of any kind fails as a prompt and its completion."""
+    return kind_of(record) or PROMPTED
 
 
-def unused_fields(record: Record) -> set[str]:
-    """Names of what an example is not made of, those of messages behind their list's as in `messages.weight`."""
-    kind = kind_of(record) or PROMPTED
-    unused = record.keys() - kind.fields
-    for name in kind.fields & record.keys():
+def read_preference(record: Record) -> tuple[Pair | Conversation, Pair | Conversation]:
+    """The chosen and the rejected answer of a record, each with the prompt; raises TrainingError, which says what is wrong."""
+    if isinstance(record.get("chosen"), list) and isinstance(record.get("rejected"), list):
+        return _preferred_conversations(record)
+    if missing := next((name for name in PREFERENCE if not isinstance(record.get(name), str)), None):
+        raise TrainingError(f'no "{missing}" field that is a string; a pair has {", ".join(PREFERENCE)}')
+    prompt, chosen, rejected = (_text(record, name) for name in PREFERENCE)
+    return Pair(prompt, chosen), Pair(prompt, rejected)
+
+
+def unused_fields(record: Record, fields: Collection[str]) -> set[str]:
+    """Names other than `fields`, of which it was made; those of messages behind their list's as in `messages.weight`."""
+    unused = record.keys() - set(fields)
+    for name in record.keys() - unused:
         if isinstance(messages := record[name], list):
             unused |= {f"{name}.{field}" for message in messages for field in message.keys() - MESSAGE_FIELDS}
     return unused
@@ -84,6 +96,21 @@ def _prompted(record: Record) -> Pair | Conversation:
         prompt, completion = _messages(record, "prompt"), _messages(record, "completion")
         return _conversation(prompt + completion, "completion", len(prompt))
     return Pair(_text(record, "prompt"), _text(record, "completion"))
+
+
+def _preferred_conversations(record: Record) -> tuple[Conversation, Conversation]:
+    """Answers are what the two do not begin with alike; a prompt beside them stands before, unless they hold it themselves."""
+    chosen, rejected = _messages(record, "chosen"), _messages(record, "rejected")
+    asked: list[Message] = []
+    if isinstance(record.get("prompt"), list):
+        asked = _messages(record, "prompt")
+    elif chosen[0]["role"] == ASSISTANT and record.get("prompt"):
+        asked = [{"role": "user", "content": _text(record, "prompt")}]
+    if chosen[: len(asked)] == asked and len(chosen) > len(asked):
+        asked = []
+    chosen, rejected = asked + chosen, asked + rejected
+    alike = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), len(asked))
+    return _conversation(chosen, "chosen", alike), _conversation(rejected, "rejected", alike)
 
 
 def _chat(record: Record, name: str) -> Conversation:

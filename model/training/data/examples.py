@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from model.files import replace_file
-from model.training.fused import IGNORED
 
+IGNORED = -100  # a target that is not to be learned, as in torch.nn.functional.cross_entropy
 Question = tuple[list[int], list[int]]  # a prompt's ids, and those of what is to follow it
 
 

@@ -1,7 +1,10 @@
-"""Pairs of answers to one prompt, of which one is preferred: as token ids, with what the reference says of each, and as batches."""
+"""Pairs of answers to one prompt, of which one is preferred: as token ids, with what the reference says of each, and as batches.
+
+Knows no network.
+"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +14,12 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from model.files import replace_file
-from model.gpt2 import GPT2
 from model.training.data.example_batches import ShuffledBatches, by_length
 from model.training.data.examples import Example, Examples
+from model.training.data.source import Batch
 from model.training.distributed import Processes
-from model.training.dpo_loss import DPOLoss
 from model.training.recipe import Recipe
-from model.training.trainer import Batch
 
-REFERENCE_PAIRS = 8  # measured at once
 ARRAYS = ("ids", "targets", "lengths")
 
 
@@ -57,17 +57,6 @@ class Preferences:
         """Those to train on, and about `num_held_out` for validation, chosen by a hash of the preferred answers."""
         train, held_out = self.chosen.split_places(num_held_out)
         return self[train], self[held_out]
-
-    @torch.no_grad()
-    def measured_by(self, reference: GPT2, bfloat16: bool = False) -> "Preferences":
-        """The same with what a network says of each pair before it is trained, in the run's precision and without dropout."""
-        objective = DPOLoss(reference, beta=1.0, bfloat16=bfloat16).eval()
-        device, found = reference.wte.weight.device, np.zeros(len(self), dtype=np.float32)
-        order = np.argsort(self.lengths, kind="stable")
-        for places in (order[i : i + REFERENCE_PAIRS] for i in range(0, len(order), REFERENCE_PAIRS)):
-            tokens, targets, none = (tensor.to(device) for tensor in self.part(places))
-            found[places] = objective.margins(tokens, targets, torch.zeros_like(none)).cpu().numpy()
-        return replace(self, reference=found)
 
     def save(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from model.training.data.batches import validation_batches, window_sampler
 from model.training.data.shards import TokenShards
+from model.training.data.source import Batch
 from model.training.distributed import Processes
 from model.training.recipe import Recipe
-from model.training.trainer import Batch
 
 VALIDATION_ROWS = 16
 

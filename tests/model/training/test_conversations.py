@@ -14,8 +14,8 @@ from model.checkpoint import load_tokenizer
 from model.tokenizer import Reading
 from model.training.data.conversations import ChatWriter
 from model.training.data.example_records import Conversation
+from model.training.data.examples import IGNORED
 from model.training.errors import TrainingError
-from model.training.fused import IGNORED
 
 EOS = 499
 END = "<|endoftext|>"
@@ -127,6 +127,14 @@ def test_an_end_that_the_template_does_not_write_is_learned_but_not_read(small_t
     assert example.targets[-1] == EOS
     assert [target for target in example.targets if target == EOS] == [EOS, EOS]
     assert EOS not in example.ids
+
+
+def test_a_reply_right_behind_another_leaves_that_ones_end_to_be_learned(small_tokenizer):
+    template = template_of("{% for m in messages %}{{ m.content }}{% endfor %}")
+    said = Conversation([message("user", "a"), message("assistant", "bc"), message("assistant", "de")])
+    example = ChatWriter(template, small_tokenizer, EOS).example(said)
+    assert text_of(small_tokenizer, example.ids) == "abcde"
+    assert learned_of(example).count(EOS) == 2, "each reply ends"
 
 
 def test_whitespace_at_the_end_of_a_reply_is_the_replys_own(small_tokenizer):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
+from model.training.data.examples import IGNORED
 from model.training.dpo_loss import DPOLoss
-from model.training.fused import IGNORED
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "dpo_trl.json").read_text())  # by benchmarks.dpo_reference
 CONFIG = GPT2Config(vocab_size=40, n_positions=16, n_embd=12, n_layer=2, n_head=3, eos_token_ids=(39,))

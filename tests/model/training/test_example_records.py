@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from model.training.data.conversations import ChatWriter
 from model.training.data.example_files import ExampleEncoder, hold_examples, read_examples
-from model.training.data.example_records import Conversation, Pair, read_example, unused_fields
+from model.training.data.example_records import Conversation, Pair, kind_to_read, unused_fields
 from model.training.errors import TrainingError
 from tests.model.training.test_conversations import EOS, learned_of, message, template_of, text_of
 
@@ -17,7 +18,7 @@ HELLO, HI = {"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi!"}
 
 @pytest.fixture
 def encoder(small_tokenizer):
-    return ExampleEncoder(small_tokenizer, EOS, lambda: template_of("plain"))
+    return ExampleEncoder(small_tokenizer, EOS, lambda: ChatWriter(template_of("plain"), small_tokenizer, EOS))
 
 
 def write(file, *records):
@@ -43,8 +44,9 @@ def write(file, *records):
     ],
 )  # fmt: skip
 def test_records_are_read_by_their_fields(record, example):
-    assert read_example(record) == example
-    assert unused_fields(record) == set()
+    kind = kind_to_read(record)
+    assert kind.read(record) == example
+    assert unused_fields(record, kind.fields) == set()
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_records_are_read_by_their_fields(record, example):
     ],
 )
 def test_fields_that_are_not_used_are_named(record, unused):
-    assert unused_fields(record) == unused
+    assert unused_fields(record, kind_to_read(record).fields) == unused
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_fields_that_are_not_used_are_named(record, unused):
 )
 def test_a_record_that_is_no_example_is_refused_for_what_is_wrong_with_it(record, message):
     with pytest.raises(TrainingError) as refused:
-        read_example(record)
+        kind_to_read(record).read(record)
     assert message in str(refused.value)
 
 

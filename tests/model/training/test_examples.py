@@ -16,10 +16,9 @@ from model.gpt2 import GPT2
 from model.tokenizer_files import read_tokenizer
 from model.training.data.example_batches import ExampleData
 from model.training.data.example_files import ExampleEncoder, hold_examples, read_examples
-from model.training.data.examples import Example, Examples
+from model.training.data.examples import IGNORED, Example, Examples
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
-from model.training.fused import IGNORED
 from model.training.objective import NextTokenLoss
 from model.training.recipe import Recipe
 from tests.model.tokenizer_directories import KINDS, write_directory
@@ -250,6 +249,9 @@ def test_a_first_line_of_no_known_kind_and_files_without_a_line_are_refused(read
     (tmp_path / "a.jsonl").write_text('{"question": "a"}\n')
     with pytest.raises(TrainingError, match=r'a.jsonl, line 1: neither a "text" nor a "prompt" and a "completion" field'):
         hold_examples([tmp_path / "a.jsonl"])
+    (tmp_path / "a.csv").write_text("question,answer\na,b\n")
+    with pytest.raises(TrainingError, match=r'a.csv has the columns "question", "answer"; a table has "text", or "prompt"'):
+        hold_examples([tmp_path / "a.csv"], skip_bad=True)
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(TrainingError, match=r"no examples in .*empty.jsonl"):
         read(tmp_path / "empty.jsonl")

@@ -18,18 +18,20 @@ from model.training import defaults, finetune_defaults
 from model.training.adapter import load_adapter
 from model.training.data.examples import Examples
 from model.training.data.options import DataOptions
+from model.training.data.source import Batch
 from model.training.defaults import Speed
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.finetune import finetune, resume
-from model.training.finetune_defaults import Material, choose_recipe, measured_speed, with_steps
+from model.training.finetune_defaults import Trial, choose_recipe, measured_speed, more_steps, with_steps
 from model.training.finetune_plan import FinetuneOptions, FinetunePlan
-from model.training.lora import LoRA
+from model.training.lora import LoRA, lora_layers
 from model.training.objective import NextTokenLoss
 from model.training.progress import read_log
 from model.training.recipe import Recipe
 from model.training.run import ProgressLine
-from model.training.trainer import Batch
+from model.training.segments import Changes
+from model.training.tasks.task import Material
 
 CONFIG = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(499,))
 CPU, ALONE = torch.device("cpu"), Processes()
@@ -218,7 +220,7 @@ def test_what_is_not_given_is_chosen_for_the_data(base, pairs, tmp_path, monkeyp
 
 
 def test_a_batch_is_run_in_parts_that_fit_into_memory():
-    large = Material(num_rows=100_000, tokens_per_row=1024, is_examples=False)
+    large = Material(num_rows=100_000, tokens_per_row=1024, is_text=True)
 
     def chosen(config=CONFIG, processes=ALONE, **given):
         return choose_recipe({"bfloat16": False, **given}, config, large, False, CPU, processes, lambda line: None)
@@ -247,10 +249,18 @@ class Machine:
 
         monkeypatch.setattr(finetune_defaults, "measured_speed", measured)
 
-    def recipe(self, num_rows=10_000, is_examples=False, minutes=None, **given):
-        material = Material(num_rows=num_rows, tokens_per_row=64, is_examples=is_examples)
+    def recipe(self, num_rows=10_000, is_text=True, minutes=None, **given):
+        material = Material(num_rows=num_rows, tokens_per_row=64, is_text=is_text)
         recipe = Recipe(**({"max_steps": 1, "batch_size": 64, "bfloat16": self._bfloat16} | given))
-        return with_steps(recipe, given, material, minutes, GPT2(CONFIG), lambda *of: None, None, 0.0, self.lines.append)
+        trial = Trial(
+            model=GPT2(CONFIG),
+            objective=lambda *of: None,
+            data=None,
+            batch_tokens=recipe.batch_size * material.tokens_per_row,
+            validation_seconds=0.0,
+            report=self.lines.append,
+        )
+        return with_steps(recipe, given, material, minutes, trial)
 
 
 def test_a_long_run_is_compiled_where_that_is_measured_to_pay(monkeypatch):
@@ -270,7 +280,7 @@ def test_a_long_run_is_compiled_where_that_is_measured_to_pay(monkeypatch):
         {"num_rows": 1000},  # three epochs in three minutes
         {"minutes": 4},
         {"max_steps": 10},
-        {"is_examples": True},
+        {"is_text": False},
         {"compiled": False},
         {"checkpoint_activations": True},
     ],
@@ -284,9 +294,30 @@ def test_where_compiling_cannot_pay_it_is_not_even_tried(monkeypatch, given):
 
 def test_minutes_that_are_named_are_filled_and_others_hold_three_epochs_at_most(monkeypatch):
     machine = Machine(monkeypatch, plain=Speed(64 * 64, 1))
-    assert machine.recipe(num_rows=640, is_examples=True).max_steps == 30
-    assert machine.recipe(num_rows=640, is_examples=True, minutes=2).max_steps == 117, "seconds, but for what saving takes"
-    assert machine.recipe(num_rows=640_000, is_examples=True).max_steps == 882
+    assert machine.recipe(num_rows=640, is_text=False).max_steps == 30
+    assert machine.recipe(num_rows=640, is_text=False, minutes=2).max_steps == 117, "seconds, but for what saving takes"
+    assert machine.recipe(num_rows=640_000, is_text=False).max_steps == 882
+
+
+def test_minutes_more_hold_the_validations_that_the_run_will_have():
+    trial = SimpleNamespace(speed=lambda recipe: Speed(100.0, 1.0), batch_tokens=100.0, validation_seconds=5.0)
+    recipe = Recipe(max_steps=40, validate_every=10)
+    assert more_steps(10, recipe, True, trial) == 392, "a step and a tenth of a validation take 1.5 s, and saving 2 %"
+    assert more_steps(10, recipe, False, trial) == 488, "twenty validations at most, unless their distance was named"
+    assert more_steps(0.01, recipe, True, trial) == 1
+
+
+def test_minutes_more_are_measured_on_the_network_that_is_trained(base, pairs, tmp_path, monkeypatch):
+    run(base, pairs, tmp_path / "out", LoRA(rank=4), max_steps=2)
+    measured = []
+
+    def speed(objective, *of):
+        measured.append(len(lora_layers(objective.model)))
+        return Speed(1000.0, 1.0)
+
+    monkeypatch.setattr(finetune_defaults, "measured_speed", speed)
+    resume(tmp_path / "out", CPU, Processes(), lambda line: None, changes=Changes(minutes=0.001))
+    assert measured == [8]
 
 
 def test_in_float32_on_a_cpu_compiling_is_not_tried(monkeypatch):

@@ -10,7 +10,8 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from model.config import GPT2Config
 from model.gpt2 import GPT2, CausalAttention
 from model.training import fused
-from model.training.fused import IGNORED, FusedAttention, FusedGELU, linear_cross_entropy
+from model.training.data.examples import IGNORED
+from model.training.fused import FusedAttention, FusedGELU, linear_cross_entropy
 from model.training.objective import NextTokenLoss, can_compile
 
 TINY = GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=1, n_head=2, eos_token_ids=(0,))

@@ -8,14 +8,17 @@ import torch
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
-from model.training.data.examples import Example
+from model.training.data.conversations import ChatWriter
+from model.training.data.example_files import ExampleEncoder
+from model.training.data.examples import IGNORED, Example
 from model.training.data.preference_files import read_preferences
 from model.training.data.preferences import PreferenceData, Preferences
 from model.training.distributed import Processes
 from model.training.dpo_loss import DPOLoss
 from model.training.errors import TrainingError
-from model.training.fused import IGNORED
 from model.training.recipe import Recipe
+from model.training.tasks.preferences import measured_by
+from tests.model.training.test_conversations import template_of
 
 EOS = 499
 CONFIG = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=1, n_head=2, eos_token_ids=(EOS,))
@@ -26,10 +29,14 @@ def write(file, pairs):
     return file
 
 
+def encoder_of(tokenizer):
+    return ExampleEncoder(tokenizer, EOS, lambda: ChatWriter(template_of("plain"), tokenizer, EOS))
+
+
 @pytest.fixture
 def read(small_tokenizer):
     def read(*files, context=64, report=lambda line: None):
-        return read_preferences(files, small_tokenizer, EOS, context, report)
+        return read_preferences(files, encoder_of(small_tokenizer), context, report)
 
     return read
 
@@ -55,14 +62,14 @@ def test_a_part_has_the_chosen_answers_first_and_then_the_rejected_ones_of_the_s
 
 def test_a_network_prefers_nothing_over_itself(many):
     model = GPT2(CONFIG).init_weights(torch.Generator().manual_seed(0)).eval()
-    measured = many.measured_by(model)
+    measured = measured_by(model, many)
     margins = DPOLoss(model, 0.1, bfloat16=False).margins(*measured.part(np.arange(60)))
     assert np.abs(measured.reference).max() > 1
     assert margins.abs().max() < 1e-4
 
 
 def test_what_was_saved_is_read_again(many, tmp_path):
-    measured = many.measured_by(GPT2(CONFIG).init_weights(torch.Generator().manual_seed(0)))
+    measured = measured_by(GPT2(CONFIG).init_weights(torch.Generator().manual_seed(0)), many)
     measured.save(tmp_path / "pairs.safetensors")
     again = Preferences.load(tmp_path / "pairs.safetensors")
     places = np.arange(len(many))
@@ -97,7 +104,7 @@ def test_what_prefers_nothing_or_is_too_long_is_left_out_and_counted(read, tmp_p
     assert said == [
         f"1 of 4 pairs are left out: the chosen answer is the rejected one; the first is {file}, line 1",
         f"1 of 4 pairs are left out: longer than 64 tokens; the first is {file}, line 3",
-        "fields that are not used: label (1 times)",
+        'fields that are not used, with the number of pairs that have them: "label" (1)',
     ]
 
 
@@ -105,8 +112,37 @@ def test_bad_records_are_left_out_where_that_is_asked_for(small_tokenizer, tmp_p
     said, file = [], write(tmp_path / "a.jsonl", [("a", "b", "c")])
     with file.open("a") as more:
         more.write('{"prompt": "a"}\nnot json\n')
-    assert len(read_preferences([file], small_tokenizer, EOS, 64, said.append, skip_bad=True)) == 1
-    assert said[0].startswith("2 of 3 pairs are left out: no pairs; the first is")
+    assert len(read_preferences([file], encoder_of(small_tokenizer), 64, said.append, skip_bad=True)) == 1
+    assert said[0].startswith(f'left out: 2 records that are no pairs; the first: {file}, line 2: no "chosen" field')
+
+
+ASKED = [{"role": "user", "content": "Is it blue?"}]
+YES, NO = [{"role": "assistant", "content": "Yes."}], [{"role": "assistant", "content": "No."}]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": ASKED, "chosen": YES, "rejected": NO},
+        {"chosen": ASKED + YES, "rejected": ASKED + NO},
+        {"prompt": "Is it blue?", "chosen": YES, "rejected": NO},
+        {"prompt": "Is it blue?", "chosen": ASKED + YES, "rejected": ASKED + NO},
+        {"prompt": ASKED, "chosen": ASKED + YES, "rejected": ASKED + NO},
+    ],
+)
+def test_answers_may_be_messages_however_the_prompt_stands_beside_them(small_tokenizer, read, tmp_path, record):
+    (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
+    tokens, targets, _ = read(tmp_path / "a.jsonl").part(np.array([0]))
+    shown = [small_tokenizer.decode(row.tolist()) for row in tokens]
+    assert all(text.startswith("User: Is it blue?\nAssistant:") for text in shown)
+    assert [small_tokenizer.decode(row[row != IGNORED][:-1].tolist()) for row in targets] == [" Yes.", " No."]
+
+
+def test_what_both_answers_said_before_they_part_is_not_preferred(small_tokenizer, read, tmp_path):
+    said = [*ASKED, *YES, {"role": "user", "content": "Sure?"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"chosen": said + YES, "rejected": said + NO}) + "\n")
+    _, targets, _ = read(tmp_path / "a.jsonl").part(np.array([0]))
+    assert [small_tokenizer.decode(row[row != IGNORED][:-1].tolist()) for row in targets] == [" Yes.", " No."]
 
 
 def test_text_is_no_preference(read, tmp_path):

@@ -123,10 +123,10 @@ def write_log(file, numbers, resumed_at=0):
 def test_the_log_has_every_step_and_validation(tmp_path):
     write_log(tmp_path / "log.csv", [1, 2])
     assert (tmp_path / "log.csv").read_text().splitlines() == [
-        "step,tokens,seconds,loss,validation_loss,exact_match",
-        "1,1000,0.5,8.0000,,",
-        "2,2000,1.0,4.0000,,",
-        "2,2000,1.0,,4.5000,",
+        "step,tokens,seconds,loss,validation_loss,exact_match,reward_accuracy",
+        "1,1000,0.5,8.0000,,,",
+        "2,2000,1.0,4.0000,,,",
+        "2,2000,1.0,,4.5000,,",
     ]
 
 

@@ -48,9 +48,9 @@ def test_an_answer_matches_if_greedy_decoding_gives_it(model):
     model.eval()
     prompts = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]]
     questions = [(prompt, greedy(model, prompt, 1 + number)) for number, prompt in enumerate(prompts)]
-    assert Probes(questions=questions).exact_match(model) == 1
+    assert Probes(questions=questions).exact_match(model) == ("exact match", 1)
     wrong_in_the_end = (questions[3][0], [*questions[3][1][:-1], (questions[3][1][-1] + 1) % 500])
-    assert Probes(questions=[*questions[:3], wrong_in_the_end]).exact_match(model) == 0.75
+    assert Probes(questions=[*questions[:3], wrong_in_the_end]).exact_match(model) == ("exact match", 0.75)
     assert Probes().exact_match(model) is None
 
 

@@ -100,7 +100,7 @@ def test_training_lowers_the_loss_and_exports_what_it_measured(run):
     data = HookedData(one.shards, one.recipe)
     trainer = Trainer(load_model(one.out), data, one.recipe, None)
     trainer.progress.step = one.recipe.max_steps
-    assert trainer.validation_loss() == pytest.approx(min(loss for _, loss in validations), abs=1e-3)
+    assert trainer.measure().loss == pytest.approx(min(loss for _, loss in validations), abs=1e-3)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -203,7 +203,7 @@ def test_a_worse_model_is_not_written_over_a_better_one(run, capsys):
     one.go_on(interrupt_at(3))
     (one.out / "model.safetensors").write_bytes(b"a better one")
     with one.directory.log.open("a") as log:
-        log.write("5,640,1.0,,1.2345,\n")
+        log.write("5,640,1.0,,1.2345,,\n")
     better = one.files()["model.safetensors"]
     assert one.go_on()
     assert one.files()["model.safetensors"] == better
@@ -318,7 +318,7 @@ def test_a_run_without_improvement_ends_and_the_best_model_is_kept(run):
     validations = {int(row["step"]): float(row["validation_loss"]) for row in one.log() if row["validation_loss"]}
     best = min(validations, key=validations.get)
     assert best < max(validations) == best + 6 < 100
-    kept = Trainer(load_model(one.out), HookedData(one.shards, one.recipe), one.recipe, None).validation_loss()
+    kept = Trainer(load_model(one.out), HookedData(one.shards, one.recipe), one.recipe, None).measure().loss
     assert kept == pytest.approx(validations[best], abs=1e-3)
     assert one.go_on(lambda step: pytest.fail("a step was made"))
 

@@ -7,14 +7,26 @@ from pathlib import Path
 from model.gpt2 import GPT2
 from model.tokenizer import Tokenizer
 from model.training.data.examples import Question
+from model.training.data.source import DataSource
 from model.training.distributed import Processes
-from model.training.finetune_defaults import Material
 from model.training.objective import NextTokenLoss, Objective
 from model.training.recipe import Recipe
-from model.training.trainer import DataSource
 
 
 @dataclass(frozen=True, slots=True)
+class Material:
+    """What an epoch goes through, in rows: windows of text, examples, or pairs of answers."""
+
+    num_rows: int
+    tokens_per_row: float
+    is_text: bool  # all rows are of one length
+    sequences_per_row: int = 1  # that the network is given
+
+    def epochs(self, recipe: Recipe) -> float:
+        return recipe.max_steps * recipe.batch_size / self.num_rows
+
+
+@dataclass(frozen=True)
 class Task(ABC):
     """Data that were prepared in a directory; any process may read them, and a resumed run again."""
 
@@ -48,8 +60,8 @@ class Task(ABC):
     def measure_base(self, model: GPT2, recipe: Recipe) -> None:  # noqa: B027 - most ask nothing
         """Keep what the objective asks of the network before it is trained; the first process does this alone."""
 
-    def bits_per_nat(self, tokenizer: Tokenizer) -> float | None:
-        """Bits per byte of the text held out for each nat a token; None where there is no text."""
+    def bits_per_nat(self, recipe: Recipe, tokenizer: Tokenizer) -> float | None:
+        """Bits per byte of the text that validation measures for each nat a token; None where there is no text."""
         return None
 
     @property

@@ -1,0 +1,89 @@
+"""Text to be learned: tokenised once into a run's directory, cut into windows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tqdm import tqdm
+
+from model.tokenizer import WITHIN_TEXT, Tokenizer
+from model.training.base import Base
+from model.training.data.batches import window_sampler
+from model.training.data.corpus import survey
+from model.training.data.described import bits_per_nat, counts_of_text
+from model.training.data.options import DataOptions
+from model.training.data.selection import Selection
+from model.training.data.shards import TokenShards, map_shards, tokenize
+from model.training.data.windows import WindowData
+from model.training.distributed import Processes
+from model.training.errors import TrainingError
+from model.training.recipe import Recipe
+from model.training.tasks.task import Material, Task
+
+MIN_WINDOW = 16
+MIN_TRAIN_WINDOWS, MIN_VALIDATION_WINDOWS = 8, 2
+
+
+def prepare_text(
+    selection: Selection, options: DataOptions, base: Base, directory: Path, report: Callable[[str], None]
+) -> "TextTask":
+    """Tokenise texts into `directory`."""
+    if options.template is not None:
+        raise TrainingError(f"--template {options.template} is for conversations, and the data are text; leave it out")
+    corpus = survey(selection, report)
+    with tqdm(total=corpus.num_bytes, unit="B", unit_scale=True, desc="tokenising", leave=False, disable=None) as bar:
+        shards = tokenize(corpus, base.tokenizer, directory, options.validation_fraction, bar.update, WITHIN_TEXT)
+    context = base.config.n_positions
+    window = choose_window(shards, context)
+    if window < context:
+        report(f"the text is short: it is learned in windows of {window} tokens, while the context is {context}")
+    return TextTask(directory, window)
+
+
+def choose_window(shards: TokenShards, context: int) -> int:
+    """The context or, if too few windows of it can be cut from the text, the largest divisor of it that leaves enough."""
+    for window in (context // divisor for divisor in range(1, context + 1) if context % divisor == 0):
+        train, validation = (sum((len(shard) - 1) // window for shard in split) for split in (shards.train, shards.validation))
+        if train - len(shards.train) >= MIN_TRAIN_WINDOWS and validation >= MIN_VALIDATION_WINDOWS:
+            return window
+        if window <= MIN_WINDOW:
+            break
+    num_train, num_validation = (sum(map(len, split)) for split in (shards.train, shards.validation))
+    raise TrainingError(
+        f"the text has {num_train:,} tokens to train on and {num_validation:,} held out, too few even for windows of {window}: "
+        f"{(MIN_TRAIN_WINDOWS + 1) * window} and {MIN_VALIDATION_WINDOWS * window + 1} are needed; more text helps"
+    )
+
+
+@dataclass(frozen=True)
+class TextTask(Task):
+    """What `prepare_text` made."""
+
+    text_window: int
+
+    @property
+    def window(self) -> int:
+        return self.text_window
+
+    @property
+    def rows(self) -> str:
+        return f"windows of {self.window} tokens"
+
+    @property
+    def material(self) -> Material:
+        return Material(window_sampler(self._shards, self.window, seed=0).windows_per_epoch, self.window, is_text=True)
+
+    @property
+    def counts(self) -> str:
+        return counts_of_text(self._shards)
+
+    def source(self, recipe: Recipe, processes: Processes) -> WindowData:
+        return WindowData(self._shards, self.window, recipe, processes)
+
+    def bits_per_nat(self, recipe: Recipe, tokenizer: Tokenizer) -> float | None:
+        return bits_per_nat(self.source(recipe, Processes()), recipe, tokenizer)
+
+    @cached_property
+    def _shards(self) -> TokenShards:
+        return map_shards(self.directory)
