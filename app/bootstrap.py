@@ -13,7 +13,7 @@ from app.engine.client import EngineClient, Limits
 from app.engine.engine import Engine, StepResult
 from app.engine.scheduler import Scheduler
 from app.engine.worker import Publish, ThreadWorker
-from app.errors import StartupError
+from app.errors import ModelUnusable, StartupError
 from app.generation import TextGenerator
 from app.info import ServiceInfo, fingerprint_of, model_id_of
 from app.inspection.child import Child
@@ -111,8 +111,8 @@ def load(settings: Settings, report: Report) -> Loaded:
     try:
         device = choose_device(settings.device)
         directory = resolve_model(settings.model)
+        checkpoint = open_checkpoint(directory)  # before a line is said: what is no checkpoint ends with one line, its refusal
         report(f"loading {directory}")
-        checkpoint = open_checkpoint(directory)
         if checkpoint.left_aside:
             report(f"left aside, as it writes no text: {', '.join(checkpoint.left_aside)}")
         if checkpoint.unknown_end_ids:
@@ -127,7 +127,7 @@ def load(settings: Settings, report: Report) -> Loaded:
             chosen = choose_runner(checkpoint, loading.result, wanted_of(settings, device), report)
             return Loaded(directory, checkpoint.config, loading.result(), digesting.result(), device, chosen)
     except CheckpointError as error:
-        raise StartupError(f"GPT2_MODEL: {error}") from error
+        raise ModelUnusable(str(error)) from error
     except ChoiceError as error:
         raise StartupError(str(error)) from error
     except MemoryError as error:

@@ -29,6 +29,7 @@ ServiceError                     500 generation
 |- GenerationFailed              500 generation
 |  |- InspectionFailed
 StartupError                     exit code 78 (EX_CONFIG of sysexits.h): setting, address, keys, model, no room, no threads
+|- ModelUnusable                 exit code 2, as CommandError, where an option named the model
 An engine that is lost           exit code 70 (EX_SOFTWARE), once all clients have been told: NotReady; or if it does not come up
 CommandError                     exit code 2: training or measuring cannot be done as asked
 """
@@ -257,6 +258,14 @@ class StartupError(Exception):
     """The service cannot start as configured; the message says what to mend."""
 
     exit_code = 78
+
+
+class ModelUnusable(StartupError):
+    """What the setting `model` names is not there, or no checkpoint that can be served; `reason` names it, not the setting."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"GPT2_MODEL: {reason}")
+        self.reason = reason
 
 
 def native_error(error: ServiceError) -> dict[str, str]:

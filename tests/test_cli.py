@@ -149,8 +149,8 @@ def environment(monkeypatch, tmp_path):
 def complaint(environment, capsys):
     """The one line with which a command refuses to start."""
 
-    def run(*arguments):
-        assert main(arguments) == 78
+    def run(*arguments, code=78):
+        assert main(arguments) == code
         output = capsys.readouterr().err
         assert output.startswith("gpt2: ")
         assert output.count("\n") == 1, output
@@ -195,10 +195,6 @@ def test_kernels_that_are_not_there_are_refused_by_name(complaint, tiny_checkpoi
     assert "set GPT2_KERNELS to one of these" in message
 
 
-def test_a_model_that_is_not_there_is_named(complaint, tmp_path):
-    assert "nowhere" in complaint("generate", "a", "--device", "cpu", "--model", str(tmp_path / "nowhere"))
-
-
 BROKEN = [
     (file, damage) for file in ("config.json", "model.safetensors", "vocab.json") for damage in ("missing", "empty", "garbage")
 ]
@@ -216,15 +212,36 @@ def damaged(checkpoint, directory, file, damage):
 @pytest.mark.parametrize(("file", "damage"), [*BROKEN, ("merges.txt", "missing"), ("merges.txt", "garbage")])
 def test_a_broken_checkpoint_is_refused_with_the_file_named(complaint, tmp_path, tiny_checkpoint, file, damage):
     model = damaged(tiny_checkpoint, tmp_path / "broken", file, damage)
-    assert file in complaint("generate", "a", "--device", "cpu", "--model", model)
+    line = complaint("generate", "a", "--device", "cpu", "--model", model, code=2)
+    assert line.startswith("gpt2: --model: ")
+    assert model in line
+    assert file in line
 
 
-def test_serve_refuses_a_broken_checkpoint_too(gpt2, tmp_path, tiny_checkpoint):
-    result = gpt2("serve", model=damaged(tiny_checkpoint, tmp_path / "broken", "model.safetensors", "garbage"))
-    assert result.returncode == 78
-    assert result.stderr.splitlines()[-1].startswith("gpt2: ")
-    assert "model.safetensors" in result.stderr
-    assert "Traceback" not in result.stderr
+@pytest.fixture
+def no_models(tmp_path, tiny_checkpoint):
+    """By what is wrong with each: a name that somebody might give as a model, and a part of what is said of it."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (tmp_path / "empty").mkdir()
+    damaged(tiny_checkpoint, tmp_path / "damaged", "model.safetensors", "garbage")
+    return {
+        "not there": ("no/such/model", "no such directory: 'no/such/model'"),
+        "an adapter": ("adapter", "by gpt2 train merge --adapter adapter --out CHECKPOINT"),
+        "without a checkpoint": ("empty", "empty has no config.json"),
+        "damaged": ("damaged", "damaged/model.safetensors"),
+    }
+
+
+@pytest.mark.parametrize("fault", ["not there", "an adapter", "without a checkpoint", "damaged"])
+@pytest.mark.parametrize("command", [["generate", "The"], ["serve", "--port", "0"]])
+def test_what_is_no_model_is_refused_in_one_line_by_what_named_it(gpt2, no_models, command, fault):
+    model, reason = no_models[fault]
+    for named_by, code in (("--model", 2), ("GPT2_MODEL", 78)):
+        result = gpt2(*command, "--model", model) if named_by == "--model" else gpt2(*command, model=model)
+        assert (result.returncode, result.stderr.count("\n")) == (code, 1), result.stderr
+        assert result.stderr.startswith(f"gpt2: {named_by}: ")
+        assert reason in result.stderr
 
 
 def test_generate_prints_the_prompt_and_its_continuation(gpt2):
@@ -352,11 +369,10 @@ def test_options_go_before_variables_before_the_file(serving, tmp_path):
     assert (info["max_running"], info["max_waiting"], info["prefill_chunk"]) == (5, 44, 64)
 
 
-@pytest.mark.parametrize("command", [["generate", "The"], ["serve", "--port", "0"], ["eval", "text.txt"], ["inspect", "The"]])
-def test_an_adapter_is_no_model_and_the_command_that_makes_one_of_it_is_named(gpt2, tmp_path, command):
+@pytest.mark.parametrize("command", [["eval", "text.txt"], ["inspect", "The"], ["export", "--out", "out.gguf"]])
+def test_an_adapter_is_no_model_and_the_command_that_makes_one_of_it_is_named(gpt2, tmp_path, no_models, command):
     (tmp_path / "text.txt").write_text("The sea.")
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    result = gpt2(*command, "--model", "adapter")
-    assert result.returncode in (2, 78)
-    assert "by gpt2 train merge --adapter adapter --out CHECKPOINT" in result.stderr
+    model, reason = no_models["an adapter"]
+    result = gpt2(*command, "--model", model)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert reason in result.stderr

@@ -282,7 +282,7 @@ def test_a_model_that_is_still_to_be_fetched_is_told_with_the_room_for_it(monkey
         raise NotFetched(tmp_path / "not" / "yet")
 
     monkeypatch.setattr(checkpoint, "cached", cached)
-    finding, directory, opened = checkpoint.model(Settings(model="someone/gpt2", _env_file=None))
+    finding, directory, opened = checkpoint.model(Settings(model="someone/gpt2", _env_file=None), "GPT2_MODEL")
     assert (finding.level, directory, opened) == ("advice", None, None)
     assert re.search(r"someone/gpt2 is to be fetched from the hub first, into .*, where [\d,]+ MB are free", finding.text)
 
@@ -480,6 +480,11 @@ def test_the_screen_leads_to_the_problem(doctor):
     assert result.returncode == 78
     assert "`gpt2 serve` would not start here (exit code 78): see model" in result.stdout.splitlines()[0]
     assert "1 in the way" in result.stdout.splitlines()[-1]
+
+
+def test_a_model_that_an_option_names_is_refused_by_the_option(doctor):
+    found = json.loads(doctor("--json", "--model", "no/such/model").stdout)
+    assert found["refusal"] == "--model: no such directory: 'no/such/model'"
 
 
 def test_a_wrong_setting_is_refused_as_serve_does(doctor):

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from app.commands.options import add_settings, read_settings
+from app.commands.options import add_settings, name_of_model, read_settings
 from app.environment import prepare_for_torch
 from app.errors import StartupError
 from app.settings import Settings
@@ -39,7 +39,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from app.doctor.examination import document, examine
     from app.doctor.report import screen
 
-    examination = examine(settings)
+    examination = examine(settings, name_of_model(options))
     if options.json:
         print(json.dumps(document(examination), indent=2))
     else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.commands.options import add_settings, read_settings
+from app.commands.options import add_settings, model_faults, read_settings
 from app.environment import prepare_for_torch
 from app.errors import InvalidRequest, ServiceError
 from app.settings import Settings
@@ -50,7 +50,8 @@ def _generate(options: argparse.Namespace) -> int:
     for line in unread(os.environ):
         print(f"gpt2: {line}", file=sys.stderr)
     prepare_for_torch()
-    asyncio.run(_stream_to_terminal(settings, request))
+    with model_faults(options):
+        asyncio.run(_stream_to_terminal(settings, request))
     return 0
 
 

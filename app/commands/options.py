@@ -1,14 +1,15 @@
 """Options that commands share: the settings, each also a variable of the environment."""
 
 import argparse
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from app.errors import StartupError
+from app.errors import CommandError, ModelUnusable, StartupError
 from app.settings import DEFAULT_MODEL, Settings
 
 
@@ -32,6 +33,22 @@ def read_settings(options: argparse.Namespace) -> Settings:
     """Raises StartupError that names what is refused. Who calls it tells what of the settings is `unread`."""
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
     return settings_from(given, lambda name: f"--{name.replace('_', '-')}")
+
+
+def name_of_model(options: argparse.Namespace) -> str:
+    """What the model was named by."""
+    return "--model" if "model" in options else "GPT2_MODEL"
+
+
+@contextlib.contextmanager
+def model_faults(options: argparse.Namespace) -> Iterator[None]:
+    """A model that an option named and that cannot be loaded is a wrong call, CommandError; a variable's stays StartupError."""
+    try:
+        yield
+    except ModelUnusable as error:
+        if "model" not in options:
+            raise
+        raise CommandError(f"{name_of_model(options)}: {error.reason}") from error
 
 
 def settings_from(given: Mapping[str, Any], origin_of: Callable[[str], str]) -> Settings:

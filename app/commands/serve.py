@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from app.commands.options import add_settings, read_settings
+from app.commands.options import add_settings, model_faults, read_settings
 from app.environment import prepare_for_torch
 from app.listening import is_loopback, take_address
 from app.logs import configure_logging, is_console
@@ -50,7 +50,7 @@ def _serve(options: argparse.Namespace) -> NoReturn:
         else:
             log.info(line)
 
-    with threads_needed():
+    with threads_needed(), model_faults(options):
         server = _build(settings, report, lambda address: report(f"ready at {address} after {time.monotonic() - started:.1f} s"))
     server.run(sockets)
     # Nothing is left that Python's clearing up would be good for; it takes 0.3 s with torch, frees what a step that hangs works on,

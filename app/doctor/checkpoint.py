@@ -13,7 +13,7 @@ from model.memory import mega
 from model.tokenizer import Tokenizer
 
 
-def model(settings: Settings) -> tuple[Finding, Path | None, Checkpoint | None]:
+def model(settings: Settings, named_by: str) -> tuple[Finding, Path | None, Checkpoint | None]:
     """Where the model is, and whether its files fit together; of one that is still to be fetched nothing more is known."""
     try:
         directory = resolve_model(settings.model, cached)
@@ -21,7 +21,7 @@ def model(settings: Settings) -> tuple[Finding, Path | None, Checkpoint | None]:
     except NotFetched as error:
         return _to_be_fetched(settings.model, error.cache), None, None
     except CheckpointError as error:
-        return problem("model", f"GPT2_MODEL: {error}"), None, None
+        return problem("model", f"{named_by}: {error}"), None, None
     name = "the default checkpoint" if directory.resolve() == DEFAULT_MODEL.resolve() else str(directory)
     text = f"{name}: {checkpoint.config.num_parameters / 1e6:,.1f} M parameters, {checkpoint.config.n_positions} tokens of context"
     return ok("model", text), directory, checkpoint
@@ -33,11 +33,11 @@ def _to_be_fetched(name: str, cache: Path) -> Finding:
     return advice("model", text, f"hf download {name}, where the service is not to wait for it")
 
 
-def tokenizer(directory: Path) -> tuple[Finding, Tokenizer | None]:
+def tokenizer(directory: Path, named_by: str) -> tuple[Finding, Tokenizer | None]:
     try:
         found = load_tokenizer(directory)
     except CheckpointError as error:
-        return problem("vocabulary", f"GPT2_MODEL: {error}"), None
+        return problem("vocabulary", f"{named_by}: {error}"), None
     return ok("vocabulary", f"{found.vocab_size} tokens"), found
 
 

@@ -37,19 +37,20 @@ class Examination:
         return 0 if self.refusal is None else StartupError.exit_code
 
 
-def examine(settings: Settings) -> Examination:
+def examine(settings: Settings, named_by: str = "GPT2_MODEL") -> Examination:
+    """`named_by` is the option or the variable that the model was named by."""
     of_keys, has_keys = door.keys(settings)
     findings = [door.address(settings, has_keys), traces(), of_keys]
     of_computing, planned = computing(settings)
     findings += of_computing[:1]  # the device is chosen before the model is looked for, its kernels behind
-    of_model, directory, opened = checkpoint.model(settings)
+    of_model, directory, opened = checkpoint.model(settings, named_by)
     findings += [of_model, *of_computing[1:]]
     num_slots = None
     if opened is not None and planned.foreseen is not None:
         of_room, num_slots = room(settings, planned, opened.config)
         findings.append(of_room)
     if opened is not None and directory is not None:
-        of_tokenizer, tokenizer = checkpoint.tokenizer(directory)
+        of_tokenizer, tokenizer = checkpoint.tokenizer(directory, named_by)
         findings.append(of_tokenizer)
         if tokenizer is not None:
             findings.append(checkpoint.chat(settings, directory, tokenizer, opened.config.eos_token_id))
