@@ -1,6 +1,5 @@
 """The command line `gpt2`: its commands, and how each way to fail becomes a line and an exit code."""
 
-import argparse
 import contextlib
 import io
 import os
@@ -8,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from app.commands import bench, doctor, evaluate, export, generate, inspect, serve, train
+from app.commands.parser import Parser
 from app.errors import CommandError, InvalidRequest, ServiceError, StartupError
 from app.version import VERSION
 from model.files import NO_ROOM
@@ -18,11 +18,11 @@ MAX_LINE = 4000  # characters
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit code: 0, 2 for a wrong call, 70 and 78 as app/errors.py has them."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = build_parser().parse_args(arguments)
-    options.arguments = arguments  # as they were given: a model's card tells of them
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: a text may hold what a terminal's encoding lacks
     try:
+        options = build_parser().parse(arguments)
+        options.arguments = arguments  # as they were given: a model's card tells of them
         code = int(options.run(options))
         sys.stdout.flush()  # while a full disk can still be told
         return code
@@ -60,9 +60,9 @@ def _complain(message: str) -> None:
         print(f"gpt2: {line if len(line) <= MAX_LINE else line[:MAX_LINE] + '...'}", file=sys.stderr)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The options of all commands; building it imports no torch."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="gpt2", description="Serve GPT-2 over HTTP, generate text, look inside, measure servers, train and measure models."
     )
     parser.add_argument("--version", action="version", version=f"gpt2 {VERSION}")

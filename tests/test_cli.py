@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -127,13 +128,35 @@ def test_the_version_is_told(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["sing"], ["serve", "--no-such-option", "1"], ["generate"], ["generate", "a", "--top-k", "many"]]
+    ("call", "line"),
+    [
+        ("", "the following arguments are required: COMMAND; see gpt2 --help"),
+        ("sing", "COMMAND: invalid choice: 'sing'"),
+        ("serve --no-such-option 1", "gpt2 serve has no option --no-such-option; see gpt2 serve --help"),
+        ("serve --max-runing=2", "gpt2 serve has no option --max-runing; the nearest is --max-running; see gpt2 serve --help"),
+        ("generate", "the following arguments are required: prompt; see gpt2 generate --help"),
+        ("generate a b", "'b' is an argument too many; see gpt2 generate --help"),
+        ("generate a --top-k many", "--top-k: invalid int value: 'many'; see gpt2 generate --help"),
+        ("bench --concurrency 2 --rate 1", "--rate: not allowed with argument --concurrency; see gpt2 bench --help"),
+        ("inspect a --map x", "--map: 'x' is no layer and no head, as 3 or 3.5; see gpt2 inspect --help"),
+        ("export --precision f8 --out a.gguf", "--precision: invalid choice: 'f8'"),
+        ("train", "the following arguments are required: KIND; see gpt2 train --help"),
+        ("train pretrain a.txt", "the following arguments are required: --out; see gpt2 train pretrain --help"),
+        ("train finetune --beta 1 --out x", "gpt2 train finetune has no option --beta"),
+    ],
 )
-def test_a_wrong_call_is_exit_code_2(arguments, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    assert exit_.value.code == 2
-    assert capsys.readouterr().err
+def test_a_wrong_call_is_one_line_that_names_what_is_wrong_and_where_help_is(call, line, capsys):
+    assert main(shlex.split(call)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"gpt2: {line}")
+    assert printed.err.count("\n") == 1
+    assert printed.err.endswith(" --help\n")
+
+
+def test_a_wrong_value_with_line_breaks_is_one_line_too(capsys):
+    assert main(["generate", "a", "--top-k", "ten\ntwenty\rthirty"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.fixture

@@ -260,12 +260,16 @@ def test_a_picture_without_matplotlib_is_refused_before_anything_is_computed(com
     assert complaint(TEXT, "--png", "a.png") == "--png needs matplotlib; pip install 'gpt2-service[train]'"
 
 
-def test_numbers_that_are_none_get_argparses_line(capsys):
-    for arguments in (["--positions", "1,x"], ["--map", "x"], ["--top-n", "x"]):
-        with pytest.raises(SystemExit) as exit_:
-            main(["inspect", "a", *arguments])
-        assert exit_.value.code == 2
-    assert "'1,x' is no list of positions, as 0,3,-1" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--positions", "1,x"), "--positions: '1,x' is no list of positions, as 0,3,-1"),
+        (("--map", "x"), "--map: 'x' is no layer and no head, as 3 or 3.5"),
+        (("--top-n", "x"), "--top-n: invalid int value: 'x'"),
+    ],
+)
+def test_numbers_that_are_none_are_told_in_a_line_too(complaint, arguments, message):
+    assert complaint(TEXT, *arguments).startswith(message)
 
 
 class Terminal(io.StringIO):

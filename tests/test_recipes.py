@@ -142,6 +142,13 @@ def test_a_folder_that_exists_is_left_alone(
     assert "exists already" in capsys.readouterr().err
 
 
+def test_a_wrong_call_of_a_recipe_gets_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(recipe("translation"), capsys, monkeypatch, "--steps", "many")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "translation.py: --steps: invalid int value: 'many'; see translation.py --help\n"
+
+
 def test_no_tests_at_all_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as ended:
         run(recipe("translation"), capsys, monkeypatch, "--out", tmp_path / "out", "--tests", 0)

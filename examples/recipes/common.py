@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app import cli
+from app.commands.parser import Parser
 from app.environment import prepare_for_training
-from app.errors import ServiceError
+from app.errors import CommandError, ServiceError
 from app.settings import DEFAULT_MODEL, Settings
 from model.batch import SamplingParams
 from model.training.data.corpus import documents
@@ -35,7 +36,7 @@ Result = dict[str, object]
 
 def parser(description: str | None, steps: int) -> argparse.ArgumentParser:
     """The options of every recipe; `steps` is what it trains for unless told otherwise."""
-    options = argparse.ArgumentParser(description=description, epilog="Further options, at the end, go to gpt2 train finetune.")
+    options = Parser(description=description, epilog="Further options, at the end, go to gpt2 train finetune.")
     options.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="new folder for the data made and the new checkpoint"
     )
@@ -55,9 +56,9 @@ def main(recipe: Callable[[argparse.Namespace], Result], parser: argparse.Argume
     from model.checkpoint import CheckpointError
 
     begin = time.monotonic()
-    options, options.further = parser.parse_known_args()
-    prepare_for_training()
     try:
+        options, options.further = parser.parse_known_args()
+        prepare_for_training()
         if options.out.exists():
             raise TrainingError(f"{options.out} exists already; choose another --out, or remove it")
         if options.tests < 1:
@@ -66,7 +67,7 @@ def main(recipe: Callable[[argparse.Namespace], Result], parser: argparse.Argume
         if base and options.from_random:
             options.model = random_checkpoint(options.model, options.out / "random")
         result = recipe(options)
-    except (TrainingError, CheckpointError, ServiceError) as error:
+    except (CommandError, TrainingError, CheckpointError, ServiceError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         sys.exit(2)
     print(json.dumps({"base": base} | result | {"steps": options.steps, "seconds": round(time.monotonic() - begin)}))
