@@ -48,7 +48,7 @@ def text_blocks(file: Path) -> Iterator[str]:
     for block in _blocks(file):
         if (zero := block.find(b"\0")) >= 0:
             line += block.count(b"\n", 0, zero)
-            raise TrainingError(f"{file} is binary: line {line} has a zero byte; leave it out (--skip-bad does)")
+            raise TrainingError(f"{file} is binary: line {line} has a zero byte; {REMEDY}")
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:

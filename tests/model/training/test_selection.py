@@ -75,6 +75,17 @@ def test_all_files_that_are_no_text_are_named_at_once(folder):
     assert message.endswith(" and 2 others; --skip-bad leaves such out")
 
 
+def test_what_helps_is_said_once_and_not_of_what_is_left_out(folder):
+    bad = folder / "bad"
+    bad.mkdir()
+    (bad / "y.txt").write_bytes(b"\0")
+    assert refusal(folder) == f"{bad / 'y.txt'} is binary: line 1 has a zero byte; convert it, or leave it out (--skip-bad)"
+    (bad / "z.txt").write_bytes(b"a\n\xff")
+    causes = [f"{bad / 'y.txt'} is binary: line 1 has a zero byte", f"{bad / 'z.txt'} is not UTF-8 text (byte 0xff in line 2)"]
+    assert refusal(folder) == f"2 files cannot be read: {'; '.join(causes)}; --skip-bad leaves such out"
+    assert read(folder, skip_bad=True)[1][-1] == f"left out: 2 files that cannot be read; the first: {causes[0]}"
+
+
 def test_bad_files_and_records_can_be_left_out_and_are_counted(folder):
     (folder / "b.txt").write_bytes("Müller".encode("latin-1"))
     (folder / "c.jsonl").write_text('{"text": "a"}\n{"title": "b"}\n{"text": "\\ud83d"}\n')
