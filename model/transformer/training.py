@@ -3,6 +3,7 @@
 Vaswani et al. 2017, section 5. The loop trains any network for which a batch has a loss, so that others can be held against it.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,16 +27,31 @@ class Recipe:
     """The numbers of section 5 that decide the result; its batches were 25,000 tokens of source and as many of target."""
 
     batch_tokens: int = 4096  # of source and target, with padding
-    warmup_steps: int = 4000
+    warmup_steps: int = 4000  # 0 and 1 are none: the highest rate is that of the first step
     rate_factor: float = 1.0  # on equation 3
     label_smoothing: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = 1e-9
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse, as TrainingError, what no data could make right."""
+        if self.batch_tokens < 1:
+            raise TrainingError(f"batch_tokens is {self.batch_tokens}; it must be at least 1")
+        if self.warmup_steps < 0:
+            raise TrainingError(f"warmup_steps is {self.warmup_steps}; it must be at least 0")
+        for name in ("rate_factor", "epsilon"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise TrainingError(f"{name} is {value}; it must be finite and above 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise TrainingError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise TrainingError(f"betas are {', '.join(map(str, self.betas))}; each must be at least 0 and below 1")
+
     def learning_rate(self, step: int, d_model: int) -> float:
         """d_model^-0.5 min(step^-0.5, step warmup_steps^-1.5) for steps from 1 on: section 5.3, equation 3."""
-        return self.rate_factor * float(d_model**-0.5 * min(step**-0.5, step * self.warmup_steps**-1.5))
+        rising = step * max(1, self.warmup_steps) ** -1.5  # of one step it is never the smaller
+        return self.rate_factor * float(d_model**-0.5 * min(step**-0.5, rising))
 
 
 @dataclass(frozen=True, slots=True)

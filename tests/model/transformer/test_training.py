@@ -56,6 +56,29 @@ def test_the_learning_rate_rises_and_falls_as_in_equation_3() -> None:
     assert max(range(1, 9000), key=lambda step: recipe.learning_rate(step, 512)) == 4000
 
 
+def test_without_a_warm_up_the_learning_rate_falls_from_the_first_step_on() -> None:
+    for step in (1, 2, 100):
+        assert Recipe(warmup_steps=0).learning_rate(step, 512) == pytest.approx(512**-0.5 * step**-0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batch_tokens": 0}, "batch_tokens is 0; it must be at least 1"),
+        ({"warmup_steps": -1}, "warmup_steps is -1; it must be at least 0"),
+        ({"rate_factor": 0.0}, "rate_factor is 0.0; it must be finite and above 0"),
+        ({"rate_factor": math.nan}, "rate_factor is nan; it must be finite and above 0"),
+        ({"epsilon": math.inf}, "epsilon is inf; it must be finite and above 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be at least 0 and below 1"),
+        ({"betas": (0.9, 1.0)}, "betas are 0.9, 1.0; each must be at least 0 and below 1"),
+    ],
+)
+def test_numbers_that_cannot_be_right_are_refused(given: dict, message: str) -> None:
+    with pytest.raises(TrainingError) as refusal:
+        Recipe(**given)
+    assert str(refusal.value) == message
+
+
 @given(PAIRS, st.integers(1, 200))
 @settings(deadline=None, max_examples=50)
 def test_an_epoch_has_every_pair_once_in_batches_of_bounded_size(pairs: list, batch_tokens: int) -> None:
