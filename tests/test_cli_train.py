@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -491,5 +492,15 @@ def test_a_weighted_set_too_small_for_the_context_is_refused_before_anything_is_
     (folder / "small.txt").write_text("A few words.")
     code, _, reported = gpt2(f"train pretrain texts small.txt --weights 1,1 --out m --steps 2 {TINY}")
     assert code == 2
+    assert "gpt2: --weights: the text of small.txt has " in reported
     assert "too few for a context" in reported
     assert not (folder / "m").exists()
+
+
+def test_what_weights_make_of_the_texts_is_told_in_a_line(folder, gpt2):
+    (folder / "small.txt").write_text("A few words of a text that is not long. " * 60)
+    code, _, reported = gpt2(f"train pretrain texts small.txt --weights 3,1 --out m --steps 10 {TINY}")
+    assert code == 0
+    (line,) = (line for line in reported.splitlines() if line.startswith("weights: "))
+    times = r"\d\.\d times through it"
+    assert re.fullmatch(rf"weights: texts 75 % of the tokens, {times}; small\.txt 25 % of the tokens, {times}", line)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.training.data.batches import WeightedSampler, WindowSampler, validation_batches, window_sampler
 from model.training.data.shards import TokenShards
+from model.training.data.weighted_sets import most_repeated
 from model.training.distributed import Processes
 from model.training.memory import PRETRAINING_PART_BYTES, num_parts
 from model.training.objective import NextTokenLoss, compiling_may_pay
@@ -23,7 +24,7 @@ DEFAULT_MINUTES = 15.0
 MEASURED_SECONDS = 5.0
 VALIDATION_SPEED = 3  # times that of training: no gradients
 SAVING_SECONDS = 5e-8  # a parameter, for the state and the model: 0.7 s for 14 M
-MAX_EPOCHS = 20  # beyond it a small model learns its text by heart rather than the language
+MAX_EPOCHS = 20  # of any set of texts: beyond it a small model learns its text by heart rather than the language
 # (tokens of text from which it pays, n_embd, n_layer, n_head), heads of 64. A megabyte gets the sizes with which nanoGPT trains
 # tinyshakespeare on a CPU; far more text, a parameter of the blocks to about ten tokens.
 CPU_SIZES = ((0, 64, 2, 1), (250_000, 128, 4, 2), (3_000_000, 192, 6, 3), (10_000_000, 256, 6, 4), (30_000_000, 320, 7, 5))
@@ -66,7 +67,7 @@ def default_validate_every(max_steps: int, batch_tokens: int, held_out_tokens: i
 
 
 def steps_within(seconds: float, tokens_per_second: float, batch_tokens: int, tokens_per_epoch: int) -> int:
-    """Steps that fit into the time, and into MAX_EPOCHS."""
+    """Steps that fit into the time, and into MAX_EPOCHS; of weighted sets an epoch is that of the most repeated."""
     return max(1, int(min(seconds * tokens_per_second, MAX_EPOCHS * tokens_per_epoch) / batch_tokens))
 
 
@@ -106,13 +107,16 @@ def choose_recipe(
     device: torch.device,
     processes: Processes,
     report: Callable[[str], None],
+    names: Sequence[str] = (),
 ) -> Recipe:
     """What is given, and the rest for the text and the machine: as many steps as fit into the minutes at the speed measured here.
 
-    Raises TrainingError where the context is too long for the text, or the processes cannot share the batch.
+    `names` are those of the paths that the shards' weights are of, for what is told of one. Raises TrainingError where the context
+    is too long for the text, or the processes cannot share the batch.
     """
-    train_tokens = sum(map(len, shards.train))
-    sampler = window_sampler(shards, config.n_positions, seed=0)  # both refuse a context that is too long
+    train_tokens, repeated = sum(map(len, shards.train)), most_repeated(shards, names)
+    epoch_tokens = max(1, int(repeated.run_tokens))
+    sampler = window_sampler(shards, config.n_positions, seed=0, names=names)  # both refuse a context that is too long
     next(validation_batches(shards.validation, config.n_positions, 1, 1))
     num_shares = processes.num * int(str(given.get("accumulation", 1)))
     chosen = {"max_steps": 1, "batch_size": default_batch_size(config.n_positions, train_tokens, num_shares)} | given
@@ -132,10 +136,10 @@ def choose_recipe(
 
     seconds = None if "max_steps" in given else 60 * (DEFAULT_MINUTES if minutes is None else minutes)
     validations = _validations(recipe, config, shards, recipe.validate_every if "validate_every" in given else None)
-    recipe = _with_steps(recipe, "compiled" in given, seconds, config, train_tokens, validations, device, measure)
+    recipe = _with_steps(recipe, "compiled" in given, seconds, config, epoch_tokens, validations, device, measure)
     batch_tokens = recipe.batch_size * config.n_positions
-    if minutes is not None and recipe.max_steps == steps_within(math.inf, 1, batch_tokens, train_tokens):
-        report(f"{MAX_EPOCHS} times through the text take less than {minutes:g} minutes; --steps names more")
+    if minutes is not None and recipe.max_steps == steps_within(math.inf, 1, batch_tokens, epoch_tokens):
+        report(f"{MAX_EPOCHS} times through {repeated.name} take less than {minutes:g} minutes; --steps names more")
     if "validate_every" not in given:
         recipe = replace(recipe, validate_every=default_validate_every(recipe.max_steps, batch_tokens, validations.num_tokens))
     return recipe
@@ -170,7 +174,7 @@ def _with_steps(
     compiled_is_given: bool,
     seconds: float | None,
     config: GPT2Config,
-    train_tokens: int,
+    epoch_tokens: int,
     validations: Validations,
     device: torch.device,
     measure: Callable[[bool], Speed],
@@ -191,7 +195,7 @@ def _with_steps(
             return recipe.max_steps
         compiling = len(recipe.windows) * speed.first_seconds if compiled else 0.0
         left = seconds_for_steps(seconds - compiling, speed.tokens_per_second, batch_tokens, validations)
-        return steps_within(left, speed.tokens_per_second, batch_tokens, train_tokens)
+        return steps_within(left, speed.tokens_per_second, batch_tokens, epoch_tokens)
 
     if not try_compiling:
         return replace(recipe, max_steps=steps(speed, recipe.compiled))

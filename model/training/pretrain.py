@@ -20,6 +20,7 @@ from model.training.data.described import bits_per_nat, counts_of_text, data_sto
 from model.training.data.options import DataOptions
 from model.training.data.selection import select
 from model.training.data.shards import TokenShards, map_shards, tokenize
+from model.training.data.weighted_sets import weights_line
 from model.training.data.windows import WindowData
 from model.training.deadline import Deadline
 from model.training.distributed import Processes
@@ -139,9 +140,11 @@ class _Pretraining:
             processes.wait()
             tokenizer, shards = load_vocabulary(directory.out), map_shards(directory.tokens)
             config = _config(options, tokenizer, shards, self.device)
-            machine = (self.device, processes, self._report)
-            recipe = processes.agree(defaults.choose_recipe(options.recipe, options.minutes, config, shards, *machine))
+            machine, names = (self.device, processes, self._report), [str(path) for path in options.data.paths]
+            recipe = processes.agree(defaults.choose_recipe(options.recipe, options.minutes, config, shards, *machine, names))
             self._report(_describe(config, recipe, shards))
+            if shards.weights:
+                self._report(weights_line(shards, names, recipe.max_steps * recipe.batch_size, config.n_positions))
             story = Story(data_story(options.data.paths, counts_of_text(shards)), samples=self.shown.samples)
             plan = PretrainPlan(config, recipe, story.asked(0, self.shown.command, options.recipe))
             if processes.is_first:
@@ -233,13 +236,13 @@ def _checked_config(values: dict[str, Any]) -> GPT2Config:
 
 def _describe(config: GPT2Config, recipe: Recipe, shards: TokenShards) -> str:
     epochs = recipe.max_steps * recipe.batch_size * config.n_positions / sum(map(len, shards.train))
+    through = "" if shards.weights else f", {epochs:.1f} times through the text"  # of weighted sets a line of their own tells
     how = f"in {'bfloat16' if recipe.bfloat16 else 'float32'}{', compiled at the first step' if recipe.compiled else ''}"
     return (
         f"{shards.num_tokens:,} tokens, {shards.num_bytes / shards.num_tokens:.2f} bytes each\n"
         f"{config.num_parameters:,} parameters: layers {config.n_layer}, heads {config.n_head}, width {config.n_embd}, "
         f"context {config.n_positions}\n"
-        f"{counted(recipe.max_steps, 'step')} of {recipe.batch_size * config.n_positions:,} tokens, {epochs:.1f} times "
-        f"through the text, {how}"
+        f"{counted(recipe.max_steps, 'step')} of {recipe.batch_size * config.n_positions:,} tokens{through}, {how}"
     )
 
 

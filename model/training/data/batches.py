@@ -4,7 +4,7 @@ So a resumed run sees what the uninterrupted one would have seen, and the proces
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.training.data.shards import Ids, TokenShards
+from model.training.data.weighted_sets import set_name, sets_of_shards
 from model.training.errors import TrainingError
 
 SHARE_BITS = 32
@@ -23,15 +24,14 @@ class WindowSampler:
     The cuts begin at another offset each epoch, so that a token does not always have the same neighbours in view.
     """
 
-    def __init__(self, shards: Sequence[Ids], context: int, seed: int) -> None:
+    def __init__(self, shards: Sequence[Ids], context: int, seed: int, name: str | None = None) -> None:
+        """`name` is that of the weighted set that this is; TrainingError names it where there is too little of it."""
         self._shards, self.context, self._seed = shards, context, seed
         # One window of each shard is given up to the offset, and its last token is a target alone.
         self._num_windows = [max(0, (len(shard) - 1) // context - 1) for shard in shards]
         self.windows_per_epoch = sum(self._num_windows)
         if not self.windows_per_epoch:
-            longest = max(map(len, shards), default=0)
-            remedy = f", or a context of at most {(longest - 1) // 2}" if longest > 2 else ""
-            raise TrainingError(f"{longest} tokens to train on are too few for a context of {context}: more text{remedy}")
+            raise _too_little(max(map(len, shards), default=0), context, name)
         self._epoch = -1
         self._order = np.empty((0, 2), dtype=np.int64)  # (shard, start) of each window of the epoch
 
@@ -61,6 +61,16 @@ class WindowSampler:
         self._epoch = epoch
 
 
+def _too_little(longest: int, context: int, name: str | None) -> TrainingError:
+    """The refusal of text whose longest shard has so many tokens: that of the set of this name, or all there is."""
+    remedy = f", or a context of at most {(longest - 1) // 2}" if longest > 2 else ""
+    if name is None:
+        return TrainingError(f"{longest} tokens to train on are too few for a context of {context}: more text{remedy}")
+    return TrainingError(
+        f"--weights: the text of {name} has {longest} tokens to train on, too few for a context of {context}: more of it{remedy}"
+    )
+
+
 class WeightedSampler:
     """Windows of several sets of shards, each of which has its share among any number of them, to a window or so.
 
@@ -68,8 +78,12 @@ class WeightedSampler:
     before it together, and of these so many are of this set. Within a set they are as WindowSampler draws them.
     """
 
-    def __init__(self, sets: Sequence[Sequence[Ids]], weights: Sequence[float], context: int, seed: int) -> None:
-        self._samplers = [WindowSampler(shards, context, seed) for shards in sets]
+    def __init__(
+        self, sets: Sequence[Sequence[Ids]], weights: Sequence[float], context: int, seed: int, names: Sequence[str] = ()
+    ) -> None:
+        self._samplers = [
+            WindowSampler(shards, context, seed, set_name(names, number_of_set)) for number_of_set, shards in enumerate(sets)
+        ]
         sums = np.cumsum(weights)
         # Whole numbers of 2 ** -SHARE_BITS, with which no count is ever a window off: of the sets before each, among these and it.
         self._shares_before = [round(before / upto * (1 << SHARE_BITS)) for before, upto in pairwise(sums.tolist())]
@@ -90,11 +104,11 @@ class WeightedSampler:
         return 0, number
 
 
-def window_sampler(shards: TokenShards, context: int, seed: int) -> WindowSampler | WeightedSampler:
+def window_sampler(shards: TokenShards, context: int, seed: int, names: Sequence[str] = ()) -> WindowSampler | WeightedSampler:
+    """`names` are those of the paths that the weights are of; TrainingError tells by them which has too little text."""
     if not shards.weights:
         return WindowSampler(shards.train, context, seed)
-    remaining = iter(shards.train)
-    return WeightedSampler([list(islice(remaining, size)) for size in shards.set_sizes], shards.weights, context, seed)
+    return WeightedSampler(sets_of_shards(shards), shards.weights, context, seed, names)
 
 
 def _rows(windows: Sequence[NDArray[np.int64]], length: int) -> tuple[Tensor, Tensor]:

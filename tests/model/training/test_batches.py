@@ -117,6 +117,15 @@ def test_too_little_text_is_refused_with_the_context_it_would_do_for(size, conte
         WindowSampler(numbered_shards([size]), context, seed=0)
 
 
+def test_a_weighted_set_that_is_too_small_is_refused_by_its_name():
+    shards = TokenShards(numbered_shards([300, 20]), [], 1, set_sizes=[1, 1], weights=[0.5, 0.5])
+    reason = r"has 20 tokens to train on, too few for a context of 16: more of it, or a context of at most 9"
+    with pytest.raises(TrainingError, match=rf"--weights: the text of b\.txt {reason}"):
+        window_sampler(shards, 16, seed=0, names=["a.txt", "b.txt"])
+    with pytest.raises(TrainingError, match=rf"--weights: the text of path 2 {reason}"):
+        window_sampler(shards, 16, seed=0)
+
+
 @pytest.mark.parametrize(("size", "context"), [(33, 16), (3, 1)])
 def test_the_context_that_a_refusal_names_will_do(size, context):
     inputs, _ = WindowSampler(numbered_shards([size]), context, seed=0).batch(0, 2, context)

@@ -161,6 +161,19 @@ def test_a_text_that_is_learned_by_heart_before_the_time_is_over_is_said(monkeyp
     assert lines[-1] == "20 times through the text take less than 2 minutes; --steps names more"
 
 
+def test_a_run_on_weighted_sets_ends_when_the_one_that_comes_round_most_often_is_learned_by_heart(monkeypatch):
+    """A small set with a large weight was gone through a hundred times before all of the text was, as one, twenty times."""
+    lines = []
+    monkeypatch.setattr(defaults, "measured_speed", lambda *of: Speed(1e6, 1))
+    config = GPT2Config(vocab_size=40, n_positions=16, n_embd=8, n_layer=1, n_head=1, eos_token_ids=(0,))
+    large, small = np.zeros(9_000, dtype=np.uint16), np.zeros(1_000, dtype=np.uint16)
+    shards = TokenShards([large, small], [large], 1, set_sizes=[1, 1], weights=[1, 1])
+    given = {"bfloat16": False, "compiled": False}
+    recipe = choose_recipe(given, 2, config, shards, CPU, Processes(), lines.append, ["large.txt", "small.txt"])
+    assert recipe.max_steps * recipe.batch_size * 16 == pytest.approx(20 * 2_000, rel=0.01)
+    assert lines[-1] == "20 times through small.txt take less than 2 minutes; --steps names more"
+
+
 def test_a_measure_is_of_eight_steps_or_fewer_where_they_take_long(monkeypatch):
     clock = Clock(monkeypatch)
     for seconds, expected in ((0.1, 9), (2.0, 4), (100.0, 3)):
