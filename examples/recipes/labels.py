@@ -1,15 +1,17 @@
-"""What the recipes that choose a label share: passages cut from texts, the label that is likeliest, and naive Bayes to beat."""
+"""What the recipes that choose a label share: passages cut from texts, how labels are learned, and naive Bayes to beat."""
 
+import argparse
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import log_probabilities, share
+from common import Result, finetune, log_probabilities, share, write_pairs
 
 Passage = tuple[str, str]  # the text, and its label
 
+HOW = ("--batch-size", 32, "--learning-rate", 3e-4)
 WORD = re.compile(r"[a-z']+|[!?]")
 
 
@@ -24,6 +26,39 @@ def passages(text: str, shortest: int, longest: int) -> list[str]:
         if len(line) < longest:
             passage = f"{passage} {line}".strip()
     return [passage for passage in [*found, passage] if len(passage) >= shortest]
+
+
+def learned(
+    options: argparse.Namespace,
+    train: Sequence[Passage],
+    test: Sequence[Passage],
+    labels: Sequence[str],
+    prompt: Callable[[str], str],
+    of_what: str,
+) -> tuple[Result, list[str]]:
+    """Train on passages in their prompts, each followed by its label: how well those of the test were judged, before and after, and
+    what each is taken for now. `of_what` says where these come from.
+    """
+    for name, labelled in (("train", train), ("test", test)):
+        write_pairs(options.out / f"{name}.jsonl", [(prompt(text), f" {label}") for text, label in labelled])
+    model = options.out / "model"
+    finetune(options, options.out / "train.jsonl", model, *HOW)
+    texts, expected = [text for text, _ in test], [label for _, label in test]
+    prompts = [prompt(text) for text in texts]
+    *before, prior = score(options.model, [*prompts, prompt("")], labels)
+    after = likeliest(score(model, prompts, labels), labels)
+    result: Result = {
+        "labels": labels,
+        "trained_on": f"{len(train):,} passages",
+        "tested_on": f"{len(test):,} passages of {of_what}",
+        "measure": "accuracy",
+        "beside": ["chance", most_frequent(expected), "naive Bayes", accuracy(naive_bayes(train, texts), expected)],
+        "before": accuracy(likeliest(before, labels), expected),
+        "before_calibrated": accuracy(likeliest(before, labels, prior), expected),
+        "after": accuracy(after, expected),
+        "confusion": confusion(after, expected, labels),
+    }
+    return result, after
 
 
 def score(model: str | Path, prompts: Sequence[str], labels: Sequence[str]) -> list[list[float]]:

@@ -10,8 +10,8 @@ import random
 import re
 from pathlib import Path
 
-from common import Pair, Result, finetune, main, parser, read_documents, write_pairs
-from labels import Passage, accuracy, confusion, likeliest, most_frequent, naive_bayes, passages, score
+from common import Result, main, parser, read_documents
+from labels import Passage, learned, passages
 
 from model.training.errors import TrainingError
 
@@ -19,7 +19,6 @@ NUM_TRAIN = 4000  # passages of each label
 LEAST = 2  # words of a list that label a passage: one alone is often said of something else
 MIN_CHARACTERS, MAX_CHARACTERS = 100, 320  # of a passage: some sentences
 BLANK = "----"  # as the novels write a name that they keep to themselves
-HOW = ("--batch-size", 32, "--learning-rate", 3e-4)
 LABELS = ("happy", "sad")
 LEXICON = {
     "happy": """
@@ -71,26 +70,9 @@ def labelled(books: Path, num_each: int) -> list[Passage]:
 
 def sentiment(options: argparse.Namespace) -> Result:
     train, test = labelled(options.books, NUM_TRAIN), labelled(options.others, options.tests // len(LABELS))
-    pairs: list[Pair] = [(prompt(text), f" {name}") for text, name in train]
-    model = options.out / "model"
-    finetune(options, write_pairs(options.out / "train.jsonl", pairs), model, *HOW)
-    write_pairs(options.out / "test.jsonl", [(prompt(text), f" {name}") for text, name in test])
-    texts, expected = [text for text, _ in test], [name for _, name in test]
-    prompts = [prompt(text) for text in texts]
-    *before, prior = score(options.model, [*prompts, prompt("")], LABELS)
-    after = likeliest(score(model, prompts, LABELS), LABELS)
-    return {
-        "labels": LABELS,
-        "trained_on": f"{len(train):,} passages",
-        "tested_on": f"{len(test):,} passages of other books",
-        "measure": "accuracy",
-        "beside": ["chance", most_frequent(expected), "naive Bayes", accuracy(naive_bayes(train, texts), expected)],
-        "before": accuracy(likeliest(before, LABELS), expected),
-        "before_calibrated": accuracy(likeliest(before, LABELS, prior), expected),
-        "after": accuracy(after, expected),
-        "confusion": confusion(after, expected, LABELS),
-        "samples": [{"passage": t, "expected": e, "after": a} for t, e, a in zip(texts[:5], expected, after, strict=False)],
-    }
+    result, after = learned(options, train, test, LABELS, prompt, "other books")
+    judged = [{"passage": text, "expected": name, "after": now} for (text, name), now in zip(test, after, strict=True)]
+    return result | {"samples": judged[:5]}
 
 
 def arguments() -> argparse.ArgumentParser:

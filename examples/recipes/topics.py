@@ -10,15 +10,14 @@ import re
 from itertools import chain
 from pathlib import Path
 
-from common import Pair, Result, finetune, main, parser, read_documents, write_pairs
-from labels import Passage, accuracy, confusion, likeliest, most_frequent, naive_bayes, passages, score
+from common import Result, main, parser, read_documents
+from labels import Passage, learned, passages
 
 from model.training.errors import TrainingError
 
 HELD_OUT = 0.1
 NUM_TRAIN = 600  # passages of each label
 MIN_CHARACTERS, MAX_CHARACTERS = 80, 200  # of a passage: a sentence or two
-HOW = ("--batch-size", 32, "--learning-rate", 3e-4)
 SPEAKER = re.compile(r"^[^\n:]{1,30}:$", flags=re.MULTILINE)  # a play's layout would give it away
 
 
@@ -45,27 +44,10 @@ def topics(options: argparse.Namespace) -> Result:
     labels = [label for label, _ in options.texts]
     parts = [labelled(label, path, max(1, options.tests // len(labels))) for label, path in options.texts]
     train, test = (list(chain.from_iterable(lists)) for lists in zip(*parts, strict=True))
-    pairs: list[Pair] = [(prompt(text), f" {label}") for text, label in random.Random(0).sample(train, len(train))]
-    model = options.out / "model"
-    finetune(options, write_pairs(options.out / "train.jsonl", pairs), model, *HOW)
-    write_pairs(options.out / "test.jsonl", [(prompt(text), f" {label}") for text, label in test])
-    texts, expected = [text for text, _ in test], [label for _, label in test]
-    prompts = [prompt(text) for text in texts]
-    *before, prior = score(options.model, [*prompts, prompt("")], labels)
-    after = likeliest(score(model, prompts, labels), labels)
-    judged = zip(texts, expected, after, strict=True)
-    return {
-        "labels": labels,
-        "trained_on": f"{len(train):,} passages",
-        "tested_on": f"{len(test):,} passages of the files' ends",
-        "measure": "accuracy",
-        "beside": ["chance", most_frequent(expected), "naive Bayes", accuracy(naive_bayes(train, texts), expected)],
-        "before": accuracy(likeliest(before, labels), expected),
-        "before_calibrated": accuracy(likeliest(before, labels, prior), expected),
-        "after": accuracy(after, expected),
-        "confusion": confusion(after, expected, labels),
-        "mistakes": [{"passage": text, "expected": e, "after": a} for text, e, a in judged if e != a][:3],
-    }
+    mixed = random.Random(0).sample(train, len(train))
+    result, after = learned(options, mixed, test, labels, prompt, "the files' ends")
+    judged = [{"passage": text, "expected": label, "after": now} for (text, label), now in zip(test, after, strict=True)]
+    return result | {"mistakes": [one for one in judged if one["after"] != one["expected"]][:3]}
 
 
 def label_and_path(argument: str) -> tuple[str, Path]:
