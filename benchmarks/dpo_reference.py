@@ -3,8 +3,8 @@
     python -m venv trl && trl/bin/pip install . "trl==1.16.0"
     trl/bin/python -m benchmarks.dpo_reference
 
-In an environment of its own: trl brings what a service has no use for. Two networks, the one that learns and its reference, whose
-weights are sines so that they are the same everywhere, and three pairs of answers of different lengths.
+In an environment of its own: trl brings what a service has no use for. The networks and the pairs are those of
+tests/model/training/dpo_case.py.
 """
 
 import json
@@ -22,26 +22,11 @@ from trl import DPOConfig, DPOTrainer
 
 from benchmarks.machine import ROOT
 from model.checkpoint import TRANSPOSED
-from model.config import GPT2Config
 from model.gpt2 import GPT2
+from tests.model.training.dpo_case import BETA, CONFIG, network, rows
 
 FILE = ROOT / "tests" / "data" / "dpo_trl.json"
-SIZES = {"vocab_size": 40, "n_positions": 16, "n_embd": 12, "n_layer": 2, "n_head": 3}
-CONFIG = GPT2Config(eos_token_ids=(39,), **SIZES)
-BETA = 0.3
-# (tokens given, tokens chosen, tokens rejected)
-PAIRS = (([5, 9, 2], [7, 7, 1, 39], [8, 39]), ([3], [30, 31, 39], [1, 2, 3, 4, 5, 39]), ([11, 12, 13, 14, 15], [39], [16, 39]))
 WATCHED = ("wte.weight", "h.0.attn.c_attn.weight", "h.1.mlp.c_proj.bias", "ln_f.weight")
-
-
-def network(phase: float) -> GPT2:
-    """A network whose weights are sines: the same on every machine, with every release of torch."""
-    model = GPT2(CONFIG)
-    with torch.no_grad():
-        for number, (name, parameter) in enumerate(sorted(model.named_parameters())):
-            waves = torch.sin(0.7 * torch.arange(parameter.numel(), dtype=torch.float64) + phase + number)
-            parameter.copy_((0.4 * waves + (name.endswith("weight") and parameter.ndim == 1)).view(parameter.shape))
-    return model
 
 
 def main() -> None:
@@ -68,7 +53,8 @@ def _first(name: str, gradient: Tensor | None) -> list[float]:
 
 
 def _as_transformers(ours: GPT2) -> nn.Module:
-    config = HFConfig(activation_function="gelu_new", resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **SIZES)  # type: ignore[arg-type]
+    sizes = {name: getattr(CONFIG, name) for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}
+    config = HFConfig(activation_function="gelu_new", resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **sizes)
     theirs = GPT2LMHeadModel(config)
     weights = {f"transformer.{name}": value.t() if name.endswith(TRANSPOSED) else value for name, value in ours.named_parameters()}
     theirs.load_state_dict(weights, strict=False)
@@ -78,10 +64,12 @@ def _as_transformers(ours: GPT2) -> nn.Module:
 
 def _collate(_: object) -> dict[str, Any]:
     """The pairs as trl's own collator lays them out: all chosen, then all rejected."""
-    rows = [(given, answer) for which in (1, 2) for given, answer in ((pair[0], pair[which]) for pair in PAIRS)]
-    length = max(len(given) + len(answer) for given, answer in rows)
-    batch = {name: torch.zeros(len(rows), length, dtype=torch.long) for name in ("input_ids", "attention_mask", "completion_mask")}
-    for row, (given, answer) in enumerate(rows):
+    answers = rows()
+    length = max(len(given) + len(answer) for given, answer in answers)
+    batch = {
+        name: torch.zeros(len(answers), length, dtype=torch.long) for name in ("input_ids", "attention_mask", "completion_mask")
+    }
+    for row, (given, answer) in enumerate(answers):
         whole = len(given) + len(answer)
         batch["input_ids"][row, :whole] = torch.tensor(given + answer)
         batch["attention_mask"][row, :whole] = 1

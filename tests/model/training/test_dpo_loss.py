@@ -8,32 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.training.data.examples import IGNORED
 from model.training.dpo_loss import DPOLoss
+from tests.model.training.dpo_case import BETA, PAIRS, network, rows
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "dpo_trl.json").read_text())  # by benchmarks.dpo_reference
-CONFIG = GPT2Config(vocab_size=40, n_positions=16, n_embd=12, n_layer=2, n_head=3, eos_token_ids=(39,))
-BETA = 0.3
-PAIRS = (([5, 9, 2], [7, 7, 1, 39], [8, 39]), ([3], [30, 31, 39], [1, 2, 3, 4, 5, 39]), ([11, 12, 13, 14, 15], [39], [16, 39]))
-
-
-def network(phase: float) -> GPT2:
-    """Weights that are sines, as benchmarks.dpo_reference has them."""
-    model = GPT2(CONFIG)
-    with torch.no_grad():
-        for number, (name, parameter) in enumerate(sorted(model.named_parameters())):
-            waves = torch.sin(0.7 * torch.arange(parameter.numel(), dtype=torch.float64) + phase + number)
-            parameter.copy_((0.4 * waves + (name.endswith("weight") and parameter.ndim == 1)).view(parameter.shape))
-    return model
 
 
 def batch(pairs=PAIRS, padding: int = 0) -> tuple[Tensor, Tensor]:
-    rows = [(given, answer) for which in (1, 2) for given, answer in ((pair[0], pair[which]) for pair in pairs)]
-    length = max(len(given) + len(answer) for given, answer in rows) - 1 + padding
-    tokens, targets = torch.zeros(len(rows), length, dtype=torch.long), torch.full((len(rows), length), IGNORED)
-    for row, (given, answer) in enumerate(rows):
+    answers = rows(pairs)
+    length = max(len(given) + len(answer) for given, answer in answers) - 1 + padding
+    tokens, targets = torch.zeros(len(answers), length, dtype=torch.long), torch.full((len(answers), length), IGNORED)
+    for row, (given, answer) in enumerate(answers):
         ids = torch.tensor(given + answer)
         tokens[row, : len(ids) - 1] = ids[:-1]
         targets[row, len(given) - 1 : len(ids) - 1] = torch.tensor(answer)
