@@ -76,7 +76,8 @@ class _Finetuning:
             plan, model = self._plan(options, base, task)
             if self.processes.is_first:
                 self.directory.write_plan(plan.to_json())
-        self._report(_describe(plan, model, task))
+        for line in (_describe(plan, model, task), *task.remarks(plan.recipe)):
+            self._report(line)
         return self._train(plan, base, model, task)
 
     def _prepared(self, options: FinetuneOptions, base: Base) -> Task:

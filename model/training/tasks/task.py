@@ -51,6 +51,10 @@ class Task(ABC):
     def counts(self) -> str:
         """What there is, in words."""
 
+    def remarks(self, recipe: Recipe) -> list[str]:
+        """What is to be told of a run besides: a line each."""
+        return []
+
     @abstractmethod
     def source(self, recipe: Recipe, processes: Processes) -> DataSource: ...
 

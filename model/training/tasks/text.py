@@ -1,6 +1,6 @@
 """Text to be learned: tokenised once into a run's directory, cut into windows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from model.training.data.described import bits_per_nat, counts_of_text
 from model.training.data.options import DataOptions
 from model.training.data.selection import Selection
 from model.training.data.shards import TokenShards, map_shards, tokenize
+from model.training.data.weighted_sets import sets_of_shards, weights_line
 from model.training.data.windows import WindowData
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
@@ -35,20 +36,27 @@ def prepare_text(
     with tqdm(total=corpus.num_bytes, unit="B", unit_scale=True, desc="tokenising", leave=False, disable=None) as bar:
         shards = tokenize(corpus, base.tokenizer, directory, options.validation_fraction, bar.update, WITHIN_TEXT)
     context = base.config.n_positions
-    window = choose_window(shards, context)
+    names = tuple(map(str, options.paths))
+    window = choose_window(shards, context, names)
     if window < context:
         report(f"the text is short: it is learned in windows of {window} tokens, while the context is {context}")
-    return TextTask(directory, window)
+    return TextTask(directory, window, names)
 
 
-def choose_window(shards: TokenShards, context: int) -> int:
-    """The context or, if too few windows of it can be cut from the text, the largest divisor of it that leaves enough."""
+def choose_window(shards: TokenShards, context: int, names: Sequence[str] = ()) -> int:
+    """The context or, if too few windows of it can be cut from the text, the largest divisor of it that leaves enough: in all, and
+    one of each weighted set. `names` are those of the sets.
+    """
+    sets = sets_of_shards(shards) or [shards.train]
     for window in (context // divisor for divisor in range(1, context + 1) if context % divisor == 0):
-        train, validation = (sum((len(shard) - 1) // window for shard in split) for split in (shards.train, shards.validation))
-        if train - len(shards.train) >= MIN_TRAIN_WINDOWS and validation >= MIN_VALIDATION_WINDOWS:
+        train = [sum(max(0, (len(shard) - 1) // window - 1) for shard in texts) for texts in sets]
+        validation = sum((len(shard) - 1) // window for shard in shards.validation)
+        if min(train) >= 1 and sum(train) >= MIN_TRAIN_WINDOWS and validation >= MIN_VALIDATION_WINDOWS:
             return window
         if window <= MIN_WINDOW:
             break
+    if min(train) < 1 and shards.weights:
+        window_sampler(shards, window, seed=0, names=names)  # names the set that is too small
     num_train, num_validation = (sum(map(len, split)) for split in (shards.train, shards.validation))
     raise TrainingError(
         f"the text has {num_train:,} tokens to train on and {num_validation:,} held out, too few even for windows of {window}: "
@@ -61,6 +69,7 @@ class TextTask(Task):
     """What `prepare_text` made."""
 
     text_window: int
+    names: tuple[str, ...] = ()  # of the paths that weights are of, as far as these are told of
 
     @property
     def window(self) -> int:
@@ -72,11 +81,17 @@ class TextTask(Task):
 
     @property
     def material(self) -> Material:
-        return Material(window_sampler(self._shards, self.window, seed=0).windows_per_epoch, self.window, is_text=True)
+        sampler = window_sampler(self._shards, self.window, seed=0, names=self.names)
+        return Material(sampler.windows_per_epoch, self.window, is_text=True)
 
     @property
     def counts(self) -> str:
         return counts_of_text(self._shards)
+
+    def remarks(self, recipe: Recipe) -> list[str]:
+        if not self._shards.weights:
+            return []
+        return [weights_line(self._shards, self.names, recipe.max_steps * recipe.batch_size, self.window)]
 
     def source(self, recipe: Recipe, processes: Processes) -> WindowData:
         return WindowData(self._shards, self.window, recipe, processes)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 from types import SimpleNamespace
@@ -206,6 +207,24 @@ def test_a_short_text_is_learned_in_shorter_windows(base, text, tmp_path):
     window = plan_of(tmp_path / "out").window
     assert window in (16, 32)
     assert lines[1] == f"the text is short: it is learned in windows of {window} tokens, while the context is 64"
+
+
+def test_of_weighted_texts_the_smallest_decides_on_the_windows_and_a_line_tells_what_the_weights_do(base, text, tmp_path):
+    few, lines = tmp_path / "few.txt", []
+    few.write_text(text.read_text()[:200])
+    data = DataOptions(paths=[text, few], weights=(3, 1))
+    assert finetune(FinetuneOptions(data=data, model=str(base), recipe=SHORT), tmp_path / "out", CPU, Processes(), lines.append)
+    assert plan_of(tmp_path / "out").window in (16, 32)
+    told = next(line for line in lines if line.startswith("weights: "))
+    assert re.fullmatch(rf"weights: {text} 75 % of the tokens, [\d.]+ times through it; {few} 25 % .* times through it", told)
+
+
+def test_a_weighted_text_without_a_window_is_named(base, text, tmp_path):
+    (few := tmp_path / "few.txt").write_text("Few words.")
+    options = FinetuneOptions(data=DataOptions(paths=[text, few], weights=(1, 1)), model=str(base), recipe=SHORT)
+    with pytest.raises(TrainingError, match=f"--weights: the text of {few} has .* tokens to train on, too few"):
+        finetune(options, tmp_path / "out", CPU, Processes(), lambda line: None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_not_given_is_chosen_for_the_data(base, pairs, tmp_path, monkeypatch):
