@@ -98,7 +98,7 @@ class _Recipe(Recipe):
     rates: Rates = cosine
 
     def learning_rate_factor(self, step: int, share: float | None = None) -> float:
-        warmup = min(self.warmup_steps, self.max_steps // 10)
+        warmup = self.num_warmup_steps
         return (step + 1) / warmup if step < warmup else self.rates((step - warmup) / max(1, self.max_steps - warmup))
 
 

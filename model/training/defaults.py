@@ -118,16 +118,7 @@ def choose_recipe(
     epoch_tokens = max(1, int(repeated.run_tokens))
     sampler = window_sampler(shards, config.n_positions, seed=0, names=names)  # both refuse a context that is too long
     next(validation_batches(shards.validation, config.n_positions, 1, 1))
-    num_shares = processes.num * int(str(given.get("accumulation", 1)))
-    chosen = {"max_steps": 1, "batch_size": default_batch_size(config.n_positions, train_tokens, num_shares)} | given
-    recipe = Recipe(**chosen)  # type: ignore[arg-type]
-    recipe.check_shares(processes.num, " windows")
-    if "bfloat16" not in given:
-        recipe = replace(recipe, bfloat16=choose_bfloat16(device, config.n_embd, processes, report))
-    if "accumulation" not in given and device.type == "cpu":
-        share = recipe.batch_size // processes.num
-        accumulation = num_parts(share, config.n_positions, config, recipe, device, PRETRAINING_PART_BYTES)
-        recipe = replace(recipe, accumulation=accumulation)
+    recipe = _step_of(given, config, train_tokens, device, processes, report)
 
     def measure(compiled: bool) -> Speed:
         what = "a compiled step, which takes a while at first" if compiled else "a training step"
@@ -142,6 +133,28 @@ def choose_recipe(
         report(f"{MAX_EPOCHS} times through {repeated.name} take less than {minutes:g} minutes; --steps names more")
     if "validate_every" not in given:
         recipe = replace(recipe, validate_every=default_validate_every(recipe.max_steps, batch_tokens, validations.num_tokens))
+    return recipe
+
+
+def _step_of(
+    given: dict[str, object],
+    config: GPT2Config,
+    train_tokens: int,
+    device: torch.device,
+    processes: Processes,
+    report: Callable[[str], None],
+) -> Recipe:
+    """What is given, and the rest of what makes up one step."""
+    num_shares = processes.num * int(str(given.get("accumulation", 1)))
+    chosen = {"max_steps": 1, "batch_size": default_batch_size(config.n_positions, train_tokens, num_shares)} | given
+    recipe = Recipe(**chosen)  # type: ignore[arg-type]
+    recipe.check_shares(processes.num, " windows")
+    if "bfloat16" not in given:
+        recipe = replace(recipe, bfloat16=choose_bfloat16(device, config.n_embd, processes, report))
+    if "accumulation" not in given and device.type == "cpu":
+        share = recipe.batch_size // processes.num
+        accumulation = num_parts(share, config.n_positions, config, recipe, device, PRETRAINING_PART_BYTES)
+        recipe = replace(recipe, accumulation=accumulation)
     return recipe
 
 
@@ -231,11 +244,7 @@ def measured_speed(
 
         return timed_steps(step, max_seconds, device)
 
-    begins = [begin for begin, _ in recipe.windows]
-    shares = [end - begin for begin, end in zip(begins, [*begins[1:], 1.0], strict=True)]
-    lengths = [
-        replace(recipe, max_steps=1 << 20, first_step=0).window_length(math.ceil(begin * (1 << 20)), context) for begin in begins
-    ]
+    shares, lengths = _windows_of_run(recipe, context)
     loss = NextTokenLoss(model, recipe.bfloat16, False, recipe.checkpoint_activations)
     times = {length: timed(loss, length, MEASURED_SECONDS / len(set(lengths))) for length in dict.fromkeys(lengths)}
     mean = sum(share * times[length][1] for share, length in zip(shares, lengths, strict=True))
@@ -247,6 +256,14 @@ def measured_speed(
         )
         mean *= seconds / times[middle][1]
     return Speed(recipe.batch_size * context / mean, first_seconds)
+
+
+def _windows_of_run(recipe: Recipe, context: int) -> tuple[list[float], list[int]]:
+    """The lengths of the windows in a run's order, behind the share of the steps that each has."""
+    begins = [begin for begin, _ in recipe.windows]
+    shares = [end - begin for begin, end in zip(begins, [*begins[1:], 1.0], strict=True)]
+    long_run = replace(recipe, max_steps=1 << 20, first_step=0)
+    return shares, [long_run.window_length(math.ceil(begin * (1 << 20)), context) for begin in begins]
 
 
 def timed_steps(step: Callable[[], None], max_seconds: float, device: torch.device) -> tuple[float, float]:

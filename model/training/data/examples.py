@@ -4,6 +4,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ class Example:
         return cls([*prompt, *learned[:-1]], [IGNORED] * (len(prompt) - 1) + learned)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Examples:
     """Examples laid end to end."""
 
@@ -59,7 +60,7 @@ class Examples:
 
     def __getitem__(self, chosen: NDArray[np.int64]) -> "Examples":
         """The chosen ones, in the order given."""
-        begins = self._begins()
+        begins = self._begins
         places = [np.arange(begins[i], begins[i] + self.lengths[i]) for i in chosen]
         taken = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
         return Examples(self.ids[taken], self.targets[taken], self.lengths[chosen])
@@ -70,7 +71,7 @@ class Examples:
 
     def rows(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T) of the chosen examples, T as the longest needs."""
-        begins = self._begins()
+        begins = self._begins
         inputs = np.zeros((len(chosen), int(self.lengths[chosen].max())), dtype=np.int64)  # nobody sees the padding
         targets = np.full_like(inputs, IGNORED)
         for row, example in enumerate(chosen):
@@ -82,7 +83,7 @@ class Examples:
     def questions(self, max_questions: int, max_tokens: int) -> list[Question]:
         """The first examples whose last words learned, with their end, have at most `max_tokens`: what precedes these, and they."""
         found: list[Question] = []
-        for begin, length in zip(self._begins(), self.lengths, strict=True):
+        for begin, length in zip(self._begins, self.lengths, strict=True):
             if len(found) == max_questions:
                 break
             ids, targets = (values[begin : begin + length].tolist() for values in (self.ids, self.targets))
@@ -117,11 +118,12 @@ class Examples:
     def _places_by_hash(self) -> list[list[int]]:
         """The numbers of the examples, those that are the same together, in the order of their hashes."""
         places: dict[bytes, list[int]] = {}
-        for number, (begin, length) in enumerate(zip(self._begins(), self.lengths, strict=True)):
+        for number, (begin, length) in enumerate(zip(self._begins, self.lengths, strict=True)):
             contents = (values[begin : begin + length].tobytes() for values in (self.ids, self.targets))
             places.setdefault(hashlib.blake2b(b"".join(contents), key=b"held out", digest_size=16).digest(), []).append(number)
         return [places[digest] for digest in sorted(places)]
 
+    @cached_property
     def _begins(self) -> NDArray[np.int64]:
         return np.cumsum(self.lengths, dtype=np.int64) - self.lengths
 
