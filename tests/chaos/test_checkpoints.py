@@ -1,5 +1,6 @@
 """Corrupt and malicious checkpoints: each is refused in one line, at once, and nothing of it is run."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -66,8 +67,9 @@ def test_the_checkpoint_itself_is_not(tiny_checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("name", THROUGH_THE_COMMAND)
 def test_the_command_ends_with_78_and_one_line(corrupt: Callable[[str], Path], tmp_path: Path, name: str) -> None:
-    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--model", str(corrupt(name)), "--log-format", "console"]
-    result = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
+    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--log-format", "console"]
+    environment = os.environ | {"GPT2_MODEL": str(corrupt(name))}  # as an option it would be a wrong call, with 2
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, env=environment)
     assert result.returncode == 78, result.stderr
     assert result.stdout == ""
     *progress, refusal = result.stderr.splitlines()
