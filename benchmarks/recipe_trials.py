@@ -185,7 +185,6 @@ def main() -> None:
     options = parser.parse_args()
     prepare_for_training()
     torch.set_num_threads(1)
-    rows = {} if options.again else _rows_before(options.batches)
     tokenizer, few, many = _tokens(options.text, options.batches)
     held_out = "".join(documents(options.held_out))[:HELD_OUT_CHARACTERS]
     ids, num_bytes = tokenizer.encode(held_out), len(held_out.encode())
@@ -194,23 +193,28 @@ def main() -> None:
         f"python -m benchmarks.recipe_trials {options.text.name} --held-out {options.held_out.name} --batches {options.batches}"
     )
     for trial in TRIALS:
-        if trial.name in rows or (options.only and trial.name not in options.only):
+        done = not options.again and trial.name in _rows_before(options.batches)
+        if done or (options.only and trial.name not in options.only):
             continue
         run = _Run(trial, few if trial.epochs else many, options.batches, bfloat16)
         begin = time.process_time()
         run.to_the_end()
         seconds = time.process_time() - begin
         bits = evaluate(run.model, ids, num_bytes, bfloat16).bits_per_byte
-        rows[trial.name] = {"bits_per_byte": round(bits, 4), "cpu_seconds": round(seconds, 1)}
+        row = {"bits_per_byte": round(bits, 4), "cpu_seconds": round(seconds, 1)}
         print(f"{trial.name}: {bits:.4f} bits per byte, {seconds:.0f} s of the processor", flush=True)
         sizes = {"vocabulary": VOCABULARY, "context": CONTEXT, "width": WIDTH, "layers": LAYERS}
-        write_result("recipe_trials", command, {**sizes, "batches": options.batches, "trials": rows})
+        rows = _rows_before(options.batches) | {trial.name: row}  # others may run trials at the same time
+        write_result(_name(options.batches), command, {**sizes, "batches": options.batches, "trials": rows})
 
 
 def _rows_before(num_batches: int) -> dict[str, dict[str, float]]:
-    file = RESULTS / "recipe_trials.json"
-    result = json.loads(file.read_text())["result"] if file.exists() else {}
-    return result["trials"] if result.get("batches") == num_batches else {}
+    file = RESULTS / f"{_name(num_batches)}.json"
+    return json.loads(file.read_text())["result"]["trials"] if file.exists() else {}  # type: ignore[no-any-return]
+
+
+def _name(num_batches: int) -> str:
+    return f"recipe_trials_{num_batches}"
 
 
 def _tokens(text: Path, num_batches: int) -> tuple[Tokenizer, TokenShards, TokenShards]:
