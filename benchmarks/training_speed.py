@@ -2,11 +2,11 @@
 
     python -m benchmarks.training_speed
 
-Wanted with Muon: at least 1.6 times the tokens/s, without AVX-512 1.1 times. The same sizes, the same batch and no dropout for all. Each
-contender runs in a process of its own, by turns, --rounds times; its first two steps, in which ours is compiled, are not counted,
-and of the others the median is. Ours runs as under `gpt2 train`: with what app.environment sets, in bfloat16 where that pays. The
-plain loop runs as it comes, in float32 and by autocast in bfloat16, of which the faster counts; for information once more with
-what app.environment sets, which it would have to know of.
+Wanted with Muon: at least 1.6 times the tokens/s, without AVX-512 1.1 times. The same sizes, the same batch and no dropout for
+all. Each contender runs in a process of its own, by turns, --rounds times; its first two steps, in which ours is compiled, are not
+counted, and of the others the median is. Ours runs as under `gpt2 train`: with what app.environment sets, in bfloat16 where that
+pays. The plain loop runs as it comes, in float32 and by autocast in bfloat16, of which the faster counts; for information once more
+with what app.environment sets, which it would have to know of.
 
 The share of the peak: 6 N + 6 L C T operations a token (N parameters without the positions', attention to half the context)
 against the rate of one large product of matrices, in the faster precision, measured in the same rounds.
