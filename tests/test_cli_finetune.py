@@ -33,6 +33,12 @@ def pairs(tmp_path):
     return file
 
 
+def answers(file):
+    lines = ({"prompt": f"{a} and {b}:", "chosen": f" {a}", "rejected": f" {b}"} for a in "abcdef" for b in "uvwxyz")
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
 def test_a_finetuned_checkpoint_is_ready_to_be_served(base, pairs, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["train", "finetune", str(pairs), "--model", str(base), "--out", str(out), *QUICK]) == 0
@@ -91,6 +97,11 @@ def test_a_checkpoint_is_not_overwritten(base, pairs, capsys):
     assert sorted(file.name for file in base.iterdir()) == ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
 
 
+def test_a_beta_of_nothing_is_no_option_that_was_left_out(tmp_path, capsys):
+    assert main(["train", "dpo", "--resume", "--out", str(tmp_path), "--beta", "0"]) == 2
+    assert "--beta cannot change in a run that goes on" in capsys.readouterr().err
+
+
 def test_data_or_resume_must_be_named_and_a_run_must_be_there(tmp_path, capsys):
     assert main(["train", "finetune", "--out", str(tmp_path)]) == 2
     assert "name the data to train on, or --resume alone" in capsys.readouterr().err
@@ -101,9 +112,12 @@ def test_data_or_resume_must_be_named_and_a_run_must_be_there(tmp_path, capsys):
         assert f"{option[0]} cannot change in a run that goes on" in capsys.readouterr().err
 
 
-def test_two_processes_learn_what_one_learns(base, pairs, tmp_path, capfd):
+@pytest.mark.parametrize("kind", ["finetune", "dpo"])
+def test_two_processes_learn_what_one_learns(base, pairs, tmp_path, capfd, kind):
+    if kind == "dpo":
+        pairs = answers(tmp_path / "answers.jsonl")
     options = [str(pairs), "--model", str(base), *QUICK, "--steps", "6", "--validate-every", "1", "--dropout", "0"]
-    assert main(["train", "finetune", *options, "--out", str(tmp_path / "one")]) == 0
+    assert main(["train", kind, *options, "--out", str(tmp_path / "one")]) == 0
     command = [
         sys.executable,
         "-m",
@@ -114,7 +128,7 @@ def test_two_processes_learn_what_one_learns(base, pairs, tmp_path, capfd):
         "-m",
         "app",
         "train",
-        "finetune",
+        kind,
     ]
     path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))  # noqa: PTH109  # the repository
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

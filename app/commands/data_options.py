@@ -25,7 +25,10 @@ def add_data_options(parser: argparse.ArgumentParser, paths: str, held_out: str,
     )
     add_selection_options(group)
     group.add_argument(
-        "--weights", type=_weights, metavar="X,X", help="of each PATH one: its share of the text trained on (default: its size)"
+        "--weights",
+        type=_weights,
+        metavar="X,X",
+        help="of each PATH of text one: its share of the training (default: its size)",
     )
     if conversations:
         group.add_argument(

@@ -75,7 +75,11 @@ def _finetune(options: argparse.Namespace) -> int:
 
 def tune(options: argparse.Namespace, kind: str, beta: float | None = None) -> int:
     """Train a checkpoint on by the command `kind`; `beta` as given for preferences."""
-    fixed = [name for name in ("model", "lora", "keep_adapter", "beta") if getattr(options, name, None) not in (None, False)]
+    fixed = [
+        name
+        for name in ("model", "lora", "keep_adapter", "beta")
+        if (value := getattr(options, name, None)) is not None and value is not False
+    ]
     check_run_options(options, [*fixed, *(f"lora_{name}" for name in _given_lora(options)), *given_data(options)], "data")
     prepare_for_training()
     with training_errors():

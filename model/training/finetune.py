@@ -1,4 +1,4 @@
-"""Fine-tuning: a checkpoint trained on, on text or on prompts with their completions, whole or by LoRA."""
+"""Fine-tuning: a checkpoint trained on, on text, examples or preferences, whole or by LoRA."""
 
 import time
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from model.training.data.described import data_story
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.finetune_defaults import NO_COMPILED_EXAMPLES, Trial, choose_recipe, more_steps, with_steps
-from model.training.finetune_plan import NO_CHECKPOINTED_PAIRS, FinetuneOptions, FinetunePlan
+from model.training.finetune_plan import FinetuneOptions, FinetunePlan, check_for_preferences
 from model.training.objective import measure
 from model.training.precision import warn_of_slow_bfloat16
 from model.training.pretrain import Report
@@ -90,8 +90,9 @@ class _Finetuning:
         recipe = choose_recipe(given, base.config, material, lora, *machine)
         model = base.network(options.lora, recipe, self.device)
         if self.processes.is_first:
-            task.measure_base(model, recipe)
+            task.measure_reference(model, recipe, self._report)
         self.processes.wait()
+        self._report("measuring the model as it is on what is held out")
         trial, base_loss = self._trial(task, model, recipe)
         recipe = self.processes.agree(with_steps(recipe, options.recipe, material, options.minutes, trial))
         story = Story(data_story(options.data.paths, task.counts), samples=self.shown.samples)
@@ -111,11 +112,10 @@ class _Finetuning:
 
     def _trial(self, task: Task, model: GPT2, recipe: Recipe) -> tuple[Trial, float]:
         """The network ready to be timed, and its loss on what is held out."""
-        self._report("measuring the model as it is on what is held out")
         source, began = task.source(recipe, self.processes), time.monotonic()
         # Not the trainer's own objective: that is set up for gradients between processes.
         hidden = None if self.processes.is_first else True  # the bar; by None, where nobody watches
-        parts = tqdm(source.validation(0), desc="measuring", unit=" batches", delay=2, leave=False, disable=hidden)
+        parts = tqdm(source.validation(recipe.first_step), desc="measuring", unit=" batches", delay=2, leave=False, disable=hidden)
         loss = measure(task.objective(model, replace(recipe, compiled=False)), parts, self.processes).loss
         trial = Trial(
             model=model,
@@ -153,13 +153,16 @@ class _Finetuning:
         """The plan of a run that goes on otherwise, written down."""
         if changes.recipe.get("compiled") and not task.material.is_text:
             raise TrainingError(NO_COMPILED_EXAMPLES)
-        if changes.recipe.get("checkpoint_activations") and plan.dpo is not None:
-            raise TrainingError(NO_CHECKPOINTED_PAIRS)
+        if plan.dpo is not None:
+            check_for_preferences(changes.recipe)
+            if changes.recipe.get("bfloat16", plan.recipe.bfloat16) != plan.recipe.bfloat16:
+                raise TrainingError("what the model said of all pairs was measured in the other precision; leave out --precision")
 
         def steps_of(minutes: float) -> int:
-            recipe = replace(plan.recipe, **{name: value for name, value in changes.recipe.items() if name != "max_steps"})  # type: ignore[arg-type]
+            self._report("measuring how long a validation takes here")
+            recipe = changes.applied(plan.recipe)
             trial, _ = self._trial(task, base.network(plan.lora, recipe, self.device), recipe)
-            return more_steps(minutes, recipe, "validate_every" in changes.recipe or plan.story.has_named("validate_every"), trial)
+            return more_steps(minutes, recipe, "validate_every" in plan.story.named | changes.recipe.keys(), trial)
 
         progress = self.directory.read_progress()
         recipe, story = changed(plan.recipe, plan.story, progress, changes, steps_of, self.processes, self.shown.command)

@@ -126,7 +126,7 @@ def with_steps(recipe: Recipe, given: dict[str, object], material: Material, min
             return recipe.max_steps
         seconds, step_seconds = 60 * (minutes or DEFAULT_MINUTES), trial.batch_tokens / speed.tokens_per_second
         affordable = steps_within(seconds, step_seconds, VALIDATIONS * trial.validation_seconds)
-        wanted = math.ceil(EPOCHS * material.num_rows / recipe.batch_size) if minutes is None else affordable
+        wanted = math.ceil(EPOCHS * material.epoch_rows / recipe.batch_size) if minutes is None else affordable
         return max(1, min(wanted, affordable))
 
     tries_compiling = _tries_compiling(recipe, given, material, trial)

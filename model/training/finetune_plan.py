@@ -1,5 +1,6 @@
 """What a user may choose of fine-tuning, and what a run of it is, kept so that it can go on."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -11,9 +12,7 @@ from model.training.finetune_defaults import preference_learning_rate
 from model.training.lora import LoRA
 from model.training.recipe import Recipe
 from model.training.segments import Story
-from model.training.trainer import Score
-
-NO_CHECKPOINTED_PAIRS = "preferences are learned without activation checkpointing; leave out --activation-checkpointing"
+from model.training.trainer import EXACT_MATCH, Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +32,22 @@ class FinetuneOptions:
         Recipe(**({"max_steps": 1} | self.recipe))  # type: ignore[arg-type]
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise TrainingError(f"minutes is {self.minutes}; it must be above 0")
-        if self.dpo is not None and self.recipe.get("checkpoint_activations"):
-            raise TrainingError(NO_CHECKPOINTED_PAIRS)
+        if self.dpo is not None:
+            check_for_preferences(self.recipe)
 
     def given_recipe(self, config: GPT2Config) -> dict[str, object]:
         """The recipe's fields that are not to be chosen for the data: those given and, for preferences, a careful rate."""
         if self.dpo is None:
             return self.recipe
         return {"learning_rate": preference_learning_rate(config, self.lora is not None)} | self.recipe
+
+
+def check_for_preferences(recipe: Mapping[str, object]) -> None:
+    """Refuse fields of a recipe that mean nothing to DPO's objective."""
+    if recipe.get("checkpoint_activations"):
+        raise TrainingError("preferences are learned without activation checkpointing; leave out --activation-checkpointing")
+    if recipe.get("compiled"):
+        raise TrainingError("pairs make batches of many shapes, each of which would be compiled anew; leave out --compile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ class FinetunePlan:
     base: str
     base_fingerprint: str
     base_loss: float  # on the data held out
-    window: int | None  # tokens that text is cut into; None for examples
+    window: int | None  # tokens that text is cut into; None for examples and pairs
     lora: LoRA | None
     keep_adapter: bool
     recipe: Recipe
@@ -68,6 +75,8 @@ class FinetunePlan:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "FinetunePlan":
+        if (match := values.get("base_exact_match")) is not None:  # its name when examples alone had a score
+            values["base_score"] = (EXACT_MATCH, match)
         values = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         if (lora := values["lora"]) is not None:
             values["lora"] = LoRA(**lora | {"targets": tuple(lora["targets"])})

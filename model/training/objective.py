@@ -49,7 +49,7 @@ class Measured:
     """A network on what is held out: the mean loss, in nats a target, and the share of right targets, where that has a meaning."""
 
     loss: float
-    share_right: float | None
+    accuracy: float | None
 
 
 @torch.no_grad()

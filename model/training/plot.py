@@ -48,7 +48,7 @@ def _draw(axes: Any, training: list[tuple[int, float]], validation: list[tuple[i
         axes.plot(*zip(*validation, strict=True), "o-", color=VALIDATION, linewidth=1.6, markersize=3, label="validation")
         axes.plot(*best, "o", color=VALIDATION, markersize=8, markerfacecolor="none", label=f"best, {best[1]:.3f}")
     axes.set_title(title, fontsize=11, loc="left")
-    axes.set(xlabel="tokens seen", ylabel="loss, nats a token")
+    axes.set(xlabel="tokens seen", ylabel="loss, nats")
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.25)

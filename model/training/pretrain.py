@@ -157,7 +157,8 @@ class _Pretraining:
         shards = map_shards(self.directory.tokens)
 
         def steps_of(minutes: float) -> int:
-            return defaults.steps_of_minutes(minutes, plan.config, shards, plan.recipe, self.device, self.processes, self._report)
+            how = (changes.applied(plan.recipe), self.device, self.processes, self._report)
+            return defaults.steps_of_minutes(minutes, plan.config, shards, *how)
 
         recipe, story = changed(plan.recipe, plan.story, progress, changes, steps_of, self.processes, self.shown.command)
         plan = replace(plan, recipe=recipe, story=story)

@@ -9,10 +9,15 @@ from typing import TextIO
 
 from model.files import naming, replace_file, written_if_possible
 from model.training.deadline import Deadline
-from model.training.trainer import Progress, Score, Step, Validation
+from model.training.trainer import EXACT_MATCH, REWARD_ACCURACY, Progress, Score, Step, Validation
 
-SCORES = ("exact_match", "reward_accuracy")  # names of Score, as a column has them
-COLUMNS = ("step", "tokens", "seconds", "loss", "validation_loss", *SCORES)
+
+def _column(name: str) -> str:
+    """Of a score."""
+    return name.replace(" ", "_")
+
+
+COLUMNS = ("step", "tokens", "seconds", "loss", "validation_loss", *map(_column, (EXACT_MATCH, REWARD_ACCURACY)))
 SMOOTHING = 0.95
 BAR_WIDTH = 20
 # Between two drawings of the line, in a terminal and in a file.
@@ -33,7 +38,7 @@ class LossLog:
         self._write(progress, {"loss": f"{step.loss:.4f}"})
 
     def on_validation(self, validation: Validation, progress: Progress, score: Score | None = None) -> None:
-        scored = {} if score is None else {_column(score): f"{score.share:.4f}"}
+        scored = {} if score is None else {_column(score.name): f"{score.share:.4f}"}
         self._write(progress, {"validation_loss": f"{validation.loss:.4f}"} | scored)
 
     def _write(self, progress: Progress, losses: dict[str, str]) -> None:
@@ -45,10 +50,6 @@ class LossLog:
     def close(self) -> None:
         with naming(self._file):
             self._stream.close()
-
-
-def _column(score: Score) -> str:
-    return score.name.replace(" ", "_")
 
 
 def _write_rows(file: Path, rows: list[dict[str, str]]) -> None:
@@ -83,7 +84,7 @@ class EventLog:
     def on_validation(self, validation: Validation, score: Score | None = None) -> None:
         self._add("validation_loss", validation.loss, validation.step)
         if score is not None:
-            self._add(_column(score), score.share, validation.step)
+            self._add(_column(score.name), score.share, validation.step)
 
     def _add(self, name: str, value: float, step: int) -> None:
         self._writer.add_scalar(name, value, step)

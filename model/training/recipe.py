@@ -61,13 +61,14 @@ class Recipe:
         if self.compiled and self.checkpoint_activations:
             raise TrainingError("compiling keeps what activation checkpointing computes again; leave out --compile or the other")
 
-    def check_shares(self, num_processes: int, rows: str = "") -> None:
+    def check_shares(self, num_processes: int, rows: str = "", batch_is_fixed: bool = False) -> None:
         """Refuse a batch that the processes cannot share equally in their parts; `rows` names in the message what it is made of."""
         num_parts = self.accumulation * num_processes
         if self.batch_size % num_parts:
+            remedy = f"choose a --batch-size that {num_parts} (processes times --accumulation) divides"
             raise TrainingError(
                 f"a batch of {self.batch_size}{rows} cannot be cut into {num_parts} equal parts; "
-                f"choose a --batch-size that {num_parts} (processes times --accumulation) divides"
+                + ("choose processes and --accumulation whose product divides it" if batch_is_fixed else remedy)
             )
 
     @property

@@ -22,7 +22,7 @@ from model.training.progress import EventLog, LossLog, ProgressLine, counted
 from model.training.recipe import Recipe
 from model.training.run_directory import RunDirectory
 from model.training.sampling import Probes
-from model.training.trainer import Progress, Score, Step, Trainer, Validation
+from model.training.trainer import REWARD_ACCURACY, Progress, Score, Step, Trainer, Validation
 
 SAVED_DTYPE = torch.bfloat16  # two bytes a weight; what rounding costs is far below what another seed would
 
@@ -46,6 +46,7 @@ def train(
     validation.
     """
     processes = processes or Processes()
+    recipe.check_shares(processes.num, batch_is_fixed=True)  # also where more processes go on than began
     observer = _Recorder(directory, recipe, export, deadline, probes or Probes(), card) if processes.is_first else _Bystander()
     trainer = Trainer(model, data, recipe, observer, processes, deadline, objective)
     trainer.progress = directory.load_state(model, trainer.optimizers)
@@ -151,8 +152,8 @@ class _Recorder:
             self._export_if_better()
 
     def _score(self, validation: Validation) -> Score | None:
-        if validation.share_right is not None:
-            return Score("reward accuracy", validation.share_right)
+        if validation.accuracy is not None:
+            return Score(REWARD_ACCURACY, validation.accuracy)
         return self._probes.exact_match(self._trainer.model)
 
     def _remark(self, validation: Validation) -> str:

@@ -34,7 +34,7 @@ from model.training.errors import TrainingError
 from model.training.optimizer import Optimizers
 from model.training.progress import read_log
 from model.training.run_lock import check_no_file, check_not_trained_in, training_lock
-from model.training.trainer import Part, Progress, Score
+from model.training.trainer import EXACT_MATCH, Part, Progress, Score
 
 WEIGHT, AVERAGE = "weight/", "average/"
 NOTHING_SAVED = "the run ended before anything was saved: it begins again at its first step"
@@ -237,9 +237,11 @@ def _trained(model: GPT2) -> dict[str, Tensor]:
 
 
 def _progress(metadata: dict[str, str]) -> Progress:
-    """Of an earlier version what is still known."""
+    """Also as earlier versions wrote it."""
     values = json.loads(metadata["progress"])
     known = {field.name: values[field.name] for field in fields(Progress) if field.name in values}
     known["parts"] = [Part(**part) for part in values.get("parts", ())]
+    if "best_exact_match" in values:  # its name when examples alone had a score
+        known["best_score"] = (EXACT_MATCH, values["best_exact_match"])
     known["best_score"] = Score(*known["best_score"]) if known.get("best_score") else None
     return Progress(**known)

@@ -13,7 +13,7 @@ from model.gpt2 import GPT2, CausalAttention
 from model.kv_cache import GridAttention, KVCache
 from model.tokenizer import Tokenizer
 from model.training.data.examples import Question
-from model.training.trainer import Score
+from model.training.trainer import EXACT_MATCH, Score
 
 SAMPLE_TOKENS = 64
 TEMPERATURE = 0.8  # plain sampling from so small models strays within a line
@@ -36,7 +36,7 @@ class Probes:
         model.eval()
         longest_first = sorted(self.questions, key=lambda question: -sum(map(len, question)))
         groups = (longest_first[i : i + QUESTION_ROWS] for i in range(0, len(longest_first), QUESTION_ROWS))
-        return Score("exact match", sum(_num_matching(model, group) for group in groups) / len(self.questions))
+        return Score(EXACT_MATCH, sum(_num_matching(model, group) for group in groups) / len(self.questions))
 
     def samples(self, model: GPT2) -> Iterator[tuple[str, str]]:
         """Each prompt with its continuation, the same draws each time: what differs is the model."""

@@ -30,6 +30,10 @@ class Changes:
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise TrainingError(f"minutes is {self.minutes}; it must be above 0")
 
+    def applied(self, recipe: Recipe) -> Recipe:
+        """A recipe with these changes, but for the number of its steps."""
+        return replace(recipe, **{name: value for name, value in self.recipe.items() if name != "max_steps"})  # type: ignore[arg-type]
+
     def __bool__(self) -> bool:
         return bool(self.recipe) or self.minutes is not None
 
@@ -57,9 +61,10 @@ class Story:
     def asked(self, first_step: int, command: str, changes: dict[str, Any]) -> "Story":
         return replace(self, segments=(*self.segments, Segment(first_step, command, changes)))
 
-    def has_named(self, field: str) -> bool:
-        """Whether the run's user has ever named this field of its recipe."""
-        return any(field in segment.changes for segment in self.segments)
+    @property
+    def named(self) -> set[str]:
+        """Fields of the recipe that the run's user has ever named."""
+        return {name for segment in self.segments for name in segment.changes}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Story":
@@ -78,9 +83,10 @@ def changed(
 ) -> tuple[Recipe, Story]:
     """Recipe and story of a run that goes on with changes; `steps_of` minutes here."""
     steps = None if changes.minutes is None else processes.agree(steps_of(changes.minutes))
-    named = {name for segment in story.segments for name in segment.changes}
     asked = changes.recipe | ({} if changes.minutes is None else {"minutes": changes.minutes})
-    return continued(recipe, progress, changes, steps, named), story.asked(progress.step, command, asked)
+    recipe = continued(recipe, progress, changes, steps, story.named)
+    recipe.check_shares(processes.num, batch_is_fixed=True)
+    return recipe, story.asked(progress.step, command, asked)
 
 
 def describe_change(recipe: Recipe, progress: Progress) -> str:

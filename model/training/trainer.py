@@ -31,7 +31,7 @@ SAVE_SECONDS, MAX_SAVING_SHARE = 30.0, 0.02
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one optimiser step did; the loss is in nats a token, before the step."""
+    """What one optimiser step did; the loss is in nats a target, before the step."""
 
     number: int
     loss: float
@@ -45,18 +45,21 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The model after `step` steps on held-out text; the loss is in nats a token."""
+    """The model after `step` steps on held-out text; the loss is in nats a target."""
 
     step: int
     loss: float
     is_best: bool
-    share_right: float | None = None  # of the targets, where the objective can tell
+    accuracy: float | None = None  # of the targets, where the objective can tell
+
+
+EXACT_MATCH, REWARD_ACCURACY = "exact match", "reward accuracy"
 
 
 class Score(NamedTuple):
     """What is told of a model besides its loss."""
 
-    name: str
+    name: str  # EXACT_MATCH or REWARD_ACCURACY
     share: float
 
 
@@ -214,7 +217,7 @@ class Trainer:
             progress.best_loss, progress.best_step, progress.num_worse = loss, progress.step, 0
         elif progress.step > self.recipe.first_step + self.recipe.num_warmup_steps:
             progress.num_worse += 1
-        self._observer.on_validation(Validation(progress.step, loss, is_best, measured.share_right))
+        self._observer.on_validation(Validation(progress.step, loss, is_best, measured.accuracy))
 
     def measure(self) -> Measured:
         """The network as it is on what is held out."""

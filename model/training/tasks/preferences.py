@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from model.gpt2 import GPT2
 from model.training.base import Base
@@ -56,8 +57,9 @@ class PreferenceTask(Task):
     def objective(self, model: GPT2, recipe: Recipe) -> DPOLoss:
         return DPOLoss(model, self.dpo.beta, recipe.bfloat16)
 
-    def measure_base(self, model: GPT2, recipe: Recipe) -> None:
+    def measure_reference(self, model: GPT2, recipe: Recipe, report: Callable[[str], None]) -> None:
         """What the reference says of all pairs: the network itself as it is, with LoRA too, which adds nothing yet."""
+        report("measuring what the model says of all pairs, which it is held to")
         for name, pairs in zip(SPLITS, self._pairs, strict=True):
             measured_by(model, pairs, recipe.bfloat16).save(split_file(self.directory, name))
 
@@ -67,7 +69,7 @@ class PreferenceTask(Task):
 
     @property
     def _pairs(self) -> tuple[Preferences, Preferences]:
-        """Read each time: `measure_base` changes the files, in one process of several."""
+        """Read each time: `measure_reference` changes the files, in one process of several."""
         train, validation = (Preferences.load(split_file(self.directory, name)) for name in SPLITS)
         return train, validation
 
@@ -78,7 +80,8 @@ def measured_by(reference: GPT2, pairs: Preferences, bfloat16: bool = False) -> 
     objective = DPOLoss(reference, beta=1.0, bfloat16=bfloat16).eval()
     device, found = reference.wte.weight.device, np.zeros(len(pairs), dtype=np.float32)
     order = np.argsort(pairs.lengths, kind="stable")
-    for places in (order[i : i + REFERENCE_PAIRS] for i in range(0, len(order), REFERENCE_PAIRS)):
+    groups = [order[i : i + REFERENCE_PAIRS] for i in range(0, len(order), REFERENCE_PAIRS)]
+    for places in tqdm(groups, desc="measuring", unit=" batches", delay=2, leave=False, disable=None):
         tokens, targets, none = (tensor.to(device) for tensor in pairs.part(places))
         found[places] = objective.margins(tokens, targets, torch.zeros_like(none)).cpu().numpy()
     return replace(pairs, reference=found)

@@ -66,7 +66,7 @@ def split_file(directory: Path, name: str) -> Path:
 def num_held_out(num_rows: int, fraction: float | None) -> int:
     """Rows for validation, one at least; fraction None is 10 %, but no more than is worth measuring."""
     if num_rows < 2:
-        raise TrainingError(f"{num_rows} of the examples fit; two at least are needed, one of them to be held out")
+        raise TrainingError(f"{num_rows} of the records fit; two at least are needed, one of them to be held out")
     wanted = min(num_rows // 10, MAX_VALIDATION_ROWS) if fraction is None else round(num_rows * fraction)
     return min(max(1, wanted), num_rows - 1)
 

@@ -1,6 +1,7 @@
 """What a run's data are to it: batches, what is minimised on them, and what is told of them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,15 @@ class Material:
     tokens_per_row: float
     is_text: bool  # all rows are of one length
     sequences_per_row: int = 1  # that the network is given
+    rows_until_repeated: float | None = None  # where some come round before all have been seen
+
+    @property
+    def epoch_rows(self) -> float:
+        """Those in which nothing is seen twice."""
+        return self.rows_until_repeated or self.num_rows
 
     def epochs(self, recipe: Recipe) -> float:
-        return recipe.max_steps * recipe.batch_size / self.num_rows
+        return recipe.max_steps * recipe.batch_size / self.epoch_rows
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Task(ABC):
     def objective(self, model: GPT2, recipe: Recipe) -> Objective:
         return NextTokenLoss(model, recipe.bfloat16, recipe.compiled, recipe.checkpoint_activations)
 
-    def measure_base(self, model: GPT2, recipe: Recipe) -> None:  # noqa: B027 - most ask nothing
+    def measure_reference(self, model: GPT2, recipe: Recipe, report: Callable[[str], None]) -> None:  # noqa: B027 - most ask nothing
         """Keep what the objective asks of the network before it is trained; the first process does this alone."""
 
     def bits_per_nat(self, recipe: Recipe, tokenizer: Tokenizer) -> float | None:

@@ -15,7 +15,7 @@ from model.training.data.described import bits_per_nat, counts_of_text
 from model.training.data.options import DataOptions
 from model.training.data.selection import Selection
 from model.training.data.shards import TokenShards, map_shards, tokenize
-from model.training.data.weighted_sets import sets_of_shards, weights_line
+from model.training.data.weighted_sets import most_repeated, set_name, sets_of_shards, weights_line
 from model.training.data.windows import WindowData
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
@@ -39,7 +39,8 @@ def prepare_text(
     names = tuple(map(str, options.paths))
     window = choose_window(shards, context, names)
     if window < context:
-        report(f"the text is short: it is learned in windows of {window} tokens, while the context is {context}")
+        which = _shortest(shards, window, names)
+        report(f"{which} is short: all is learned in windows of {window} tokens, while the context is {context}")
     return TextTask(directory, window, names)
 
 
@@ -47,21 +48,35 @@ def choose_window(shards: TokenShards, context: int, names: Sequence[str] = ()) 
     """The context or, if too few windows of it can be cut from the text, the largest divisor of it that leaves enough: in all, and
     one of each weighted set. `names` are those of the sets.
     """
-    sets = sets_of_shards(shards) or [shards.train]
     for window in (context // divisor for divisor in range(1, context + 1) if context % divisor == 0):
-        train = [sum(max(0, (len(shard) - 1) // window - 1) for shard in texts) for texts in sets]
+        train = _num_windows(shards, window)
         validation = sum((len(shard) - 1) // window for shard in shards.validation)
         if min(train) >= 1 and sum(train) >= MIN_TRAIN_WINDOWS and validation >= MIN_VALIDATION_WINDOWS:
             return window
         if window <= MIN_WINDOW:
             break
     if min(train) < 1 and shards.weights:
-        window_sampler(shards, window, seed=0, names=names)  # names the set that is too small
+        which = _shortest(shards, window, names)
+        raise TrainingError(f"--weights: {which} is too short even for windows of {window} tokens; more of it, or leave it out")
     num_train, num_validation = (sum(map(len, split)) for split in (shards.train, shards.validation))
     raise TrainingError(
         f"the text has {num_train:,} tokens to train on and {num_validation:,} held out, too few even for windows of {window}: "
         f"{(MIN_TRAIN_WINDOWS + 1) * window} and {MIN_VALIDATION_WINDOWS * window + 1} are needed; more text helps"
     )
+
+
+def _num_windows(shards: TokenShards, window: int) -> list[int]:
+    """To train on, of each weighted set, or of all text where that is one."""
+    sets = sets_of_shards(shards) or [shards.train]
+    return [sum(max(0, (len(shard) - 1) // window - 1) for shard in texts) for texts in sets]
+
+
+def _shortest(shards: TokenShards, window: int, names: Sequence[str]) -> str:
+    """The text that decides on the windows."""
+    if not shards.weights:
+        return "the text"
+    windows = _num_windows(shards, window)
+    return f"the text of {set_name(names, windows.index(min(windows)))}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +97,8 @@ class TextTask(Task):
     @property
     def material(self) -> Material:
         sampler = window_sampler(self._shards, self.window, seed=0, names=self.names)
-        return Material(sampler.windows_per_epoch, self.window, is_text=True)
+        until_repeated = most_repeated(self._shards).run_tokens / self.window if self._shards.weights else None
+        return Material(sampler.windows_per_epoch, self.window, is_text=True, rows_until_repeated=until_repeated)
 
     @property
     def counts(self) -> str:

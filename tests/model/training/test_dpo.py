@@ -141,6 +141,19 @@ def test_what_it_does_not_do_is_refused_of_a_run_that_goes_on_too(base, pairs, t
         resume(tmp_path / "out", CPU, ALONE, lambda line: None, changes=changes, kind="dpo")
 
 
+def test_the_reference_and_what_it_is_held_against_are_of_one_precision(base, pairs, tmp_path):
+    assert finetune(options_of(base, pairs), tmp_path / "out", CPU, ALONE, lambda line: None)
+    changes = Changes(recipe={"max_steps": 2, "bfloat16": True})
+    with pytest.raises(TrainingError, match="measured in the other precision; leave out --precision"):
+        resume(tmp_path / "out", CPU, ALONE, lambda line: None, changes=changes, kind="dpo")
+
+
+def test_in_bfloat16_a_network_that_has_not_learned_yet_prefers_nothing(base, pairs, tmp_path):
+    said = []
+    assert finetune(options_of(base, pairs, bfloat16=True, max_steps=1), tmp_path / "out", CPU, ALONE, said.append)
+    assert "validation loss now 0.6931" in "\n".join(said)
+
+
 def test_conversations_are_kept_with_the_template_they_were_written_by(base, tmp_path):
     file = tmp_path / "chats.jsonl"
     said = [[{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": answer}] for i in range(20) for answer in "yn"]

@@ -17,8 +17,10 @@ from model.gpt2 import GPT2
 from model.network_files import load_model, save_checkpoint
 from model.training import defaults, finetune_defaults
 from model.training.adapter import load_adapter
+from model.training.base import Base
 from model.training.data.examples import Examples
 from model.training.data.options import DataOptions
+from model.training.data.shards import map_shards
 from model.training.data.source import Batch
 from model.training.defaults import Speed
 from model.training.distributed import Processes
@@ -32,6 +34,7 @@ from model.training.progress import read_log
 from model.training.recipe import Recipe
 from model.training.run import ProgressLine
 from model.training.segments import Changes
+from model.training.tasks.prepared import prepare
 from model.training.tasks.task import Material
 
 CONFIG = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(499,))
@@ -206,7 +209,7 @@ def test_a_short_text_is_learned_in_shorter_windows(base, text, tmp_path):
     assert run(base, few, tmp_path / "out", max_steps=2, validate_every=1, report=lines.append)
     window = plan_of(tmp_path / "out").window
     assert window in (16, 32)
-    assert lines[1] == f"the text is short: it is learned in windows of {window} tokens, while the context is 64"
+    assert lines[1] == f"the text is short: all is learned in windows of {window} tokens, while the context is 64"
 
 
 def test_of_weighted_texts_the_smallest_decides_on_the_windows_and_a_line_tells_what_the_weights_do(base, text, tmp_path):
@@ -215,6 +218,7 @@ def test_of_weighted_texts_the_smallest_decides_on_the_windows_and_a_line_tells_
     data = DataOptions(paths=[text, few], weights=(3, 1))
     assert finetune(FinetuneOptions(data=data, model=str(base), recipe=SHORT), tmp_path / "out", CPU, Processes(), lines.append)
     assert plan_of(tmp_path / "out").window in (16, 32)
+    assert any(line.startswith(f"the text of {few} is short: all is learned in windows of") for line in lines)
     told = next(line for line in lines if line.startswith("weights: "))
     assert re.fullmatch(rf"weights: {text} 75 % of the tokens, [\d.]+ times through it; {few} 25 % .* times through it", told)
 
@@ -222,7 +226,9 @@ def test_of_weighted_texts_the_smallest_decides_on_the_windows_and_a_line_tells_
 def test_a_weighted_text_without_a_window_is_named(base, text, tmp_path):
     (few := tmp_path / "few.txt").write_text("Few words.")
     options = FinetuneOptions(data=DataOptions(paths=[text, few], weights=(1, 1)), model=str(base), recipe=SHORT)
-    with pytest.raises(TrainingError, match=f"--weights: the text of {few} has .* tokens to train on, too few"):
+    with pytest.raises(
+        TrainingError, match=f"--weights: the text of {few} is too short even for windows of 16 tokens; more of it, or leave it out"
+    ):
         finetune(options, tmp_path / "out", CPU, Processes(), lambda line: None)
     assert not (tmp_path / "out").exists()
 
@@ -326,6 +332,42 @@ def test_minutes_more_hold_the_validations_that_the_run_will_have():
     assert more_steps(0.01, recipe, True, trial) == 1
 
 
+def test_a_text_run_that_went_on_before_goes_on_for_minutes(base, text, tmp_path):
+    run(base, text, tmp_path / "out", max_steps=2)
+    for changes in (Changes(recipe={"max_steps": 2}), Changes(minutes=0.001)):
+        assert resume(tmp_path / "out", CPU, Processes(), lambda line: None, changes=changes)
+    assert plan_of(tmp_path / "out").recipe.max_steps == 5, "at least one step more"
+
+
+class FirstOfThree(Processes):
+    """One that meets no others."""
+
+    def agree(self, value):
+        return value
+
+    def wait(self):
+        pass
+
+
+def test_a_run_does_not_go_on_in_parts_that_leave_some_of_a_batch_out(base, text, tmp_path):
+    run(base, text, tmp_path / "out", max_steps=2)
+    files = (tmp_path / "out" / "training" / "run.json").read_bytes()
+    with pytest.raises(TrainingError, match="a batch of 4 cannot be cut into 3 equal parts; choose processes and --accumulation"):
+        resume(tmp_path / "out", CPU, Processes(), lambda line: None, changes=Changes(recipe={"max_steps": 2, "accumulation": 3}))
+    with pytest.raises(TrainingError, match="a batch of 4 cannot be cut into 3 equal parts"):
+        resume(tmp_path / "out", CPU, FirstOfThree(0, 3), lambda line: None)
+    assert (tmp_path / "out" / "training" / "run.json").read_bytes() == files
+
+
+def test_of_weighted_texts_three_epochs_are_those_of_the_one_that_comes_round_most_often(base, text, tmp_path):
+    (few := tmp_path / "few.txt").write_text(text.read_text()[:2000])
+    data, tokens = DataOptions(paths=[text, few], weights=(1, 1)), tmp_path / "tokens"
+    task = prepare(data, None, Base.load(str(base)), tokens, lambda line: None)
+    small = len(map_shards(tokens).train[-1])
+    assert task.material.epoch_rows == pytest.approx(2 * small / task.window)
+    assert task.material.epoch_rows < task.material.num_rows / 2
+
+
 def test_minutes_more_are_measured_on_the_network_that_is_trained(base, pairs, tmp_path, monkeypatch):
     run(base, pairs, tmp_path / "out", LoRA(rank=4), max_steps=2)
     measured = []
@@ -381,7 +423,7 @@ def one_example(tmp_path):
     ("prepare", "options", "message"),
     [
         (nothing, {}, "the text has .* tokens to train on and .* held out, too few even for windows of 16"),
-        (one_example, {}, "1 of the examples fit; two at least are needed"),
+        (one_example, {}, "1 of the records fit; two at least are needed"),
         (enough, {"lora": LoRA(rank=33)}, "beyond the model's width of 32"),
     ],
 )
