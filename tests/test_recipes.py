@@ -267,6 +267,13 @@ def test_a_reply_after_another_line_keeps_who_answers() -> None:
     assert recipe("dialogue").after_other_lines(replies) == [("C: Stop.\nB:", " I."), ("A: Who?\nD:", " Why?")]
 
 
+def test_no_reply_comes_after_itself_where_its_line_is_anothers() -> None:
+    """In a play most replies are the next one's line."""
+    dialogue = recipe("dialogue")
+    replies = dialogue.replies([(speaker, f"{speaker} says {number}.") for number, speaker in enumerate("ABCDEFGH" * 3)])
+    assert all(reply.strip() not in prompt for prompt, reply in dialogue.after_other_lines(replies))
+
+
 def test_a_dialogue_that_was_trained_is_served_as_a_chat(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,6 +464,7 @@ def test_no_two_numbers_are_spelled_alike() -> None:
 def test_the_page_shows_the_results_that_were_kept() -> None:
     pages = importlib.import_module("benchmarks.recipes")
     documents = pages.read_results()
+    assert documents.keys() == pages.RECIPES.keys()
     assert pages.with_results(PAGE, documents) == PAGE
 
 

@@ -66,8 +66,12 @@ def replies(said: list[Speech]) -> list[Pair]:
 
 
 def after_other_lines(replies: list[Pair]) -> list[Pair]:
-    """Each reply after the line that another one answers: what is said is then no help, only who answers."""
-    moved = [*replies[1:], *replies[:1]]
+    """Each reply after the line that another one answers: what is said is then no help, only who answers.
+
+    Not the next one's: the line that it answers is this very reply.
+    """
+    far = max(1, len(replies) // 2)
+    moved = [*replies[far:], *replies[:far]]
     return [
         (f"{other.splitlines()[0]}\n{asked.splitlines()[1]}", reply)
         for (asked, reply), (other, _) in zip(replies, moved, strict=True)
