@@ -28,7 +28,7 @@ def add_data_options(parser: argparse.ArgumentParser, paths: str, held_out: str,
         "--weights",
         type=_weights,
         metavar="X,X",
-        help="of each PATH of text one: its share of the training (default: its size)",
+        help="of each PATH one: its share of what is trained on (default: its size)",
     )
     if conversations:
         group.add_argument(

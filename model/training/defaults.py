@@ -115,7 +115,7 @@ def choose_recipe(
     is too long for the text, or the processes cannot share the batch.
     """
     train_tokens, repeated = sum(map(len, shards.train)), most_repeated(shards, names)
-    epoch_tokens = max(1, int(repeated.run_tokens))
+    epoch_tokens = max(1, int(repeated.until_repeated))
     sampler = window_sampler(shards, config.n_positions, seed=0, names=names)  # both refuse a context that is too long
     next(validation_batches(shards.validation, config.n_positions, 1, 1))
     recipe = _step_of(given, config, train_tokens, device, processes, report)

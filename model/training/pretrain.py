@@ -20,7 +20,7 @@ from model.training.data.described import bits_per_nat, counts_of_text, data_sto
 from model.training.data.options import DataOptions
 from model.training.data.selection import select
 from model.training.data.shards import TokenShards, map_shards, tokenize
-from model.training.data.weighted_sets import weights_line
+from model.training.data.weighted_sets import weighted_sets, weights_line
 from model.training.data.windows import WindowData
 from model.training.deadline import Deadline
 from model.training.distributed import Processes
@@ -144,7 +144,9 @@ class _Pretraining:
             recipe = processes.agree(defaults.choose_recipe(options.recipe, options.minutes, config, shards, *machine, names))
             self._report(_describe(config, recipe, shards))
             if shards.weights:
-                self._report(weights_line(shards, names, recipe.max_steps * recipe.batch_size, config.n_positions))
+                self._report(
+                    weights_line(weighted_sets(shards, names), recipe.max_steps * recipe.batch_size * config.n_positions, "tokens")
+                )
             story = Story(data_story(options.data.paths, counts_of_text(shards)), samples=self.shown.samples)
             plan = PretrainPlan(config, recipe, story.asked(0, self.shown.command, options.recipe))
             if processes.is_first:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.training.data.examples import Examples
+from model.training.data.row_sets import RowSets
 from model.training.data.source import Batch
 from model.training.distributed import Processes
 from model.training.recipe import Recipe
@@ -23,8 +24,9 @@ class ShuffledBatches:
     A batch is a function of the seed and the step, as in model.training.data.batches.
     """
 
-    def __init__(self, lengths: NDArray[np.int32], recipe: Recipe, processes: Processes) -> None:
-        self._lengths, self._recipe, self._processes = lengths, recipe, processes
+    def __init__(self, lengths: NDArray[np.int32], recipe: Recipe, processes: Processes, sets: RowSets | None = None) -> None:
+        """`sets` have shares of the rows; without them each row comes once an epoch."""
+        self._lengths, self._recipe, self._processes, self._sets = lengths, recipe, processes, sets
         self.batches_per_epoch = -(-len(lengths) // recipe.batch_size)
         self._epoch = -1
         self._batches = np.empty((0, 0), dtype=np.int64)  # (batches_per_epoch, batch_size)
@@ -47,8 +49,9 @@ class ShuffledBatches:
     def _shuffle(self, epoch: int) -> None:
         generator = np.random.Generator(np.random.Philox(key=[self._recipe.seed, epoch]))
         size = self._recipe.batch_size
+        rows = len(self._lengths) if self._sets is None else self._sets.epoch(epoch, self._recipe.seed)
         # The epoch's last batch is filled up with rows of its beginning.
-        order = np.resize(generator.permutation(len(self._lengths)), self.batches_per_epoch * size)
+        order = np.resize(generator.permutation(rows), self.batches_per_epoch * size)
         groups = (order[i : i + SORTED_BATCHES * size] for i in range(0, len(order), SORTED_BATCHES * size))
         by_length = np.concatenate([group[np.argsort(self._lengths[group], kind="stable")] for group in groups])
         self._batches = generator.permutation(by_length.reshape(-1, size))
@@ -65,9 +68,11 @@ def by_length(lengths: NDArray[np.int32], processes: Processes) -> Iterator[NDAr
 class ExampleData:
     """Batches of examples, each one's tokens padded to the longest of its batch."""
 
-    def __init__(self, train: Examples, validation: Examples, recipe: Recipe, processes: Processes) -> None:
+    def __init__(
+        self, train: Examples, validation: Examples, recipe: Recipe, processes: Processes, sets: RowSets | None = None
+    ) -> None:
         self._train, self._validation, self._processes = train, validation, processes
-        self._batches = ShuffledBatches(train.lengths, recipe, processes)
+        self._batches = ShuffledBatches(train.lengths, recipe, processes, sets)
 
     @property
     def batches_per_epoch(self) -> int:

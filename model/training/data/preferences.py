@@ -16,6 +16,7 @@ from torch import Tensor
 from model.files import replace_file
 from model.training.data.example_batches import ShuffledBatches, by_length
 from model.training.data.examples import Example, Examples
+from model.training.data.row_sets import RowSets
 from model.training.data.source import Batch
 from model.training.distributed import Processes
 from model.training.recipe import Recipe
@@ -36,6 +37,11 @@ class Preferences:
         """Not yet measured: the reference has no opinion."""
         chosen, rejected = (Examples.of([pair[which] for pair in pairs]) for which in (0, 1))
         return cls(chosen, rejected, np.zeros(len(pairs), dtype=np.float32))
+
+    @classmethod
+    def concatenated(cls, *parts: "Preferences") -> "Preferences":
+        chosen, rejected = (Examples.concatenated(*(getattr(part, which) for part in parts)) for which in ("chosen", "rejected"))
+        return cls(chosen, rejected, np.concatenate([part.reference for part in parts]))
 
     def __len__(self) -> int:
         return len(self.reference)
@@ -75,9 +81,11 @@ class Preferences:
 class PreferenceData:
     """Batches of pairs of like length."""
 
-    def __init__(self, train: Preferences, validation: Preferences, recipe: Recipe, processes: Processes) -> None:
+    def __init__(
+        self, train: Preferences, validation: Preferences, recipe: Recipe, processes: Processes, sets: RowSets | None = None
+    ) -> None:
         self._train, self._validation, self._processes = train, validation, processes
-        self._batches = ShuffledBatches(train.lengths, recipe, processes)
+        self._batches = ShuffledBatches(train.lengths, recipe, processes, sets)
 
     def batch(self, step: int) -> Batch:
         chosen = self._batches.rows(step)

@@ -1,4 +1,4 @@
-"""What --weights makes of sets of text: each one's share, and how often a run goes through it. Knows sizes alone, no order."""
+"""What --weights makes of sets: each one's share, and how often a run goes through it. Knows sizes alone, no order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from model.training.data.shards import Ids, TokenShards
 
 @dataclass(frozen=True, slots=True)
 class WeightedSet:
-    """The text of one path, as far as it is trained on."""
+    """What one path has to train on: tokens of text, or rows."""
 
     name: str
-    share: float  # of the tokens that a run trains on
-    num_tokens: int  # that the text has
+    share: float  # of what a run trains on
+    size: int
 
     @property
-    def run_tokens(self) -> float:
-        """Of all sets together, those of a run that goes through this one once."""
-        return self.num_tokens / self.share
+    def until_repeated(self) -> float:
+        """The size of a run, of all sets together, that goes through this one once."""
+        return self.size / self.share
 
-    def times(self, run_tokens: int) -> str:
-        return f"{run_tokens / self.run_tokens:.1f} times"
+    def times(self, run_size: int) -> str:
+        return f"{run_size / self.until_repeated:.1f} times"
 
 
 def sets_of_shards(shards: TokenShards) -> list[list[Ids]]:
@@ -49,13 +49,10 @@ def weighted_sets(shards: TokenShards, names: Sequence[str] = ()) -> list[Weight
 
 def most_repeated(shards: TokenShards, names: Sequence[str] = ()) -> WeightedSet:
     """The set that any run goes through more often than through the others."""
-    return min(weighted_sets(shards, names), key=lambda texts: texts.run_tokens)
+    return min(weighted_sets(shards, names), key=lambda texts: texts.until_repeated)
 
 
-def weights_line(shards: TokenShards, names: Sequence[str], num_windows: int, context: int) -> str:
-    """What the weights do in a run of so many windows of `context` tokens, in one line."""
-    sets = weighted_sets(shards, names)
-    told = [
-        f"{texts.name} {100 * texts.share:.3g} % of the tokens, {texts.times(num_windows * context)} through it" for texts in sets
-    ]
+def weights_line(sets: Sequence[WeightedSet], run_size: int, what: str) -> str:
+    """What the weights do in a run of so many tokens or rows, which `what` says, in one line."""
+    told = [f"{one.name} {100 * one.share:.3g} % of the {what}, {one.times(run_size)} through it" for one in sets]
     return f"weights: {'; '.join(told)}"

@@ -12,8 +12,8 @@ from model.training.data.options import DataOptions
 from model.training.data.selection import Selection
 from model.training.distributed import Processes
 from model.training.recipe import Recipe
-from model.training.tasks.splits import SPLITS, kept_template, save_splits, split_file
-from model.training.tasks.task import Material, Task
+from model.training.tasks.splits import SPLITS, RowTask, save_splits, split_file
+from model.training.tasks.task import Material
 
 # Asked at each validation: enough to see a few per cent of difference, and answered in a second or two.
 MAX_QUESTIONS, MAX_ANSWER_TOKENS = 64, 64
@@ -23,10 +23,10 @@ def prepare_examples(
     selection: Selection, options: DataOptions, base: Base, directory: Path, report: Callable[[str], None]
 ) -> "ExampleTask":
     save_splits(read_examples, selection, options, base, directory, report)
-    return ExampleTask(directory)
+    return ExampleTask(directory, names=tuple(map(str, options.paths)))
 
 
-class ExampleTask(Task):
+class ExampleTask(RowTask):
     """What `prepare_examples` made."""
 
     @property
@@ -36,7 +36,7 @@ class ExampleTask(Task):
     @property
     def material(self) -> Material:
         train, _ = self._splits
-        return Material(len(train), len(train.ids) / len(train), is_text=False)
+        return Material(len(train), len(train.ids) / len(train), is_text=False, rows_until_repeated=self.rows_until_repeated)
 
     @property
     def counts(self) -> str:
@@ -44,11 +44,7 @@ class ExampleTask(Task):
         return f"{len(train) + len(validation):,} examples, of which {len(validation):,} were held out"
 
     def source(self, recipe: Recipe, processes: Processes) -> ExampleData:
-        return ExampleData(*self._splits, recipe, processes)
-
-    @property
-    def tokenizer_files(self) -> dict[str, bytes]:
-        return kept_template(self.directory)
+        return ExampleData(*self._splits, recipe, processes, self.sets)
 
     def questions(self) -> list[Question]:
         return self._splits[1].questions(MAX_QUESTIONS, MAX_ANSWER_TOKENS)

@@ -17,8 +17,8 @@ from model.training.data.selection import Selection
 from model.training.distributed import Processes
 from model.training.dpo_loss import DPO, DPOLoss
 from model.training.recipe import Recipe
-from model.training.tasks.splits import SPLITS, kept_template, save_splits, split_file
-from model.training.tasks.task import Material, Task
+from model.training.tasks.splits import SPLITS, RowTask, save_splits, split_file
+from model.training.tasks.task import Material
 
 REFERENCE_PAIRS = 8  # measured at once
 
@@ -27,11 +27,11 @@ def prepare_preferences(
     selection: Selection, options: DataOptions, dpo: DPO, base: Base, directory: Path, report: Callable[[str], None]
 ) -> "PreferenceTask":
     save_splits(read_preferences, selection, options, base, directory, report)
-    return PreferenceTask(directory, dpo)
+    return PreferenceTask(directory, dpo, names=tuple(map(str, options.paths)))
 
 
 @dataclass(frozen=True)
-class PreferenceTask(Task):
+class PreferenceTask(RowTask):
     """What `prepare_preferences` made, and how it is learned."""
 
     dpo: DPO
@@ -44,7 +44,8 @@ class PreferenceTask(Task):
     def material(self) -> Material:
         train, _ = self._pairs
         tokens = float(np.mean(train.chosen.lengths + train.rejected.lengths))
-        return Material(len(train), tokens, is_text=False, sequences_per_row=2)
+        repeated = self.rows_until_repeated
+        return Material(len(train), tokens, is_text=False, sequences_per_row=2, rows_until_repeated=repeated)
 
     @property
     def counts(self) -> str:
@@ -52,7 +53,7 @@ class PreferenceTask(Task):
         return f"{len(train) + len(validation):,} pairs of answers, of which {len(validation):,} were held out"
 
     def source(self, recipe: Recipe, processes: Processes) -> PreferenceData:
-        return PreferenceData(*self._pairs, recipe, processes)
+        return PreferenceData(*self._pairs, recipe, processes, self.sets)
 
     def objective(self, model: GPT2, recipe: Recipe) -> DPOLoss:
         return DPOLoss(model, self.dpo.beta, recipe.bfloat16)
@@ -62,10 +63,6 @@ class PreferenceTask(Task):
         report("measuring what the model says of all pairs, which it is held to")
         for name, pairs in zip(SPLITS, self._pairs, strict=True):
             measured_by(model, pairs, recipe.bfloat16).save(split_file(self.directory, name))
-
-    @property
-    def tokenizer_files(self) -> dict[str, bytes]:
-        return kept_template(self.directory)
 
     @property
     def _pairs(self) -> tuple[Preferences, Preferences]:

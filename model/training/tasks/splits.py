@@ -1,24 +1,26 @@
-"""What is learned of records, one part to train on and one held out, kept in a run's directory with the template it was written by.
+"""Records that are learned, of one set or of several with weights: one part to train on and one held out, in a run's directory.
 
 Alike for examples and for pairs of answers.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
-from model.chat_template import FILE as TEMPLATE_FILE
-from model.chat_template import NAMED, ChatTemplate, TemplateUnusable, find_template
-from model.checkpoint import resolve_model
-from model.files import replace_file
 from model.training.base import Base
-from model.training.data.conversations import ChatWriter
 from model.training.data.example_files import ExampleEncoder
 from model.training.data.options import DataOptions
+from model.training.data.row_sets import RowSets
 from model.training.data.selection import Selection
-from model.training.errors import TemplateError, TrainingError
+from model.training.data.weighted_sets import WeightedSet, weights_line
+from model.training.errors import TrainingError
+from model.training.recipe import Recipe
+from model.training.tasks.task import Task
+from model.training.tasks.templates import example_encoder, keep_template, kept_template
 
 SPLITS = ("train", "validation")
+SETS = "sets.json"
 MAX_VALIDATION_ROWS = 1000
 
 
@@ -27,94 +29,77 @@ class Learned(Protocol):
 
     def __len__(self) -> int: ...
 
+    @classmethod
+    def concatenated(cls, *parts: Self) -> Self: ...
+
     def split(self, num_held_out: int) -> tuple[Self, Self]: ...
 
     def save(self, file: Path) -> None: ...
 
 
+Read = Callable[[Sequence[Path], ExampleEncoder, int, Callable[[str], None], bool], Learned]
+
+
 def save_splits(
-    read: Callable[[Sequence[Path], ExampleEncoder, int, Callable[[str], None], bool], Learned],
-    selection: Selection,
-    options: DataOptions,
-    base: Base,
-    directory: Path,
-    report: Callable[[str], None],
+    read: Read, selection: Selection, options: DataOptions, base: Base, directory: Path, report: Callable[[str], None]
 ) -> None:
     """Tokenise the records of a selection by `read` into `directory`; `report` takes a line on each decision."""
-    if selection.weights:
-        raise TrainingError("--weights are for texts, and the data are records; leave them out")
     for line in selection.leftovers.lines():
         report(line)
-    encoder = _encoder(options.template, base, report)
+    encoder = example_encoder(options.template, base, report)
     how = (encoder, base.config.n_positions, report, options.skip_bad)
-    rows = read(selection.files, *how)
+    train = [read(files, *how) for files in selection.sets]
     if selection.validation:
-        parts = (rows, read(selection.validation, *how))
+        held_out = [read(selection.validation, *how)]
     else:
-        parts = rows.split(num_held_out(len(rows), options.validation_fraction))
-    for name, part in zip(SPLITS, parts, strict=True):
-        if not len(part):
+        names = [f" of {path}" for path in options.paths] if selection.weights else [""]
+        parted = [_parted(rows, options.validation_fraction, name) for rows, name in zip(train, names, strict=True)]
+        train, held_out = ([parts[which] for parts in parted] for which in (0, 1))
+    for name, rows in zip(SPLITS, (train, held_out), strict=True):
+        if not all(map(len, rows)):
             raise TrainingError(f"there is nothing for {name}: nothing fits into {base.config.n_positions} tokens")
-        part.save(split_file(directory, name))
-    _keep_template(encoder.writer, options.template, directory, report)
+        rows[0].concatenated(*rows).save(split_file(directory, name))
+    if selection.weights:
+        RowSets(tuple(map(len, train)), selection.weights).save(directory / SETS)
+    keep_template(encoder.writer, options.template, directory, report)
 
 
 def split_file(directory: Path, name: str) -> Path:
     return directory / f"{name}.safetensors"
 
 
-def num_held_out(num_rows: int, fraction: float | None) -> int:
-    """Rows for validation, one at least; fraction None is 10 %, but no more than is worth measuring."""
-    if num_rows < 2:
-        raise TrainingError(f"{num_rows} of the records fit; two at least are needed, one of them to be held out")
-    wanted = min(num_rows // 10, MAX_VALIDATION_ROWS) if fraction is None else round(num_rows * fraction)
-    return min(max(1, wanted), num_rows - 1)
+def _parted(rows: Learned, fraction: float | None, of: str) -> tuple[Learned, Learned]:
+    """Those to train on and those held out, one at least; fraction None is 10 %, but no more than is worth measuring."""
+    if len(rows) < 2:
+        raise TrainingError(f"{len(rows)} of the records{of} fit; two at least are needed, one of them to be held out")
+    wanted = min(len(rows) // 10, MAX_VALIDATION_ROWS) if fraction is None else round(len(rows) * fraction)
+    return rows.split(min(max(1, wanted), len(rows) - 1))
 
 
-def kept_template(directory: Path) -> dict[str, bytes]:
-    """The chat template by which conversations were written, as a file of a tokenizer."""
-    file = directory / TEMPLATE_FILE
-    return {TEMPLATE_FILE: file.read_bytes()} if file.exists() else {}
+@dataclass(frozen=True)
+class RowTask(Task):
+    """What `save_splits` made."""
 
+    names: tuple[str, ...] = field(default=(), kw_only=True)  # of the paths that weights are of, as far as these are told of
 
-def _encoder(setting: str | None, base: Base, report: Callable[[str], None]) -> ExampleEncoder:
-    """Writes conversations by the template named, which must be there at once, by the checkpoint's own, or by the plainest one."""
-    tokenizer, end_id = base.tokenizer, base.config.eos_token_id
-    if setting is not None:
-        named = ChatWriter(_named(setting, base), tokenizer, end_id)
-        return ExampleEncoder(tokenizer, end_id, lambda: named)
-    return ExampleEncoder(tokenizer, end_id, lambda: ChatWriter(_own(base, report), tokenizer, end_id))
+    @property
+    def tokenizer_files(self) -> dict[str, bytes]:
+        return kept_template(self.directory)
 
+    @property
+    def sets(self) -> RowSets | None:
+        """Those that have weights."""
+        file = self.directory / SETS
+        return RowSets.load(file) if file.exists() else None
 
-def _own(base: Base, report: Callable[[str], None]) -> ChatTemplate:
-    if (template := _find("", base)) is not None:
-        return template
-    report(
-        "the checkpoint has no chat template: conversations are written by the one named plain; --template names another, "
-        "such as alpaca for instructions"
-    )
-    return _named("plain", base)
+    @property
+    def rows_until_repeated(self) -> float | None:
+        return min((one.until_repeated for one in self._weighted_sets()), default=None)
 
+    def remarks(self, recipe: Recipe) -> list[str]:
+        sets = self._weighted_sets()
+        return [weights_line(sets, recipe.max_steps * recipe.batch_size, self.rows)] if sets else []
 
-def _named(setting: str, base: Base) -> ChatTemplate:
-    template = _find(setting, base)
-    assert template is not None
-    return template
-
-
-def _find(setting: str, base: Base) -> ChatTemplate | None:
-    try:
-        return find_template(setting, resolve_model(base.name), base.tokenizer.name(base.config.eos_token_id))
-    except TemplateUnusable as error:
-        raise TemplateError(f"{error}; --template takes {', '.join(NAMED)} or a file") from error
-
-
-def _keep_template(writer: ChatWriter | None, setting: str | None, directory: Path, report: Callable[[str], None]) -> None:
-    if writer is None:
-        if setting is not None:
-            raise TrainingError(f"--template {setting} is for conversations, and there are none in the data; leave it out")
-        return
-    if writer.marks_as_text:
-        marks = ", ".join(writer.marks_as_text)
-        report(f"the chat template writes {marks}, no tokens of this vocabulary: they are learned as text")
-    replace_file(directory / TEMPLATE_FILE, lambda file: file.write_text(writer.source, encoding="utf-8"))
+    def _weighted_sets(self) -> list[WeightedSet]:
+        sets = self.sets
+        return [] if sets is None else sets.weighted(self.names)

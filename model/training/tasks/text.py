@@ -15,7 +15,7 @@ from model.training.data.described import bits_per_nat, counts_of_text
 from model.training.data.options import DataOptions
 from model.training.data.selection import Selection
 from model.training.data.shards import TokenShards, map_shards, tokenize
-from model.training.data.weighted_sets import most_repeated, set_name, sets_of_shards, weights_line
+from model.training.data.weighted_sets import most_repeated, set_name, sets_of_shards, weighted_sets, weights_line
 from model.training.data.windows import WindowData
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
@@ -97,7 +97,7 @@ class TextTask(Task):
     @property
     def material(self) -> Material:
         sampler = window_sampler(self._shards, self.window, seed=0, names=self.names)
-        until_repeated = most_repeated(self._shards).run_tokens / self.window if self._shards.weights else None
+        until_repeated = most_repeated(self._shards).until_repeated / self.window if self._shards.weights else None
         return Material(sampler.windows_per_epoch, self.window, is_text=True, rows_until_repeated=until_repeated)
 
     @property
@@ -107,7 +107,8 @@ class TextTask(Task):
     def remarks(self, recipe: Recipe) -> list[str]:
         if not self._shards.weights:
             return []
-        return [weights_line(self._shards, self.names, recipe.max_steps * recipe.batch_size, self.window)]
+        run_tokens = recipe.max_steps * recipe.batch_size * self.window
+        return [weights_line(weighted_sets(self._shards, self.names), run_tokens, "tokens")]
 
     def source(self, recipe: Recipe, processes: Processes) -> WindowData:
         return WindowData(self._shards, self.window, recipe, processes)

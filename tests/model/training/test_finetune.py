@@ -20,6 +20,7 @@ from model.training.adapter import load_adapter
 from model.training.base import Base
 from model.training.data.examples import Examples
 from model.training.data.options import DataOptions
+from model.training.data.row_sets import RowSets
 from model.training.data.shards import map_shards
 from model.training.data.source import Batch
 from model.training.defaults import Speed
@@ -221,6 +222,26 @@ def test_of_weighted_texts_the_smallest_decides_on_the_windows_and_a_line_tells_
     assert any(line.startswith(f"the text of {few} is short: all is learned in windows of") for line in lines)
     told = next(line for line in lines if line.startswith("weights: "))
     assert re.fullmatch(rf"weights: {text} 75 % of the tokens, [\d.]+ times through it; {few} 25 % .* times through it", told)
+
+
+def test_examples_may_have_weights_too(base, pairs, tmp_path):
+    few, lines = tmp_path / "few.jsonl", []
+    few.write_text("".join(pairs.read_text().splitlines(keepends=True)[:10]))
+    data, out = DataOptions(paths=[pairs, few], weights=(1, 1)), tmp_path / "out"
+    assert finetune(FinetuneOptions(data=data, model=str(base), recipe=SHORT), out, CPU, Processes(), lines.append)
+    assert any(
+        re.fullmatch(rf"weights: {pairs} 50 % of the examples, .*; {few} 50 % .* 2.7 times through it", line) for line in lines
+    )
+    sets = RowSets.load(out / "training" / "tokens" / "sets.json")
+    assert sets == RowSets((108, 9), (1, 1)), "of each a tenth is held out"
+    assert len(Examples.load(out / "training" / "tokens" / "validation.safetensors")) == 13
+
+
+def test_a_weighted_file_with_one_example_is_named(base, pairs, tmp_path):
+    (few := tmp_path / "few.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    options = FinetuneOptions(data=DataOptions(paths=[pairs, few], weights=(1, 1)), model=str(base), recipe=SHORT)
+    with pytest.raises(TrainingError, match=f"1 of the records of {few} fit; two at least are needed"):
+        finetune(options, tmp_path / "out", CPU, Processes(), lambda line: None)
 
 
 def test_a_weighted_text_without_a_window_is_named(base, text, tmp_path):

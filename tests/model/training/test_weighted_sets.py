@@ -21,25 +21,25 @@ def shards():
 
 
 def test_each_set_is_told_with_its_share_and_how_often_it_is_gone_through(shards):
-    assert weights_line(shards, NAMES, num_windows=750, context=16) == (
+    assert weights_line(weighted_sets(shards, NAMES), 12000, "tokens") == (
         "weights: large.txt 75 % of the tokens, 1.0 times through it; small.txt 25 % of the tokens, 3.0 times through it"
     )
 
 
 def test_a_share_that_is_no_whole_percentage_is_told_to_three_figures():
     thirds = TokenShards([ids(100), ids(100)], [], 1, set_sizes=[1, 1], weights=[1, 2])
-    assert weights_line(thirds, NAMES, 10, 16).startswith("weights: large.txt 33.3 % of the tokens, 0.5 times through it; ")
+    assert weights_line(weighted_sets(thirds, NAMES), 160, "tokens").startswith("weights: large.txt 33.3 % of the tokens, 0.5 times through it; ")
 
 
 def test_the_most_repeated_set_is_the_one_that_is_smallest_for_its_weight(shards):
     assert most_repeated(shards, NAMES).name == "small.txt"
     assert most_repeated(shards).name == "path 2"
-    assert most_repeated(shards, NAMES).run_tokens == 4_000
+    assert most_repeated(shards, NAMES).until_repeated == 4_000
 
 
 def test_without_weights_all_is_one_text():
     (text,) = weighted_sets(TokenShards([ids(300), ids(50)], [], 1))
-    assert (text.name, text.share, text.run_tokens) == ("the text", 1.0, 350)
+    assert (text.name, text.share, text.until_repeated) == ("the text", 1.0, 350)
 
 
 def test_the_shares_that_are_told_are_those_of_the_windows(shards):
