@@ -16,7 +16,7 @@ from model.training.data.leftovers import Leftovers, listed
 from model.training.data.options import DataOptions
 from model.training.data.records import Record, holds_records, is_table, place, records
 from model.training.data.selection import Selection, select
-from model.training.data.text_blocks import REMEDY, text_blocks
+from model.training.data.text_blocks import text_blocks
 from model.training.errors import TrainingError
 
 # model.tokenizer.END_OF_TEXT and what goes with it: the blanks around one that has a line for itself, and the line's end.
@@ -66,7 +66,7 @@ def survey(selection: Selection, report: Callable[[str], None] = lambda line: No
     with tqdm(unit="B", unit_scale=True, desc="reading", leave=False, disable=None) as bar:
         sets = [[(file, *size) for file in files if (size := _size(file, leftovers, bar.update))] for files in selection.sets]
         validation = [file for file in selection.validation if _size(file, leftovers, bar.update)]
-    _check_bad(leftovers)
+    leftovers.check_bad()
     for line in leftovers.lines():
         report(line)
     for files, read in zip(selection.sets, sets, strict=True):
@@ -86,16 +86,9 @@ def _size(file: Path, leftovers: Leftovers, on_progress: Callable[[int], object]
             num_chars, num_bytes = num_chars + len(text), num_bytes + size
             on_progress(size)
     except TrainingError as error:
-        leftovers.bad.append(str(error))
+        leftovers.bad_file(error)
         return None
     return num_chars, num_bytes
-
-
-def _check_bad(leftovers: Leftovers) -> None:
-    """Refuse what cannot be read. Of several files it is said once what helps; of those that are left out, not at all."""
-    if len(leftovers.bad) > 1 or leftovers.skip_bad:
-        leftovers.bad = [problem.removesuffix(f"; {REMEDY}") for problem in leftovers.bad]
-    leftovers.check_bad()
 
 
 def read_corpus(paths: Sequence[Path]) -> Corpus:
@@ -128,9 +121,9 @@ def beginning(selection: Selection, max_bytes: int | None, report: Callable[[str
                 if max_bytes is not None and len(contents) >= max_bytes:
                     return contents[:max_bytes].decode(errors="ignore")
         except TrainingError as error:
-            selection.leftovers.bad.append(str(error))
+            selection.leftovers.bad_file(error)
             del contents[size:]
-    _check_bad(selection.leftovers)
+    selection.leftovers.check_bad()
     for line in selection.leftovers.lines():
         report(line)
     return contents.decode()

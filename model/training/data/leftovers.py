@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from model.training.data.text_blocks import BINARY
+from model.training.data.text_blocks import BINARY, NoText
 from model.training.errors import TrainingError
 
 NAMED = 5
@@ -17,10 +17,17 @@ class Leftovers:
     skip_bad: bool = False
     suffixes: Counter[str] = field(default_factory=Counter)  # of files in folders that are not read
     bad: list[str] = field(default_factory=list)  # what is wrong with files and folders, with their names
+    remedy: str = ""  # what helps with the first of them
     num_bad_records: int = 0
     first_bad_record: str = ""
     unused: Counter[str] = field(default_factory=Counter)  # fields of records that are texts
     num_marks_in_lines: int = 0
+
+    def bad_file(self, error: TrainingError) -> None:
+        """Keep why a file or folder cannot be read, for `check_bad`: as text, since a traceback would hold what was read of it."""
+        cause, remedy = (error.cause, error.remedy) if isinstance(error, NoText) else (str(error), "")
+        self.remedy = self.remedy if self.bad else remedy
+        self.bad.append(cause)
 
     def bad_record(self, error: TrainingError) -> None:
         """Count a record that cannot be read; unless such are to be left out, it is an error."""
@@ -30,13 +37,15 @@ class Leftovers:
         self.first_bad_record = self.first_bad_record or str(error)
 
     def check_bad(self) -> None:
-        """Refuse all that cannot be read at once, not one after each attempt; unless such are to be left out."""
-        if self.bad and not self.skip_bad:
-            raise TrainingError(
-                self.bad[0]
-                if len(self.bad) == 1
-                else f"{len(self.bad)} files cannot be read: {listed(self.bad, '; ')}; --skip-bad leaves such out"
-            )
+        """Refuse all that cannot be read at once, not one after each attempt; unless such are to be left out.
+
+        Of several it is said once what helps; of what is left out, not at all.
+        """
+        if self.skip_bad or not self.bad:
+            return
+        if len(self.bad) == 1:
+            raise TrainingError("; ".join(filter(None, (self.bad[0], self.remedy))))
+        raise TrainingError(f"{len(self.bad)} files cannot be read: {listed(self.bad, '; ')}; --skip-bad leaves such out")
 
     def lines(self) -> list[str]:
         """A line on each kind."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from model.input_files import FileUnusable, is_there
 from model.training.data.leftovers import Leftovers, listed
 from model.training.data.options import DataOptions
-from model.training.data.text_blocks import BINARY, COMPRESSED, REMEDIES, bare_suffix
+from model.training.data.text_blocks import BINARY, COMPRESSED, REMEDIES, NoText, bare_suffix
 from model.training.errors import TrainingError
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".jsonl")
@@ -88,7 +88,8 @@ class _Search:
             yield from (file for name in names if not name.startswith(".") and (file := Path(below, name)).is_file())
 
     def _unreadable(self, error: OSError) -> None:
-        self.leftovers.bad.append(f"{error.filename} cannot be read: {error.strerror}; allow it, or leave it out (--skip-bad)")
+        cause, remedy = f"{error.filename} cannot be read: {error.strerror}", "allow it, or leave it out (--skip-bad)"
+        self.leftovers.bad_file(NoText(cause, remedy))
 
     def _is_text(self, file: Path, folder: Path) -> bool:
         matched = [pattern for pattern in self.include if _matches(file, folder, pattern)]

@@ -33,6 +33,14 @@ BINARY = frozenset(
 REMEDY = "convert it, or leave it out (--skip-bad)"
 
 
+class NoText(TrainingError):
+    """A file or folder that cannot be read as text, with what helps: of many such, or of one left out, `cause` alone is told."""
+
+    def __init__(self, cause: str, remedy: str = REMEDY) -> None:
+        super().__init__(f"{cause}; {remedy}")
+        self.cause, self.remedy = cause, remedy
+
+
 def bare_suffix(file: Path) -> str:
     """The suffix, in lower case and without that of a compression."""
     return (Path(file.stem).suffix if file.suffix.lower() in COMPRESSED else file.suffix).lower()
@@ -48,13 +56,13 @@ def text_blocks(file: Path) -> Iterator[str]:
     for block in _blocks(file):
         if (zero := block.find(b"\0")) >= 0:
             line += block.count(b"\n", 0, zero)
-            raise TrainingError(f"{file} is binary: line {line} has a zero byte; {REMEDY}")
+            raise NoText(f"{file} is binary: line {line} has a zero byte")
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             line += error.object.count(b"\n", 0, error.start)
             byte = f"byte {error.object[error.start]:#04x} in line {line}"
-            raise TrainingError(f"{file} is not UTF-8 text ({byte}); {REMEDY}") from error
+            raise NoText(f"{file} is not UTF-8 text ({byte})") from error
         line += block.count(b"\n")
         if text:
             yield text
