@@ -5,6 +5,7 @@ Both are read as the service reads a prompt: added and special tokens in them ar
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from model.tokenizer import Reading, Tokenizer, prompt_ids
@@ -12,7 +13,7 @@ from model.training.data.conversations import ChatWriter
 from model.training.data.example_records import Conversation, Pair, kind_of, kind_to_read, unused_fields
 from model.training.data.examples import Example, Examples
 from model.training.data.leftovers import listed
-from model.training.data.record_reading import Tally, made_of_records
+from model.training.data.record_reading import Tally, made_of_records, readable_files
 from model.training.data.records import Record, holds_records, is_table, place, records
 from model.training.errors import TrainingError
 
@@ -23,17 +24,20 @@ OTHER_KINDS = '"messages", "conversations" or "instruction" and "output"'
 def hold_examples(files: Sequence[Path], skip_bad: bool = False) -> bool:
     """Whether the files hold examples rather than text, by their first records; files of both kinds at once are refused.
 
-    With `skip_bad` a file's first record is the first that is of any kind.
+    With `skip_bad` a file's first record is the first that is of any kind. A file without one, or one that cannot be read, is of
+    neither kind: whoever reads the files to their ends tells all of those at once.
     """
-    kinds = {file: holds_records(file) and _begins_with_example(file, skip_bad) for file in files}
-    if len(set(kinds.values())) > 1:
+    kinds = {file: _begins_with_example(file, skip_bad) if holds_records(file) else False for file in files}
+    if {True, False} <= set(kinds.values()):
         example, text = (next(file for file in files if kinds[file] is kind) for kind in (True, False))
         raise TrainingError(f"{example} holds prompts and completions, {text} text; train on one kind at a time")
-    return any(kinds.values())
+    if not {True, False} & set(kinds.values()):
+        readable_files(files, Tally(skip_bad))  # or they would pass as texts, and --template be refused for it
+    return True in kinds.values()
 
 
-def _begins_with_example(file: Path, skip_bad: bool) -> bool:
-    for number, record in records(file, (lambda error: None) if skip_bad else None):
+def _begins_with_example(file: Path, skip_bad: bool) -> bool | None:
+    for number, record in _records_before_damage(file, skip_bad):
         try:
             if kind_of(record) is not None:
                 return True
@@ -49,7 +53,12 @@ def _begins_with_example(file: Path, skip_bad: bool) -> bool:
         if not skip_bad:
             fields = f'neither a "text" nor a "prompt" and a "completion" field, nor {OTHER_KINDS}'
             raise TrainingError(f"{place(file, number)}: {fields}")
-    return False
+    return None
+
+
+def _records_before_damage(file: Path, skip_bad: bool) -> Iterator[tuple[int, Record]]:
+    with suppress(TrainingError):
+        yield from records(file, (lambda error: None) if skip_bad else None)
 
 
 class ExampleEncoder:
@@ -71,21 +80,18 @@ def read_examples(
     files: Sequence[Path], encoder: ExampleEncoder, context: int, report: Callable[[str], None], skip_bad: bool = False
 ) -> Examples:
     """Tokenise all examples that fit into the context; `report` is told how many do not. Those are left out whole: cut, they would
-    teach answers to questions that nobody saw, or answers without an end. So are records that are no examples, with `skip_bad`;
-    else they raise TrainingError.
+    teach answers to questions that nobody saw, or answers without an end. So are files that cannot be read and records that are
+    no examples, with `skip_bad`; else they raise TrainingError.
     """
-    tally = Tally("examples")
-    examples = Examples.of(_fitting(files, encoder, context, skip_bad, tally))
-    if not tally.num_read:
-        raise TrainingError(f"there are no examples in {', '.join(map(str, files))}" + (f"; {tally.bad[0]}" if tally.bad else ""))
-    if tally.num_empty == tally.num_read:
-        raise TrainingError(f"all completions in {', '.join(map(str, files))} are empty; there is nothing to learn")
+    tally = Tally(skip_bad, "examples")
+    examples = Examples.of(_fitting(files, encoder, context, tally))
     for line in tally.lines():
         report(line)
+    tally.check_learned(files)
     return examples
 
 
-def _fitting(files: Sequence[Path], encoder: ExampleEncoder, context: int, skip_bad: bool, tally: Tally) -> Iterator[Example]:
+def _fitting(files: Sequence[Path], encoder: ExampleEncoder, context: int, tally: Tally) -> Iterator[Example]:
     def make(record: Record) -> Example:
         kind = kind_to_read(record)
         read = kind.read(record)
@@ -94,7 +100,7 @@ def _fitting(files: Sequence[Path], encoder: ExampleEncoder, context: int, skip_
         tally.unused.update(sorted(unused_fields(record, kind.fields)))
         return example
 
-    for where, example in made_of_records(files, make, tally, skip_bad):
+    for where, example in made_of_records(files, make, tally):
         if len(example.ids) <= context:
             yield example
         else:

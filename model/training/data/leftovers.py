@@ -15,12 +15,13 @@ class Leftovers:
     """Counts of one reading of the data."""
 
     skip_bad: bool = False
+    what: str = "texts"  # records are read as
     suffixes: Counter[str] = field(default_factory=Counter)  # of files in folders that are not read
     bad: list[str] = field(default_factory=list)  # what is wrong with files and folders, with their names
     remedy: str = ""  # what helps with the first of them
     num_bad_records: int = 0
     first_bad_record: str = ""
-    unused: Counter[str] = field(default_factory=Counter)  # fields of records that are texts
+    unused: Counter[str] = field(default_factory=Counter)  # fields of records, by their names
     num_marks_in_lines: int = 0
 
     def bad_file(self, error: TrainingError) -> None:
@@ -49,29 +50,39 @@ class Leftovers:
 
     def lines(self) -> list[str]:
         """A line on each kind."""
+        return [*self._folder_lines(), *self.bad_lines(), *self.unused_lines(), *self._mark_lines()]
+
+    def _folder_lines(self) -> list[str]:
+        if not self.suffixes:
+            return []
+        found = [f"{count:,} {suffix}" for suffix, count in self.suffixes.most_common()]
+        others = (suffix for suffix, _ in self.suffixes.most_common())
+        first = next((suffix for suffix in others if suffix.startswith(".") and suffix not in BINARY), None)
+        remedy = f"; --include '*{first}' reads such files" if first else ""
+        return [f"left out of the folders: {listed(found)}{remedy}"]
+
+    def bad_lines(self) -> list[str]:
         lines = []
-        if self.suffixes:
-            found = [f"{count:,} {suffix}" for suffix, count in self.suffixes.most_common()]
-            others = (suffix for suffix, _ in self.suffixes.most_common())
-            first = next((suffix for suffix in others if suffix.startswith(".") and suffix not in BINARY), None)
-            remedy = f"; --include '*{first}' reads such files" if first else ""
-            lines.append(f"left out of the folders: {listed(found)}{remedy}")
         if self.bad:
-            lines.append(f"left out: {self._number(len(self.bad), 'file')} that cannot be read; the first: {self.bad[0]}")
+            lines.append(f"left out: {numbered(len(self.bad), 'file')} that cannot be read; the first: {self.bad[0]}")
         if self.num_bad_records:
-            lines.append(f"left out: {self._number(self.num_bad_records, 'bad record')}; the first: {self.first_bad_record}")
-        if self.unused:
-            found = [f'"{name}" ({count:,})' for name, count in self.unused.most_common()]
-            lines.append(f'fields beside "text" that are not used, with the number of records that have them: {listed(found)}')
-        if self.num_marks_in_lines:
-            lines.append(
-                f"{self.num_marks_in_lines:,} <|endoftext|> inside lines: each ends a document, as one on its own line does"
-            )
+            lines.append(f"left out: {numbered(self.num_bad_records, 'bad record')}; the first: {self.first_bad_record}")
         return lines
 
-    @staticmethod
-    def _number(count: int, name: str) -> str:
-        return f"{count:,} {name}{'s' if count > 1 else ''}"
+    def unused_lines(self) -> list[str]:
+        if not self.unused:
+            return []
+        found = [f'"{name}" ({count:,})' for name, count in self.unused.most_common()]
+        return [f"fields that are not used, with the number of {self.what} that have them: {listed(found)}"]
+
+    def _mark_lines(self) -> list[str]:
+        if not self.num_marks_in_lines:
+            return []
+        return [f"{self.num_marks_in_lines:,} <|endoftext|> inside lines: each ends a document, as one on its own line does"]
+
+
+def numbered(count: int, name: str) -> str:
+    return f"{count:,} {name}{'s' if count > 1 else ''}"
 
 
 def listed(found: Sequence[str], separator: str = ", ") -> str:

@@ -17,9 +17,9 @@ def read_preferences(
 ) -> Preferences:
     """Tokenise all pairs that fit into the context and prefer something; `report` is told how many do not.
 
-    With `skip_bad` records that are no pairs are left out too; else they raise TrainingError.
+    With `skip_bad` files that cannot be read and records that are no pairs are left out too; else they raise TrainingError.
     """
-    tally = Tally("pairs")
+    tally = Tally(skip_bad, "pairs")
     if text := next((file for file in files if not holds_records(file)), None):
         raise TrainingError(f"{text} is text; preferences are records with {', '.join(PREFERENCE)}, in a .jsonl, say")
 
@@ -30,7 +30,7 @@ def read_preferences(
         return pair
 
     pairs = []
-    for where, (chosen, rejected) in made_of_records(files, make, tally, skip_bad):
+    for where, (chosen, rejected) in made_of_records(files, make, tally):
         if max(len(chosen.ids), len(rejected.ids)) > context:
             tally.leave_out(f"longer than {context} tokens", where)
         elif chosen == rejected:

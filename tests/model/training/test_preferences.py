@@ -113,7 +113,7 @@ def test_bad_records_are_left_out_where_that_is_asked_for(small_tokenizer, tmp_p
     with file.open("a") as more:
         more.write('{"prompt": "a"}\nnot json\n')
     assert len(read_preferences([file], encoder_of(small_tokenizer), 64, said.append, skip_bad=True)) == 1
-    assert said[0].startswith(f'left out: 2 records that are no pairs; the first: {file}, line 2: no "chosen" field')
+    assert said[0].startswith(f'left out: 2 bad records; the first: {file}, line 2: no "chosen" field')
 
 
 ASKED = [{"role": "user", "content": "Is it blue?"}]

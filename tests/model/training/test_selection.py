@@ -100,7 +100,7 @@ def test_fields_that_are_not_used_and_marks_within_lines_are_counted(folder):
     (folder / "a.txt").write_text("one<|endoftext|>two<|endoftext|>\n  <|endoftext|>  \nthree\n")
     (folder / "b.jsonl").write_text('{"text": "a", "label": 1, "id": 1}\n{"text": "b", "label": 0}\n')
     assert read(folder / "a.txt", folder / "b.jsonl")[1] == [
-        'fields beside "text" that are not used, with the number of records that have them: "label" (2), "id" (1)',
+        'fields that are not used, with the number of texts that have them: "label" (2), "id" (1)',
         "2 <|endoftext|> inside lines: each ends a document, as one on its own line does",
     ]
     assert list(documents(folder / "a.txt")) == ["one", "two", "three\n"]
