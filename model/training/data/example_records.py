@@ -74,7 +74,7 @@ def kind_to_read(record: Record) -> Kind:
 
 def read_preference(record: Record) -> tuple[Pair | Conversation, Pair | Conversation]:
     """The chosen and the rejected answer of a record, each with the prompt; raises TrainingError, which says what is wrong."""
-    if isinstance(record.get("chosen"), list) and isinstance(record.get("rejected"), list):
+    if isinstance(record.get("chosen"), list) or isinstance(record.get("rejected"), list):
         return _preferred_conversations(record)
     if missing := next((name for name in PREFERENCE if not isinstance(record.get(name), str)), None):
         raise TrainingError(f'no "{missing}" field that is a string; a pair has {", ".join(PREFERENCE)}')
@@ -92,7 +92,7 @@ def unused_fields(record: Record, fields: Collection[str]) -> set[str]:
 
 
 def _prompted(record: Record) -> Pair | Conversation:
-    if isinstance(record.get("prompt"), list) and isinstance(record.get("completion"), list):
+    if isinstance(record.get("prompt"), list) or isinstance(record.get("completion"), list):
         prompt, completion = _messages(record, "prompt"), _messages(record, "completion")
         return _conversation(prompt + completion, "completion", len(prompt))
     return Pair(_text(record, "prompt"), _text(record, "completion"))
@@ -102,9 +102,10 @@ def _preferred_conversations(record: Record) -> tuple[Conversation, Conversation
     """Answers are what the two do not begin with alike; a prompt beside them stands before, unless they hold it themselves."""
     chosen, rejected = _messages(record, "chosen"), _messages(record, "rejected")
     asked: list[Message] = []
-    if isinstance(record.get("prompt"), list):
+    prompt = record.get("prompt")  # empty in any form, it is as if it were not there
+    if prompt and isinstance(prompt, list):
         asked = _messages(record, "prompt")
-    elif chosen[0]["role"] == ASSISTANT and record.get("prompt"):
+    elif prompt and chosen[0]["role"] == ASSISTANT:
         asked = [{"role": "user", "content": _text(record, "prompt")}]
     if chosen[: len(asked)] == asked and len(chosen) > len(asked):
         asked = []

@@ -64,8 +64,9 @@ def test_fields_that_are_not_used_are_named(record, unused):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"prompt": [USER], "completion": "a"}, 'no "prompt" field that is a string'),
-        ({"prompt": "a", "completion": [REPLY]}, 'no "completion" field that is a string'),
+        ({"prompt": [USER], "completion": "a"}, 'no "completion" field that is a list of messages'),
+        ({"prompt": "a", "completion": [REPLY]}, 'no "prompt" field that is a list of messages'),
+        ({"prompt": [USER]}, 'no "completion" field that is a list of messages'),
         ({"messages": "a"}, 'no "messages" field that is a list of messages'),
         ({"messages": []}, 'no "messages" field that is a list of messages'),
         ({"messages": [USER]}, '"messages" has no message of the assistant, whose words alone are learned'),

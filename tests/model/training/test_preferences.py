@@ -125,6 +125,7 @@ YES, NO = [{"role": "assistant", "content": "Yes."}], [{"role": "assistant", "co
     [
         {"prompt": ASKED, "chosen": YES, "rejected": NO},
         {"chosen": ASKED + YES, "rejected": ASKED + NO},
+        {"prompt": [], "chosen": ASKED + YES, "rejected": ASKED + NO},
         {"prompt": "Is it blue?", "chosen": YES, "rejected": NO},
         {"prompt": "Is it blue?", "chosen": ASKED + YES, "rejected": ASKED + NO},
         {"prompt": ASKED, "chosen": ASKED + YES, "rejected": ASKED + NO},
@@ -155,6 +156,8 @@ def test_text_is_no_preference(read, tmp_path):
     ("line", "message"),
     [
         ('{"prompt": "a", "chosen": "b"}', 'line 1: no "rejected" field that is a string; a pair has prompt, chosen, rejected'),
+        ('{"prompt": "a", "chosen": [{"role": "assistant", "content": "b"}]}', 'line 1: no "rejected" field that is a list'),
+        ('{"prompt": "a", "rejected": [{"role": "assistant", "content": "b"}]}', 'line 1: no "chosen" field that is a list'),
         ('{"prompt": "a", "chosen": "b", "rejected": "\\ud800"}', 'line 1: "rejected" has half a surrogate pair'),
         ('{"prompt": "a", "chosen": "b", "rejected": "b"}', "there are no pairs to learn from"),
     ],
