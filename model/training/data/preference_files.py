@@ -19,13 +19,14 @@ def read_preferences(
 
     With `skip_bad` files that cannot be read and records that are no pairs are left out too; else they raise TrainingError.
     """
-    tally = Tally(skip_bad, "pairs")
+    tally = Tally(skip_bad, "pairs", learned="chosen answer")
     if text := next((file for file in files if not holds_records(file)), None):
         raise TrainingError(f"{text} is text; preferences are records with {', '.join(PREFERENCE)}, in a .jsonl, say")
 
     def make(record: Record) -> tuple[Example, Example]:
         chosen, rejected = read_preference(record)
         pair = encoder.encode(chosen), encoder.encode(rejected)
+        tally.num_empty += chosen.says_nothing
         tally.unused.update(sorted(unused_fields(record, PREFERENCE)))
         return pair
 
@@ -39,6 +40,7 @@ def read_preferences(
             pairs.append((chosen, rejected))
     for line in tally.lines():
         report(line)
+    tally.check_learned(files)
     if not pairs:
         raise TrainingError(f"there are no pairs to learn from in {', '.join(map(str, files))}")
     return Preferences.of(pairs)

@@ -18,6 +18,7 @@ Made = TypeVar("Made")
 class Tally(Leftovers):
     """What was read of records, and what was not learned of it."""
 
+    learned: str = "completion"  # what it is called that a record teaches to say
     num_read: int = 0
     empty_files: list[str] = field(default_factory=list)  # without any record
     left_out: dict[str, list[str]] = field(default_factory=dict)  # where records are, by the reason
@@ -34,7 +35,7 @@ class Tally(Leftovers):
         for reason, where in self.left_out.items():
             lines.append(f"{len(where):,} of {self.num_read:,} {self.what} are left out: {reason}; the first is {where[0]}")
         if self.num_empty:
-            empty = f"{self.num_empty:,} of {self.num_read:,} {self.what} have an empty completion"
+            empty = f"{self.num_empty:,} of {self.num_read:,} {self.what} have an empty {self.learned}"
             lines.append(f"{empty}, which teaches to say nothing")
         return [*lines, *self.unused_lines()]
 
@@ -44,7 +45,7 @@ class Tally(Leftovers):
         if not self.num_read:
             raise TrainingError(f"there are no {self.what} in {names}")
         if self.num_empty == self.num_read:
-            raise TrainingError(f"all completions in {names} are empty; there is nothing to learn")
+            raise TrainingError(f"all {self.learned}s in {names} are empty; there is nothing to learn")
 
 
 def made_of_records(files: Sequence[Path], make: Callable[[Record], Made], tally: Tally) -> Iterator[tuple[str, Made]]:

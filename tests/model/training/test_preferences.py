@@ -97,15 +97,25 @@ def test_pairs_are_held_out_whole(many):
 
 def test_what_prefers_nothing_or_is_too_long_is_left_out_and_counted(read, tmp_path):
     said = []
-    file = write(tmp_path / "a.jsonl", [("a", "b", "b"), ("a", "b", "c"), ("a", "b" * 300, "c")])
+    file = write(tmp_path / "a.jsonl", [("a", "b", "b"), ("a", "", "c"), ("a", "b" * 300, "c")])
     with file.open("a") as more:
         more.write('{"prompt": "a", "chosen": "b", "rejected": "d", "label": 1}\n')
     assert len(read(file, report=said.append)) == 2
     assert said == [
         f"1 of 4 pairs are left out: the chosen answer is the rejected one; the first is {file}, line 1",
         f"1 of 4 pairs are left out: longer than 64 tokens; the first is {file}, line 3",
+        "1 of 4 pairs have an empty chosen answer, which teaches to say nothing",
         'fields that are not used, with the number of pairs that have them: "label" (1)',
     ]
+
+
+def test_chosen_answers_that_are_all_empty_are_refused(read, tmp_path):
+    said, file = [], write(tmp_path / "a.jsonl", [("a", "", "b"), ("b", "", "c")])
+    with file.open("a") as more:
+        more.write(json.dumps({"chosen": [*ASKED, {"role": "assistant", "content": ""}], "rejected": ASKED + NO}) + "\n")
+    with pytest.raises(TrainingError, match=r"all chosen answers in .*a\.jsonl are empty; there is nothing to learn"):
+        read(file, report=said.append)
+    assert said == ["3 of 3 pairs have an empty chosen answer, which teaches to say nothing"]
 
 
 def test_bad_records_are_left_out_where_that_is_asked_for(small_tokenizer, tmp_path):
