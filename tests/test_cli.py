@@ -10,11 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
 
-from app.cli import main
+from app.cli import build_parser, main
 from app.settings import Settings
 
 
@@ -132,6 +133,9 @@ def test_the_version_is_told(capsys):
     [
         ("", "the following arguments are required: COMMAND; see gpt2 --help"),
         ("sing", "COMMAND: invalid choice: 'sing'"),
+        ("--foo serve --bar", "gpt2 has no option --foo; see gpt2 --help"),
+        ("--foo train --bar finetune --baz --out x", "gpt2 has no option --foo; see gpt2 --help"),
+        ("train --bar finetune --baz --out x", "gpt2 train has no option --bar; see gpt2 train --help"),
         ("serve --no-such-option 1", "gpt2 serve has no option --no-such-option; see gpt2 serve --help"),
         ("serve --max-runing=2", "gpt2 serve has no option --max-runing; the nearest is --max-running; see gpt2 serve --help"),
         ("generate", "the following arguments are required: prompt; see gpt2 generate --help"),
@@ -143,6 +147,8 @@ def test_the_version_is_told(capsys):
         ("train", "the following arguments are required: KIND; see gpt2 train --help"),
         ("train pretrain a.txt", "the following arguments are required: --out; see gpt2 train pretrain --help"),
         ("train finetune --beta 1 --out x", "gpt2 train finetune has no option --beta"),
+        ("train finetune a --out x b --beta 1 c", "gpt2 train finetune has no option --beta"),
+        ("eval --max-bytes 3", "the following arguments are required: PATH; see gpt2 eval --help"),
     ],
 )
 def test_a_wrong_call_is_one_line_that_names_what_is_wrong_and_where_help_is(call, line, capsys):
@@ -152,6 +158,22 @@ def test_a_wrong_call_is_one_line_that_names_what_is_wrong_and_where_help_is(cal
     assert printed.err.startswith(f"gpt2: {line}")
     assert printed.err.count("\n") == 1
     assert printed.err.endswith(" --help\n")
+
+
+@pytest.mark.parametrize(
+    ("call", "paths"),
+    [
+        ("train finetune a b --out x", "a b"),
+        ("train finetune a --out x b", "a b"),
+        ("train finetune --out x a --lora b --lora-rank 3 c", "a b c"),
+        ("train finetune --out x", ""),
+        ("train dpo --out x a --lora -- b -c", "a b -c"),
+        ("train tokenizer a --out x b", "a b"),
+        ("eval a --max-bytes 3 b", "a b"),
+    ],
+)
+def test_paths_may_stand_apart(call, paths):
+    assert build_parser().parse(shlex.split(call)).paths == [Path(path) for path in paths.split()]
 
 
 def test_a_wrong_value_with_line_breaks_is_one_line_too(capsys):

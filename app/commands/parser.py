@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from app.errors import CommandError
@@ -17,10 +18,39 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """In place of `parse_args`, by which the outermost parser would refuse, and name its own help."""
-        options, others = self.parse_known_args(arguments)
-        if others:
-            options.parser.refuse(others[0])
+        options: argparse.Namespace = self.parse_known_args(arguments)[0]
+        unknown: list[tuple[Parser, str]] = options.unknown
+        if unknown:  # an option rather than what may have been meant as its value
+            parser, argument = next((found for found in unknown if found[1].startswith("-")), unknown[0])
+            parser.refuse(argument)
         return options
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Each parser takes what belongs to it, a sub-command's first; what is left is kept in `unknown`, behind its parser."""
+        options, others = super().parse_known_args(args, namespace)
+        of_commands = getattr(options, "unknown", [])
+        own = self._take_further(options, others[: len(others) - len(of_commands)])
+        options.unknown = [(self, argument) for argument in own] + of_commands
+        return options, [argument for _, argument in options.unknown]
+
+    def _take_further(self, options: argparse.Namespace, others: list[str]) -> list[str]:
+        """Add what stands apart, behind an option, to the values of the argument that may be repeated: argparse would have them
+        stand together. What is left is returned: all, where an option is among it, which may have meant them as its values.
+        """
+        repeated = next((action for action in self._get_positional_actions() if action.nargs in ("*", "+")), None)
+        if repeated is None or any(argument.startswith("-") for argument in takewhile(lambda argument: argument != "--", others)):
+            return others
+        if "--" in others:
+            others.remove("--")
+        if others:
+            setattr(options, repeated.dest, [*getattr(options, repeated.dest), *self._values(repeated, others)])
+        return []
+
+    def _values(self, action: argparse.Action, arguments: Sequence[str]) -> list[object]:
+        try:
+            return [self._get_value(action, argument) for argument in arguments]
+        except argparse.ArgumentError as error:
+            self.error(str(error))
 
     def refuse(self, argument: str) -> NoReturn:
         """One that the command does not know."""
