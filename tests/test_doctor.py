@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -440,6 +441,20 @@ def test_the_document_keeps_its_shape(doctor, tiny_checkpoint):
     assert {finding["level"] for finding in found["findings"]} <= {"ok", "advice"}
 
 
+def run_serve(folder, *arguments, **settings):
+    """A start that is refused."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GPT2_")}
+    return subprocess.run(
+        [sys.executable, "-m", "app", "serve", *arguments],
+        cwd=folder,
+        env=clean | {"GPT2_DEVICE": "cpu", "GPT2_PORT": "0", "PYTHONPATH": str(ROOT)} | settings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("check", "settings"),
     [
@@ -460,17 +475,7 @@ def test_what_serve_would_refuse_is_told_in_its_own_line(doctor, tmp_path, check
     assert (result.returncode, found["would_start"], found["exit_code"]) == (78, False, 78)
     problems = {finding["check"]: finding["text"] for finding in found["findings"] if finding["level"] == "problem"}
     assert problems[check] == found["refusal"]
-    serve = subprocess.run(
-        [sys.executable, "-m", "app", "serve"],
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if not name.startswith("GPT2_")}
-        | {"GPT2_MODEL": str(found["model"]), "GPT2_DEVICE": "cpu", "GPT2_PORT": "0", "PYTHONPATH": str(ROOT)}
-        | settings,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    serve = run_serve(tmp_path, **({"GPT2_MODEL": str(found["model"])} | settings))
     assert serve.returncode == 78
     assert serve.stderr.splitlines()[-1] == f"gpt2: {found['refusal']}"
 
@@ -482,9 +487,18 @@ def test_the_screen_leads_to_the_problem(doctor):
     assert "1 in the way" in result.stdout.splitlines()[-1]
 
 
-def test_a_model_that_an_option_names_is_refused_by_the_option(doctor):
-    found = json.loads(doctor("--json", "--model", "no/such/model").stdout)
-    assert found["refusal"] == "--model: no such directory: 'no/such/model'"
+@pytest.mark.parametrize("without", ["model.safetensors", "vocab.json"])
+def test_a_model_that_an_option_names_is_refused_by_the_option_with_the_code_of_a_wrong_call(
+    doctor, tiny_checkpoint, tmp_path, without
+):
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    (model / without).unlink()
+    result = doctor("--json", "--model", str(model))
+    found = json.loads(result.stdout)
+    assert (result.returncode, found["exit_code"]) == (2, 2)
+    assert re.match(rf"--model: .*{model}", found["refusal"])
+    serve = run_serve(tmp_path, "--model", str(model))
+    assert (serve.returncode, serve.stderr.splitlines()[-1]) == (2, f"gpt2: {found['refusal']}")
 
 
 def test_a_wrong_setting_is_refused_as_serve_does(doctor):

@@ -17,8 +17,8 @@ def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is 
         "doctor",
         help="tell whether `gpt2 serve` would start here, and what to improve",
         description="Look at machine, limits, checkpoint and settings as `gpt2 serve` would, and load nothing. Exit code 0: "
-        "it would start; 78: it would not, and the line that it would end with is told. What only packing the weights shows, as a "
-        "NaN among them, is not looked for.",
+        "it would start; else that of `gpt2 serve`, which would not, and the line that it would end with is told: 78, or 2 for a "
+        "model that --model names. What only packing the weights shows, as a NaN among them, is not looked for.",
     )
     parser.set_defaults(run=_doctor)
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -12,6 +12,8 @@ from model.hub import NotFetched, cached
 from model.memory import mega
 from model.tokenizer import Tokenizer
 
+WRONG_CALL = 2  # CommandError's exit code
+
 
 def model(settings: Settings, named_by: str) -> tuple[Finding, Path | None, Checkpoint | None]:
     """Where the model is, and whether its files fit together; of one that is still to be fetched nothing more is known."""
@@ -21,10 +23,16 @@ def model(settings: Settings, named_by: str) -> tuple[Finding, Path | None, Chec
     except NotFetched as error:
         return _to_be_fetched(settings.model, error.cache), None, None
     except CheckpointError as error:
-        return problem("model", f"{named_by}: {error}"), None, None
+        return _unusable("model", error, named_by), None, None
     name = "the default checkpoint" if directory.resolve() == DEFAULT_MODEL.resolve() else str(directory)
     text = f"{name}: {checkpoint.config.num_parameters / 1e6:,.1f} M parameters, {checkpoint.config.n_positions} tokens of context"
     return ok("model", text), directory, checkpoint
+
+
+def _unusable(check: str, error: CheckpointError, named_by: str) -> Finding:
+    """A wrong call where an option named the model, as app.errors has it of ModelUnusable."""
+    exit_code = WRONG_CALL if named_by.startswith("--") else StartupError.exit_code
+    return problem(check, f"{named_by}: {error}", exit_code=exit_code)
 
 
 def _to_be_fetched(name: str, cache: Path) -> Finding:
@@ -37,7 +45,7 @@ def tokenizer(directory: Path, named_by: str) -> tuple[Finding, Tokenizer | None
     try:
         found = load_tokenizer(directory)
     except CheckpointError as error:
-        return problem("vocabulary", f"{named_by}: {error}"), None
+        return _unusable("vocabulary", error, named_by), None
     return ok("vocabulary", f"{found.vocab_size} tokens"), found
 
 

@@ -24,17 +24,22 @@ ORDER = (
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """Findings in the order above; `refusal` is what `gpt2 serve` would say and not start, None if it would."""
+    """Findings in the order above; `problem` is the one that `gpt2 serve` would not start for, None if it would."""
 
     settings: Settings
     planned: Computing
     num_slots: int | None
     findings: tuple[Finding, ...]
-    refusal: str | None
+    problem: Finding | None
+
+    @property
+    def refusal(self) -> str | None:
+        """What `gpt2 serve` would say."""
+        return None if self.problem is None else self.problem.text
 
     @property
     def exit_code(self) -> int:
-        return 0 if self.refusal is None else StartupError.exit_code
+        return 0 if self.problem is None else self.problem.exit_code
 
 
 def examine(settings: Settings, named_by: str = "GPT2_MODEL") -> Examination:
@@ -54,10 +59,10 @@ def examine(settings: Settings, named_by: str = "GPT2_MODEL") -> Examination:
         findings.append(of_tokenizer)
         if tokenizer is not None:
             findings.append(checkpoint.chat(settings, directory, tokenizer, opened.config.eos_token_id))
-    refusal = next((finding.text for finding in findings if finding.level == "problem"), None)
+    problem = next((finding for finding in findings if finding.level == "problem"), None)
     findings += _of_the_system(settings, planned)
     return Examination(
-        settings, planned, num_slots, tuple(sorted(findings, key=lambda finding: ORDER.index(finding.check))), refusal
+        settings, planned, num_slots, tuple(sorted(findings, key=lambda finding: ORDER.index(finding.check))), problem
     )
 
 

@@ -28,11 +28,10 @@ def screen(examination: Examination, has_colours: bool) -> str:
 
 def _head(examination: Examination) -> str:
     settings = examination.settings
-    if examination.refusal is None:
+    if examination.problem is None:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         return f"gpt2 {VERSION}: `gpt2 serve` would start here, at http://{host}:{settings.port or '(a free port)'}"
-    first = next(finding.check for finding in examination.findings if finding.text == examination.refusal)
-    return f"gpt2 {VERSION}: `gpt2 serve` would not start here (exit code {examination.exit_code}): see {first}"
+    return f"gpt2 {VERSION}: `gpt2 serve` would not start here (exit code {examination.exit_code}): see {examination.problem.check}"
 
 
 def _lines_of(finding: Finding, has_colours: bool) -> Iterator[str]:
