@@ -211,6 +211,13 @@ def test_a_file_of_no_use_gets_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_wrong_call_gets_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(capsys, monkeypatch, EXCERPT)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "poems.py: the following arguments are required: --out; see poems.py --help\n"
+
+
 @pytest.fixture(scope="module")
 def served() -> Iterator[RunningServer]:
     """The model of examples/poems in float32, whose bits are the native step's on every CPU."""

@@ -183,6 +183,7 @@ def test_it_runs_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     [
         (["--minutes", "0"], "--minutes is 0.0 and --steps None; both must be above 0"),
         (["--steps", "-1"], "--minutes is 3.0 and --steps -1; both must be above 0"),
+        (["--steps", "many"], "--steps: invalid int value: 'many'; see seq2seq.py --help"),
         (["--tests", "0"], "--tests is 0; it must be at least 1"),
         (["--lora"], "there is no option --lora; --help names those that there are"),
     ],

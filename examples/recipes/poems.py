@@ -15,6 +15,7 @@ from common import TESTS, Result, describe, generate, gpt2, log_probabilities, m
 from poems_baseline import CharacterModel
 from poems_text import FORMS, Poem, form, lines, read_poems, share_of_copied_lines, split
 
+from app.commands.parser import Parser
 from app.generation import GenerationRequest
 from model.batch import SamplingParams
 from model.checkpoint import load_config, load_tokenizer
@@ -105,7 +106,7 @@ def forms(asked: Sequence[Poem], written: Sequence[str], imitated: Sequence[str]
 
 
 def arguments() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=__doc__, epilog="Further options, at the end, go to gpt2 train pretrain.")
+    options = Parser(description=__doc__, epilog="Further options, at the end, go to gpt2 train pretrain.")
     options.add_argument("poems", type=Path, metavar="POEMS", help=".jsonl file of poems, plain, .xz or .gz")
     options.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="new folder for the data made and the new checkpoint"

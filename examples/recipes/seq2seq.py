@@ -18,6 +18,7 @@ from seq2seq_data import BEGIN, END, PAD, SPECIAL, Words, statements, text_pairs
 from seq2seq_pictures import attention_picture, curves_picture
 from torch import Tensor
 
+from app.commands.parser import Parser
 from model.gpt2 import CausalAttention
 from model.training.errors import TrainingError
 from model.transformer.config import TransformerConfig
@@ -148,7 +149,7 @@ def draw_attention(picture: Path, contender: Contender, pair: Pair, words: Words
 
 
 def arguments() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=__doc__)
+    options = Parser(description=__doc__)
     options.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for pairs, network and pictures")
     options.add_argument(
         "--minutes",
