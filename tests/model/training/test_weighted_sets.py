@@ -28,7 +28,8 @@ def test_each_set_is_told_with_its_share_and_how_often_it_is_gone_through(shards
 
 def test_a_share_that_is_no_whole_percentage_is_told_to_three_figures():
     thirds = TokenShards([ids(100), ids(100)], [], 1, set_sizes=[1, 1], weights=[1, 2])
-    assert weights_line(weighted_sets(thirds, NAMES), 160, "tokens").startswith("weights: large.txt 33.3 % of the tokens, 0.5 times through it; ")
+    told = weights_line(weighted_sets(thirds, NAMES), 160, "tokens")
+    assert told.startswith("weights: large.txt 33.3 % of the tokens, 0.5 times through it; ")
 
 
 def test_the_most_repeated_set_is_the_one_that_is_smallest_for_its_weight(shards):
