@@ -119,14 +119,16 @@ def beginning(selection: Selection, max_bytes: int | None, report: Callable[[str
             for part in document_parts(file, selection.leftovers):
                 contents += part.text.encode()
                 if max_bytes is not None and len(contents) >= max_bytes:
-                    return contents[:max_bytes].decode(errors="ignore")
+                    break
         except TrainingError as error:
             selection.leftovers.bad_file(error)
             del contents[size:]
+        if max_bytes is not None and len(contents) >= max_bytes:
+            break
     selection.leftovers.check_bad()
     for line in selection.leftovers.lines():
         report(line)
-    return contents.decode()
+    return contents[:max_bytes].decode(errors="ignore")
 
 
 def document_parts(file: Path, leftovers: Leftovers) -> Iterator[Part]:

@@ -93,17 +93,13 @@ class Examples:
                 found.append((ids[: first + 1], targets[first : last + 1]))
         return found
 
-    def split(self, num_held_out: int) -> tuple["Examples", "Examples"]:
-        """Those to train on, and about `num_held_out` for validation: chosen by a hash of what they hold, and in its order.
+    def split_places(self, num_held_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The numbers of those to train on, and of about `num_held_out` for validation: chosen by a hash of what they hold, and in
+        its order.
 
         So neither the order of a file nor its kinds decide, and examples that are the same fall on one side. There are more than
         asked for only where all that occur once are too few, and one example many times over is on both sides.
         """
-        train, held_out = self.split_places(num_held_out)
-        return self[train], self[held_out]
-
-    def split_places(self, num_held_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The same, as the numbers of the examples."""
         places = self._places_by_hash()
         fitting, num_left = [], num_held_out
         for same in places:

@@ -16,7 +16,7 @@ class DataOptions:
     validation: Sequence[Path] = ()  # held out instead of a part of `paths`
     include: tuple[str, ...] = ()  # patterns of names of files in folders to read whatever their suffix
     skip_bad: bool = False  # leave out files and records that cannot be read
-    weights: tuple[float, ...] = ()  # one number for each of `paths`: its share of the tokens trained on
+    weights: tuple[float, ...] = ()  # one number for each of `paths`: its share of what is trained on
     template: str | None = None  # by which conversations are written: a name, or a file
 
     def __post_init__(self) -> None:
@@ -26,7 +26,9 @@ class DataOptions:
         if self.validation and self.validation_fraction is not None:
             raise TrainingError("--validation names what is held out: with it there is no --validation-fraction; leave one out")
         if self.weights and len(self.weights) != len(self.paths):
-            raise TrainingError(f"weights given: {len(self.weights)}; paths: {len(self.paths)}; give each path one")
+            raise TrainingError(
+                f"weights given: {len(self.weights)}; paths: {len(self.paths)}; give each path one, parted by commas without blanks"
+            )
         if not all(0 < weight < float("inf") for weight in self.weights):
             raise TrainingError(f"the weights are {', '.join(map(str, self.weights))}; each must be above 0")
         if len(self.weights) == 1:

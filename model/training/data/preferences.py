@@ -59,10 +59,9 @@ class Preferences:
         both = Examples.concatenated(self.chosen[places], self.rejected[places])
         return *both.rows(np.arange(2 * len(places))), torch.from_numpy(self.reference[places])
 
-    def split(self, num_held_out: int) -> tuple["Preferences", "Preferences"]:
-        """Those to train on, and about `num_held_out` for validation, chosen by a hash of the preferred answers."""
-        train, held_out = self.chosen.split_places(num_held_out)
-        return self[train], self[held_out]
+    def split_places(self, num_held_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The numbers of those to train on, and of about `num_held_out` for validation, by a hash of the preferred answers."""
+        return self.chosen.split_places(num_held_out)
 
     def save(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)

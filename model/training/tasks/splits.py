@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model.training.base import Base
 from model.training.data.example_files import ExampleEncoder
 from model.training.data.options import DataOptions
+from model.training.data.record_reading import Tally, readable_files
 from model.training.data.row_sets import RowSets
 from model.training.data.selection import Selection
 from model.training.data.weighted_sets import WeightedSet, weights_line
@@ -29,10 +33,12 @@ class Learned(Protocol):
 
     def __len__(self) -> int: ...
 
+    def __getitem__(self, places: NDArray[np.int64]) -> Self: ...
+
     @classmethod
     def concatenated(cls, *parts: Self) -> Self: ...
 
-    def split(self, num_held_out: int) -> tuple[Self, Self]: ...
+    def split_places(self, num_held_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 
     def save(self, file: Path) -> None: ...
 
@@ -46,21 +52,22 @@ def save_splits(
     """Tokenise the records of a selection by `read` into `directory`; `report` takes a line on each decision."""
     for line in selection.leftovers.lines():
         report(line)
+    if len(selection.sets) > 1 or selection.validation:  # what cannot be read is named at once, not one reading after another
+        readable_files([*selection.files, *selection.validation], Tally(options.skip_bad))
     encoder = example_encoder(options.template, base, report)
     how = (encoder, base.config.n_positions, report, options.skip_bad)
-    train = [read(files, *how) for files in selection.sets]
+    sets = [read(files, *how) for files in selection.sets]
+    rows = sets[0].concatenated(*sets)
     if selection.validation:
-        held_out = [read(selection.validation, *how)]
+        kept, train, held_out = np.arange(len(rows)), rows, read(selection.validation, *how)
     else:
-        names = [f" of {path}" for path in options.paths] if selection.weights else [""]
-        parted = [_parted(rows, options.validation_fraction, name) for rows, name in zip(train, names, strict=True)]
-        train, held_out = ([parts[which] for parts in parted] for which in (0, 1))
-    for name, rows in zip(SPLITS, (train, held_out), strict=True):
-        if not all(map(len, rows)):
+        kept, places = rows.split_places(_num_held_out(len(rows), options.validation_fraction))
+        train, held_out = rows[kept], rows[places]
+    for name, part in zip(SPLITS, (train, held_out), strict=True):
+        if not len(part):
             raise TrainingError(f"there is nothing for {name}: nothing fits into {base.config.n_positions} tokens")
-        rows[0].concatenated(*rows).save(split_file(directory, name))
-    if selection.weights:
-        RowSets(tuple(map(len, train)), selection.weights).save(directory / SETS)
+        part.save(split_file(directory, name))
+    _keep_sets(kept, list(map(len, sets)), options, directory)
     keep_template(encoder.writer, options.template, directory, report)
 
 
@@ -68,12 +75,25 @@ def split_file(directory: Path, name: str) -> Path:
     return directory / f"{name}.safetensors"
 
 
-def _parted(rows: Learned, fraction: float | None, of: str) -> tuple[Learned, Learned]:
-    """Those to train on and those held out, one at least; fraction None is 10 %, but no more than is worth measuring."""
-    if len(rows) < 2:
-        raise TrainingError(f"{len(rows)} of the records{of} fit; two at least are needed, one of them to be held out")
-    wanted = min(len(rows) // 10, MAX_VALIDATION_ROWS) if fraction is None else round(len(rows) * fraction)
-    return rows.split(min(max(1, wanted), len(rows) - 1))
+def _num_held_out(num_rows: int, fraction: float | None) -> int:
+    """Rows for validation, one at least; fraction None is 10 %, but no more than is worth measuring."""
+    if num_rows < 2:
+        raise TrainingError(f"{num_rows} of the records fit; two at least are needed, one of them to be held out")
+    wanted = min(num_rows // 10, MAX_VALIDATION_ROWS) if fraction is None else round(num_rows * fraction)
+    return min(max(1, wanted), num_rows - 1)
+
+
+def _keep_sets(kept: NDArray[np.int64], sizes: Sequence[int], options: DataOptions, directory: Path) -> None:
+    """How many of the rows to train on are of each set, where these have weights; the rows lie set by set."""
+    (directory / SETS).unlink(missing_ok=True)  # of a run that ended before it began
+    if not options.weights:
+        return
+    counts = np.bincount(np.searchsorted(np.cumsum(sizes), kept, side="right"), minlength=len(sizes))
+    if not counts.all():
+        raise TrainingError(
+            f"--weights: nothing of {options.paths[int(counts.argmin())]} is left to train on; more of it, or leave it out"
+        )
+    RowSets(tuple(counts.tolist()), options.weights).save(directory / SETS)
 
 
 @dataclass(frozen=True)

@@ -86,9 +86,9 @@ def test_damaged_files_are_left_out_whole_and_counted_where_that_is_asked_for(re
     assert said[0] == f"left out: 4 files that cannot be read; the first: {first} {words}"
 
 
+@pytest.mark.parametrize("kind", ["texts", "examples"], indirect=True)
 def test_damage_does_not_hide_what_the_other_files_hold(kind, good, damaged):
-    if kind != "pairs":
-        assert all(hold_examples([*damaged, good], skip_bad) is (kind == "examples") for skip_bad in (False, True))
+    assert all(hold_examples([*damaged, good], skip_bad) is (kind == "examples") for skip_bad in (False, True))
 
 
 def test_files_that_are_all_damaged_are_no_text_but_are_named(tmp_path):

@@ -88,7 +88,7 @@ def test_each_pair_comes_once_an_epoch_and_the_processes_share_a_batch(many):
 
 
 def test_pairs_are_held_out_whole(many):
-    train, held_out = many.split(6)
+    train, held_out = (many[places] for places in many.split_places(6))
     begins = [{int(row[0]) for row in pairs.part(np.arange(len(pairs)))[0]} for pairs in (train, held_out)]
     assert len(held_out) == 6
     assert not begins[0] & begins[1]
