@@ -124,7 +124,7 @@ def _plan(directory: RunDirectory, device: torch.device, options: argparse.Names
     batch_tokens, train_tokens = int(str(given["batch_size"])) * config.n_positions, sum(map(len, shards.train))
     recipe = Recipe(**{"max_steps": MAX_EPOCHS * train_tokens // batch_tokens} | given)  # type: ignore[arg-type]
     story = Story(data_story([options.packed], counts_of_text(shards))).asked(0, shlex.join(sys.argv), recipe_fields(options))
-    directory.write_plan(PretrainPlan(config, recipe, story).to_json())
+    directory.write_plan(PretrainPlan(config=config, recipe=recipe, story=story).to_json())
     report(f"{config.num_parameters:,} parameters; steps of {batch_tokens:,} tokens, of which there are {train_tokens:,}")
 
 

@@ -1,7 +1,8 @@
 """Fine-tuning: a checkpoint trained on, on text, examples or preferences, whole or by LoRA."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,14 +18,13 @@ from model.training.errors import TrainingError
 from model.training.finetune_defaults import NO_COMPILED_EXAMPLES, Trial, choose_recipe, more_steps, with_steps
 from model.training.finetune_plan import FinetuneOptions, FinetunePlan, check_for_preferences
 from model.training.objective import measure
-from model.training.precision import warn_of_slow_bfloat16
-from model.training.pretrain import Report
 from model.training.progress import counted
 from model.training.recipe import Recipe
 from model.training.run import NOTHING_SHOWN, Shown, train
-from model.training.run_directory import NOTHING_SAVED, RunDirectory
+from model.training.run_context import Report, RunContext
+from model.training.run_directory import RunDirectory
 from model.training.sampling import Probes
-from model.training.segments import NO_CHANGES, Changes, Story, changed, describe_change
+from model.training.segments import NO_CHANGES, Changes, Story
 from model.training.tasks.prepared import prepare, prepared
 from model.training.tasks.task import Task
 
@@ -49,16 +49,7 @@ def resume(
     return _Finetuning(RunDirectory(out), device, processes, report, shown).resume(changes, kind)
 
 
-@dataclass(frozen=True, slots=True)
-class _Finetuning:
-    """One run: where, on what, with whom."""
-
-    directory: RunDirectory
-    device: torch.device
-    processes: Processes
-    to_user: Report
-    shown: Shown
-
+class _Finetuning(RunContext):
     def begin(self, options: FinetuneOptions) -> bool:
         with self.directory.locked(self.processes):
             return self._begin(options)
@@ -66,33 +57,32 @@ class _Finetuning:
     def _begin(self, options: FinetuneOptions) -> bool:
         if self.processes.is_first:
             self.directory.check_unused()
-        self._report(f"reading the model in {options.model}")
+        self.report(f"reading the model in {options.model}")
         base = Base.load(options.model)
         with self.directory.nothing_left_on_failure(self.processes):
             if self.processes.is_first:
-                self.directory.begin(self._report)
+                self.directory.begin(self.report)
             task = self.processes.agree(self._prepared(options, base) if self.processes.is_first else None)  # and it is there
             assert task is not None
             plan, model = self._plan(options, base, task)
-            if self.processes.is_first:
-                self.directory.write_plan(plan.to_json())
+            self.write(plan)
         for line in (_describe(plan, model, task), *task.remarks(plan.recipe)):
-            self._report(line)
+            self.report(line)
         return self._train(plan, base, model, task)
 
     def _prepared(self, options: FinetuneOptions, base: Base) -> Task:
-        return prepare(options.data, options.dpo, base, self.directory.tokens, self._report)
+        return prepare(options.data, options.dpo, base, self.directory.tokens, self.report)
 
     def _plan(self, options: FinetuneOptions, base: Base, task: Task) -> tuple[FinetunePlan, GPT2]:
         """What is to be done, and the network to do it with, both as they are before the first step."""
         material, lora = task.material, options.lora is not None
-        given, machine = options.given_recipe(base.config), (self.device, self.processes, self._report)
+        given, machine = options.given_recipe(base.config), (self.device, self.processes, self.report)
         recipe = choose_recipe(given, base.config, material, lora, *machine)
         model = base.network(options.lora, recipe, self.device)
         if self.processes.is_first:
-            task.measure_reference(model, recipe, self._report)
+            task.measure_reference(model, recipe, self.report)
         self.processes.wait()
-        self._report("measuring the model as it is on what is held out")
+        self.report("measuring the model as it is on what is held out")
         trial, base_loss = self._trial(task, model, recipe)
         recipe = self.processes.agree(with_steps(recipe, options.recipe, material, options.minutes, trial))
         story = Story(data_story(options.data.paths, task.counts), samples=self.shown.samples)
@@ -123,7 +113,7 @@ class _Finetuning:
             data=source,
             batch_tokens=recipe.batch_size * task.material.tokens_per_row,
             validation_seconds=time.monotonic() - began,
-            report=self._report,
+            report=self.report,
         )
         return trial, loss
 
@@ -138,40 +128,18 @@ class _Finetuning:
         base = Base.load(plan.base)
         if base.fingerprint != plan.base_fingerprint:
             raise TrainingError(f"{plan.base} is no longer what this run began with; put it back, or begin anew with another --out")
-        if not self.directory.has_state:
-            self._report(NOTHING_SAVED)
         task = prepared(self.directory.tokens, plan.window, plan.dpo)
         if changes:
-            plan = self._changed(plan, changes, base, task)
-        if self.shown.samples:
-            plan = replace(plan, story=replace(plan.story, samples=self.shown.samples))
-        if plan.recipe.bfloat16:
-            warn_of_slow_bfloat16(self.device, base.config.n_embd, self._report)
+            _check_changes(changes, plan, task)
+            plan = self.changed(plan, changes, partial(self._steps_of, plan, changes, base, task))
+        plan = self.going_on(plan, base.config.n_embd)
         return self._train(plan, base, base.network(plan.lora, plan.recipe, self.device), task)
 
-    def _changed(self, plan: FinetunePlan, changes: Changes, base: Base, task: Task) -> FinetunePlan:
-        """The plan of a run that goes on otherwise, written down."""
-        if changes.recipe.get("compiled") and not task.material.is_text:
-            raise TrainingError(NO_COMPILED_EXAMPLES)
-        if plan.dpo is not None:
-            check_for_preferences(changes.recipe)
-            if changes.recipe.get("bfloat16", plan.recipe.bfloat16) != plan.recipe.bfloat16:
-                raise TrainingError("what the model said of all pairs was measured in the other precision; leave out --precision")
-
-        def steps_of(minutes: float) -> int:
-            self._report("measuring how long a validation takes here")
-            recipe = changes.applied(plan.recipe)
-            trial, _ = self._trial(task, base.network(plan.lora, recipe, self.device), recipe)
-            return more_steps(minutes, recipe, "validate_every" in plan.story.named | changes.recipe.keys(), trial)
-
-        progress = self.directory.read_progress()
-        recipe, story = changed(plan.recipe, plan.story, progress, changes, steps_of, self.processes, self.shown.command)
-        plan = replace(plan, recipe=recipe, story=story)
-        self.processes.wait()  # until all have read where the run stands
-        if self.processes.is_first:
-            self.directory.write_plan(plan.to_json())
-        self._report(describe_change(recipe, progress))
-        return plan
+    def _steps_of(self, plan: FinetunePlan, changes: Changes, base: Base, task: Task, minutes: float) -> int:
+        self.report("measuring how long a validation takes here")
+        recipe = changes.applied(plan.recipe)
+        trial, _ = self._trial(task, base.network(plan.lora, recipe, self.device), recipe)
+        return more_steps(minutes, recipe, "validate_every" in plan.story.named | changes.recipe.keys(), trial)
 
     def _train(self, plan: FinetunePlan, base: Base, model: GPT2, task: Task) -> bool:
         out = self.directory.out
@@ -191,7 +159,7 @@ class _Finetuning:
         watched = (self.shown.tensorboard, None, probes, card, task.objective(model, plan.recipe))
         finished = train(model, source, plan.recipe, self.directory, export, self.processes, *watched)
         if finished:
-            self._report(self._outcome(plan, bits))
+            self.report(self._outcome(plan, bits))
         return finished
 
     def _card(self, plan: FinetunePlan, model: GPT2, bits: float | None, num_questions: int) -> Card:
@@ -224,9 +192,15 @@ class _Finetuning:
             f"{better}; more data or a smaller --learning-rate helps"
         )
 
-    def _report(self, line: str) -> None:
-        if self.processes.is_first:
-            self.to_user(line)
+
+def _check_changes(changes: Changes, plan: FinetunePlan, task: Task) -> None:
+    """Refuse what the kind of run does not do."""
+    if changes.recipe.get("compiled") and not task.material.is_text:
+        raise TrainingError(NO_COMPILED_EXAMPLES)
+    if plan.dpo is not None:
+        check_for_preferences(changes.recipe)
+        if changes.recipe.get("bfloat16", plan.recipe.bfloat16) != plan.recipe.bfloat16:
+            raise TrainingError("what the model said of all pairs was measured in the other precision; leave out --precision")
 
 
 def _describe(plan: FinetunePlan, model: GPT2, task: Task) -> str:

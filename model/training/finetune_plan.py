@@ -11,6 +11,7 @@ from model.training.errors import TrainingError
 from model.training.finetune_defaults import preference_learning_rate
 from model.training.lora import LoRA
 from model.training.recipe import Recipe
+from model.training.run_context import Plan
 from model.training.segments import Story
 from model.training.trainer import EXACT_MATCH, Score
 
@@ -50,19 +51,15 @@ def check_for_preferences(recipe: Mapping[str, object]) -> None:
         raise TrainingError("pairs make batches of many shapes, each of which would be compiled anew; leave out --compile")
 
 
-@dataclass(frozen=True, slots=True)
-class FinetunePlan:
-    """All that a run is, so that it can go on: kept in its directory."""
-
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetunePlan(Plan):
     base: str
     base_fingerprint: str
     base_loss: float  # on the data held out
     window: int | None  # tokens that text is cut into; None for examples and pairs
     lora: LoRA | None
     keep_adapter: bool
-    recipe: Recipe
     base_score: Score | None = None  # where it has one
-    story: Story = field(default_factory=Story)
     dpo: DPO | None = None
 
     @property

@@ -1,7 +1,7 @@
 """Pre-training: from text files to a checkpoint that can be served."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,14 @@ from model.training.data.windows import WindowData
 from model.training.deadline import Deadline
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
-from model.training.precision import warn_of_slow_bfloat16
 from model.training.progress import clock, counted
 from model.training.recipe import Recipe
 from model.training.run import NOTHING_SHOWN, SAVED_DTYPE, Shown, train
-from model.training.run_directory import NOTHING_SAVED, RunDirectory
+from model.training.run_context import Plan, Report, RunContext
+from model.training.run_directory import RunDirectory
 from model.training.sampling import Probes
-from model.training.segments import NO_CHANGES, Changes, Story, changed, describe_change
+from model.training.segments import NO_CHANGES, Changes, Story
 from model.training.vocabulary import MIN_SIZE, check_size, has_other_vocabulary, has_vocabulary, learn_vocabulary, load_vocabulary
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +60,9 @@ class PretrainOptions:
             _checked_config({"vocab_size": MIN_SIZE, "eos_token_ids": (0,)} | self.sizes)
 
 
-@dataclass(frozen=True, slots=True)
-class PretrainPlan:
-    """All that a run is, so that it can go on: kept in its directory."""
-
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainPlan(Plan):
     config: GPT2Config
-    recipe: Recipe
-    story: Story = field(default_factory=Story)
 
     def to_json(self) -> dict[str, object]:
         return {"kind": "pretrain", **asdict(self)}
@@ -76,7 +70,8 @@ class PretrainPlan:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "PretrainPlan":
         config = GPT2Config(**values["config"] | {"eos_token_ids": tuple(values["config"]["eos_token_ids"])})
-        return cls(config, Recipe.from_json(values["recipe"]), Story.from_json(values.get("story", {})))
+        recipe, story = Recipe.from_json(values["recipe"]), Story.from_json(values.get("story", {}))
+        return cls(config=config, recipe=recipe, story=story)
 
 
 def pretrain(
@@ -99,16 +94,7 @@ def resume(
     return _Pretraining(RunDirectory(out), device, processes, report, shown).resume(changes, deadline)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pretraining:
-    """One run: where, on what, with whom."""
-
-    directory: RunDirectory
-    device: torch.device
-    processes: Processes
-    to_user: Report
-    shown: Shown
-
+class _Pretraining(RunContext):
     def begin(self, options: PretrainOptions) -> bool:
         with self.directory.locked(self.processes):
             return self._train(self._plan(options))
@@ -119,14 +105,8 @@ class _Pretraining:
             plan = self.processes.agree(read)
             assert plan is not None
             if changes:
-                plan = self._changed(plan, changes)
-            if self.shown.samples:
-                plan = replace(plan, story=replace(plan.story, samples=self.shown.samples))
-            if not self.directory.has_state:
-                self._report(NOTHING_SAVED)
-            if plan.recipe.bfloat16:
-                warn_of_slow_bfloat16(self.device, plan.config.n_embd, self._report)
-            return self._train(plan, deadline)
+                plan = self.changed(plan, changes, partial(self._steps_of, plan, changes))
+            return self._train(self.going_on(plan, plan.config.n_embd), deadline)
 
     def _plan(self, options: PretrainOptions) -> PretrainPlan:
         """Prepare the text, choose what is not given, and write down what the run is."""
@@ -135,40 +115,26 @@ class _Pretraining:
             directory.check_unused()
         with directory.nothing_left_on_failure(processes):
             if processes.is_first:
-                directory.begin(self._report)
-                _prepare(options, directory, self._report)
+                directory.begin(self.report)
+                _prepare(options, directory, self.report)
             processes.wait()
             tokenizer, shards = load_vocabulary(directory.out), map_shards(directory.tokens)
             config = _config(options, tokenizer, shards, self.device)
-            machine, names = (self.device, processes, self._report), [str(path) for path in options.data.paths]
+            machine, names = (self.device, processes, self.report), [str(path) for path in options.data.paths]
             recipe = processes.agree(defaults.choose_recipe(options.recipe, options.minutes, config, shards, *machine, names))
-            self._report(_describe(config, recipe, shards))
+            self.report(_describe(config, recipe, shards))
             if shards.weights:
-                self._report(
+                self.report(
                     weights_line(weighted_sets(shards, names), recipe.max_steps * recipe.batch_size * config.n_positions, "tokens")
                 )
             story = Story(data_story(options.data.paths, counts_of_text(shards)), samples=self.shown.samples)
-            plan = PretrainPlan(config, recipe, story.asked(0, self.shown.command, options.recipe))
-            if processes.is_first:
-                directory.write_plan(plan.to_json())
+            plan = PretrainPlan(config=config, recipe=recipe, story=story.asked(0, self.shown.command, options.recipe))
+            self.write(plan)
         return plan
 
-    def _changed(self, plan: PretrainPlan, changes: Changes) -> PretrainPlan:
-        """The plan of a run that goes on otherwise, written down."""
-        progress = self.directory.read_progress()
-        shards = map_shards(self.directory.tokens)
-
-        def steps_of(minutes: float) -> int:
-            how = (changes.applied(plan.recipe), self.device, self.processes, self._report)
-            return defaults.steps_of_minutes(minutes, plan.config, shards, *how)
-
-        recipe, story = changed(plan.recipe, plan.story, progress, changes, steps_of, self.processes, self.shown.command)
-        plan = replace(plan, recipe=recipe, story=story)
-        self.processes.wait()  # until all have read where the run stands
-        if self.processes.is_first:
-            self.directory.write_plan(plan.to_json())
-        self._report(describe_change(recipe, progress))
-        return plan
+    def _steps_of(self, plan: PretrainPlan, changes: Changes, minutes: float) -> int:
+        how = (changes.applied(plan.recipe), self.device, self.processes, self.report)
+        return defaults.steps_of_minutes(minutes, plan.config, map_shards(self.directory.tokens), *how)
 
     def _train(self, plan: PretrainPlan, deadline: Deadline | None = None) -> bool:
         config, recipe, directory = plan.config, plan.recipe, self.directory
@@ -188,12 +154,8 @@ class _Pretraining:
         watched = (self.shown.tensorboard, deadline, probes, card)
         finished = train(model, data, recipe, directory, export, self.processes, *watched)
         if finished:
-            self._report(_outcome(directory, bits))
+            self.report(_outcome(directory, bits))
         return finished
-
-    def _report(self, line: str) -> None:
-        if self.processes.is_first:
-            self.to_user(line)
 
 
 def _prepare(options: PretrainOptions, directory: RunDirectory, report: Report) -> None:
