@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from model.training.data.examples import IGNORED
 
 # Rows of logits at a time: with V = 8192 in bfloat16 they just stay in the cache. Not compiled, they are also held as float32.
-CHUNK_ROWS, PLAIN_CHUNK_ROWS = 1024, 512
+CHUNK_ROWS, PLAIN_CHUNK_ROWS = 1024, 256
 
 
 class FusedAttention:
