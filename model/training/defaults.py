@@ -24,9 +24,6 @@ DEFAULT_MINUTES = 15.0
 MEASURED_SECONDS = 5.0
 VALIDATION_SPEED = 3  # times that of training: no gradients
 SAVING_SECONDS = 5e-8  # a parameter, for the state and the model: 0.7 s for 14 M
-# Of a run: 2.2 % fewer bits per byte than along a cosine in 120 steps, 2.6 % in 480 (benchmarks.recipe_trials). The whole context,
-# which comes when it begins, is so learned at full rates.
-COOLDOWN = 0.4
 MAX_EPOCHS = 20  # of any set of texts: beyond it a small model learns its text by heart rather than the language
 # (tokens of text from which it pays, n_embd, n_layer, n_head), heads of 64. A megabyte gets the sizes with which nanoGPT trains
 # tinyshakespeare on a CPU; far more text, a parameter of the blocks to about ten tokens.
@@ -149,8 +146,8 @@ def _step_of(
 ) -> Recipe:
     """What is given, and the rest of what makes up one step."""
     num_shares = processes.num * int(str(given.get("accumulation", 1)))
-    batch_size = default_batch_size(config.n_positions, train_tokens, num_shares)
-    recipe = Recipe(**{"max_steps": 1, "batch_size": batch_size, "cooldown": COOLDOWN} | given)  # type: ignore[arg-type]
+    chosen = {"max_steps": 1, "batch_size": default_batch_size(config.n_positions, train_tokens, num_shares)} | given
+    recipe = Recipe(**chosen)  # type: ignore[arg-type]
     recipe.check_shares(processes.num, " windows")
     if "bfloat16" not in given:
         recipe = replace(recipe, bfloat16=choose_bfloat16(device, config.n_embd, processes, report))

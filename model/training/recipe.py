@@ -23,9 +23,6 @@ class Recipe:
     muon_learning_rate: float = 0.02
     weight_decay: float = 0.1  # on matrices alone
     warmup_steps: int = 100
-    # The last share of a run, over which the rates fall from their peak to zero in a straight line; None: along a cosine from the
-    # warm-up on, as GPT-2's did (Hu et al. 2024, "MiniCPM", section 4, have the former).
-    cooldown: float | None = None
     max_grad_norm: float = 1.0
     dropout: float = 0.0
     # Short windows first: attention costs less, and the first words are learned from a few neighbours (Press et al. 2021,
@@ -59,8 +56,6 @@ class Recipe:
 
     def _check_choices(self) -> None:
         """What is given or left out."""
-        if self.cooldown is not None and not 0 < self.cooldown <= 1:
-            raise TrainingError(f"cooldown is {self.cooldown}; it must be above 0 and at most 1")
         if self.patience is not None and self.patience < 1:
             raise TrainingError(f"patience is {self.patience}; it must be at least 1")
         if self.compiled and self.checkpoint_activations:
@@ -83,7 +78,7 @@ class Recipe:
         return min(self.warmup_steps, max(num_steps // 10, min(2, num_steps // 2)))
 
     def learning_rate_factor(self, step: int, share: float | None = None) -> float:
-        """What all learning rates are multiplied by at this step: linear warm-up, then down to zero, at once or in the end.
+        """What all learning rates are multiplied by at this step: linear warm-up, then a cosine down to zero.
 
         `share` is how much of the run is over where that is not a matter of steps, but of a deadline.
         """
@@ -93,9 +88,7 @@ class Recipe:
             return (step + 1) / warmup
         if share is None:
             share = (step - warmup) / max(1, num_steps - warmup)
-        if self.cooldown is None:
-            return 0.5 * (1 + math.cos(math.pi * share))
-        return min(1.0, (1 - share) / self.cooldown)
+        return 0.5 * (1 + math.cos(math.pi * share))
 
     def window_length(self, step: int, context: int) -> int:
         """Tokens that see each other at this step: the context, or a part of it that divides it."""

@@ -168,6 +168,8 @@ class Trainer:
         self._parallel.train()
         batch, self._next = self._next or self._load(number), None
         total = torch.zeros((), device=self._device)
+        if self._device.type == "cpu":  # what a validation, a picture or a file took in between
+            give_back_memory()
         for number_of_part, part in enumerate(batch.parts):
             with self._gradients_shared(last=number_of_part == len(batch.parts) - 1):
                 loss = self._parallel(*part) / batch.num_targets

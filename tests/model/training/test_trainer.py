@@ -414,23 +414,6 @@ def test_windows_grow_and_the_learning_rate_rises_and_falls():
     assert [recipe.window_length(step, 7) for step in (0, 300, 600)] == [7, 7, 7]
 
 
-@pytest.mark.parametrize("by_the_clock", [False, True])
-def test_with_a_cooldown_the_rates_stay_at_their_peak_until_the_end_and_fall_to_zero(by_the_clock):
-    recipe = replace(RECIPE, max_steps=1050, warmup_steps=50, cooldown=0.4)
-    shares = [(step - 50) / 1000 if by_the_clock else None for step in range(50, 1050)]
-    factors = [recipe.learning_rate_factor(step, share) for step, share in enumerate(shares, start=50)]
-    assert set(factors[:600]) == {1}
-    assert factors[800] == pytest.approx(0.5)
-    assert factors[-1] == pytest.approx(1 / 400)
-    assert factors[600:] == sorted(factors[600:], reverse=True)
-
-
-@pytest.mark.parametrize("cooldown", [0.0, -0.1, 1.1, math.nan])
-def test_a_cooldown_is_a_share_of_the_run(cooldown):
-    with pytest.raises(TrainingError, match=r"cooldown is .*; it must be above 0 and at most 1"):
-        replace(RECIPE, cooldown=cooldown)
-
-
 @pytest.mark.parametrize(("steps", "wanted"), [(1, 0), (2, 1), (3, 1), (4, 2), (29, 2), (300, 30), (3000, 100)])
 def test_the_rates_rise_in_short_runs_too(steps, wanted):
     recipe = replace(RECIPE, max_steps=steps, warmup_steps=100)
