@@ -397,7 +397,7 @@ def test_a_text_run_that_went_on_before_goes_on_for_minutes(base, text, tmp_path
     run(base, text, tmp_path / "out", max_steps=2)
     for changes in (Changes(recipe={"max_steps": 2}), Changes(minutes=0.001)):
         assert resume(tmp_path / "out", CPU, Processes(), lambda line: None, changes=changes)
-    assert plan_of(tmp_path / "out").recipe.max_steps == 5, "at least one step more"
+    assert plan_of(tmp_path / "out").recipe.max_steps > 4, "at least one step more"
 
 
 class FirstOfThree(Processes):
