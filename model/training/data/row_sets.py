@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.files import replace_file
-from model.training.data.weighted_sets import WeightedSet, set_name
+from model.training.data.weighted_sets import WeightedSet, with_shares
 
 PASS_BITS = 32  # of a Philox key, for how often a set was gone through
 
@@ -34,11 +34,7 @@ class RowSets:
 
     def weighted(self, names: Sequence[str]) -> list[WeightedSet]:
         """`names` are those of the paths, as they were given."""
-        total = sum(self.weights)
-        return [
-            WeightedSet(set_name(names, number), weight / total, size)
-            for number, (weight, size) in enumerate(zip(self.weights, self.sizes, strict=True))
-        ]
+        return with_shares(self.sizes, self.weights, names)
 
     def save(self, file: Path) -> None:
         replace_file(file, lambda temporary: temporary.write_text(json.dumps(asdict(self)) + "\n"))

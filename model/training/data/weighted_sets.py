@@ -39,11 +39,15 @@ def weighted_sets(shards: TokenShards, names: Sequence[str] = ()) -> list[Weight
     """`names` are those of the paths, as they were given; without weights all text is one set."""
     if not shards.weights:
         return [WeightedSet("the text", 1.0, sum(map(len, shards.train)))]
-    total = sum(shards.weights)
-    sizes = [sum(map(len, ids)) for ids in sets_of_shards(shards)]
+    return with_shares([sum(map(len, ids)) for ids in sets_of_shards(shards)], shards.weights, names)
+
+
+def with_shares(sizes: Sequence[int], weights: Sequence[float], names: Sequence[str]) -> list[WeightedSet]:
+    """Sets of these sizes; their shares are the weights over the sum of all."""
+    total = sum(weights)
     return [
         WeightedSet(set_name(names, number), weight / total, size)
-        for number, (weight, size) in enumerate(zip(shards.weights, sizes, strict=True))
+        for number, (weight, size) in enumerate(zip(weights, sizes, strict=True))
     ]
 
 

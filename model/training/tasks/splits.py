@@ -57,7 +57,7 @@ def save_splits(
     encoder = example_encoder(options.template, base, report)
     how = (encoder, base.config.n_positions, report, options.skip_bad)
     sets = [read(files, *how) for files in selection.sets]
-    rows = sets[0].concatenated(*sets)
+    rows = sets[0] if len(sets) == 1 else sets[0].concatenated(*sets)  # which would copy them
     if selection.validation:
         kept, train, held_out = np.arange(len(rows)), rows, read(selection.validation, *how)
     else:
