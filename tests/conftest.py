@@ -1,6 +1,7 @@
 """What all tests share: devices, a small real vocabulary, a tiny real checkpoint, and a real server on it."""
 
 import json
+import logging
 import os
 import shutil
 import threading
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx
 import pytest
+import structlog
 
 # GPT2_TEST_CPU=avx2 (or scalar) shows what the suite says on a CPU without AVX-512 (or AVX): torch and oneDNN read these when they
 # are first imported, below, and the service's own tests take the native step's kernels from GPT2_KERNELS.
@@ -44,12 +46,14 @@ from model.native.library import NativeUnavailable, available_kernels
 from model.network_files import load_model, save_checkpoint
 from model.packed_linear import packs_bfloat16
 from model.tokenizer import Tokenizer
+from tests.held_stream import held_stream_logger
 from tests.tiny import DATA, make_tiny_checkpoint, small_vocabulary, tiny_sizes
 
 if TYPE_CHECKING:
     from app.tracing import Tracing
 
 collect_ignore = ["clients"]  # they run in an environment of their own: make test-clients
+structlog.configure(logger_factory=held_stream_logger)
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -252,6 +256,16 @@ def running_server_on_kernels(checkpoint: Path) -> Iterator[RunningServer]:
 
 def refuse_native(*_: object) -> NoReturn:
     raise NativeUnavailable("not in this test")
+
+
+@pytest.fixture
+def logging_kept() -> Iterator[None]:
+    """For a test that configures the log as a service does for its process's life: it is as before afterwards."""
+    root, configured = logging.getLogger(), structlog.get_config()
+    before, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = before, level
+    structlog.configure(**configured)
 
 
 @pytest.fixture

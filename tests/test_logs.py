@@ -7,16 +7,13 @@ import os
 import threading
 
 import pytest
-import structlog
 
 from app.logs import configure_logging
 
 
 @pytest.fixture
-def logged_to(monkeypatch):
+def logged_to(monkeypatch, logging_kept):
     """Log to a file of this number, as a process with that standard error does."""
-    root = logging.getLogger()
-    before, level = root.handlers, root.level
     streams = []
 
     def begin(number):
@@ -26,8 +23,6 @@ def logged_to(monkeypatch):
         return logging.getLogger("gpt2.test")
 
     yield begin
-    root.handlers, root.level = before, level
-    structlog.reset_defaults()
     for stream in streams:
         with contextlib.suppress(OSError):  # what had no room has none now
             stream.close()

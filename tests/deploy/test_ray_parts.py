@@ -1,11 +1,10 @@
 """The parts of deploy/ray without a cluster: what crosses, who is chosen, what is told, and what is refused before Ray starts."""
 
 import asyncio
-import logging
 import os
 import re
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,6 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-import structlog
 import yaml
 
 from app.errors import StartupError
@@ -136,16 +134,7 @@ def test_what_is_shown_of_an_exchange_has_neither_the_prompt_nor_the_key() -> No
 # ---- replicas
 
 
-@pytest.fixture
-def logging_kept() -> Iterator[None]:
-    """What a replica logs to is for its process's life."""
-    root = logging.getLogger()
-    before, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = before, level
-    structlog.reset_defaults()
-
-
+# What a replica logs to is for its process's life.
 @pytest.mark.usefixtures("logging_kept")
 def test_a_replica_sends_its_traces_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("opentelemetry.sdk", reason="the extra `otel` is not installed")
