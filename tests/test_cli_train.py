@@ -109,6 +109,15 @@ def test_a_newcomer_names_texts_and_a_directory_and_nothing_else(folder, gpt2, m
     assert {"training/log.csv", "training/loss.png", "training/run.json", "training/state.safetensors"} < files
 
 
+def test_a_run_whose_curves_cannot_be_drawn_says_so_and_is_a_run_all_the_same(folder, gpt2, monkeypatch):
+    monkeypatch.setattr("model.training.plot.DRAWING", (sys.executable, "-c", "raise ValueError('no font')"))
+    code, _, reported = gpt2(f"train pretrain texts --out my_model {TINY} --steps 2")
+    assert code == 0
+    assert "the curves could not be drawn: ValueError: no font" in reported
+    assert "loss.png" not in reported
+    assert load_model(folder / "my_model").config.n_layer == 1
+
+
 def test_a_vocabulary_is_learned_once_for_several_models(folder, gpt2):
     code, printed, reported = gpt2("train tokenizer texts --out words --vocab-size 400")
     assert (code, printed) == (0, "gpt2 train pretrain --tokenizer words\n")

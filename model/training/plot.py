@@ -1,15 +1,20 @@
-"""The loss curves as a picture."""
+"""The loss curves of a run as a picture beside its log."""
 
-from itertools import accumulate
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from model.config import GPT2Config
 from model.files import replace_file
 from model.training.progress import read_log
 
-TRAINING, VALIDATION = "#9db4c8", "#c8553d"
-SMOOTHING = 0.02  # the part of the curve, in steps, over which it is averaged
+DRAWING = (sys.executable, "-m", "model.training.picture")
+
+
+class PictureError(Exception):
+    """The program that draws has failed; its text says at what."""
 
 
 def title_of(config: GPT2Config) -> str:
@@ -18,46 +23,22 @@ def title_of(config: GPT2Config) -> str:
 
 
 def plot_losses(log: Path, plot: Path, title: str) -> None:
-    """Draw the losses of `log` over the tokens seen into the PNG `plot`; without matplotlib, or a loss yet, draw nothing."""
+    """Draw the losses of `log` over the tokens seen into the PNG `plot`; without matplotlib, or a loss yet, draw nothing.
+
+    PictureError if it cannot be drawn, OSError if it cannot be written.
+    """
     rows = read_log(log)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
+    if not rows or find_spec("matplotlib") is None:
         return
-    if not rows:
-        return
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    _draw(figure.subplots(), _points(rows, "loss"), _points(rows, "validation_loss"), title)
-    replace_file(plot, lambda file: FigureCanvasAgg(figure).print_png(file))  # type: ignore[no-untyped-call]
+    curves = {"training": _points(rows, "loss"), "validation": _points(rows, "validation_loss")}
+    # In a session of its own: Ctrl-C is the run's, which saves and draws once more.
+    drawn = subprocess.run(
+        DRAWING, input=json.dumps({"title": title} | curves).encode(), capture_output=True, start_new_session=True
+    )
+    if drawn.returncode:
+        raise PictureError(drawn.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"signal {-drawn.returncode}")
+    replace_file(plot, lambda file: file.write_bytes(drawn.stdout))
 
 
 def _points(rows: list[dict[str, str]], column: str) -> list[tuple[int, float]]:
     return [(int(row["tokens"]), float(row[column])) for row in rows if row[column]]
-
-
-def _draw(axes: Any, training: list[tuple[int, float]], validation: list[tuple[int, float]], title: str) -> None:
-    from matplotlib.ticker import EngFormatter
-
-    if training:
-        tokens, losses = zip(*training, strict=True)
-        axes.plot(tokens, losses, color=TRAINING, linewidth=0.6, alpha=0.5)
-        axes.plot(tokens, _smooth(losses), color="#3d6a8f", linewidth=1.6, label="training")
-    if validation:
-        best = min(validation, key=lambda point: point[1])
-        axes.plot(*zip(*validation, strict=True), "o-", color=VALIDATION, linewidth=1.6, markersize=3, label="validation")
-        axes.plot(*best, "o", color=VALIDATION, markersize=8, markerfacecolor="none", label=f"best, {best[1]:.3f}")
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.set(xlabel="tokens seen", ylabel="loss, nats")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-
-
-def _smooth(losses: tuple[float, ...]) -> list[float]:
-    """A running mean, over fewer at its beginning."""
-    span = max(1, round(SMOOTHING * len(losses)))
-    sums = [0.0, *accumulate(losses)]
-    return [(sums[i] - sums[max(0, i - span)]) / min(i, span) for i in range(1, len(sums))]

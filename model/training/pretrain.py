@@ -214,7 +214,8 @@ def _describe(config: GPT2Config, recipe: Recipe, shards: TokenShards) -> str:
 def _outcome(directory: RunDirectory, bits: float | None) -> str:
     progress = directory.read_progress()
     measured = figures(progress.best_loss, bits, None)
+    curves = f"curves are in {directory.plot}" if directory.plot.exists() else f"losses are in {directory.log}"
     return (
         f"trained in {clock(progress.seconds)}; the best, {measured} at step {progress.best_step:,}, is of the model in "
-        f"{directory.out}; the curves are in {directory.plot}"
+        f"{directory.out}; the {curves}"
     )

@@ -17,7 +17,7 @@ from model.training.deadline import Deadline
 from model.training.distributed import Processes
 from model.training.errors import Diverged, TrainingError
 from model.training.objective import Objective
-from model.training.plot import plot_losses, title_of
+from model.training.plot import PictureError, plot_losses, title_of
 from model.training.progress import EventLog, LossLog, ProgressLine, counted
 from model.training.recipe import Recipe
 from model.training.run_directory import RunDirectory
@@ -181,7 +181,10 @@ class _Recorder:
 
     def on_checkpoint(self) -> None:
         self._save_state()
-        plot_losses(self._directory.log, self._directory.plot, title_of(self._trainer.model.config))
+        try:
+            plot_losses(self._directory.log, self._directory.plot, title_of(self._trainer.model.config))
+        except PictureError as error:
+            self._line.write(f"the curves could not be drawn: {error}")
 
     def end(self) -> None:
         """Keep what the whole run has taken, and say why it ended if that was before all its steps were made."""

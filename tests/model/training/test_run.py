@@ -2,6 +2,7 @@
 
 import io
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from model.gpt2 import GPT2
 from model.training import progress
 from model.training.errors import TrainingError
 from model.training.optimizer import Optimizers
-from model.training.plot import plot_losses
+from model.training.plot import PictureError, plot_losses
 from model.training.progress import EventLog, LossLog, ProgressLine, clock, read_log
 from model.training.recipe import Recipe
 from model.training.run_directory import RunDirectory
@@ -161,9 +162,31 @@ def test_few_losses_make_a_picture_or_none(tmp_path, numbers):
 
 def test_without_matplotlib_there_is_no_picture(tmp_path, monkeypatch):
     write_log(tmp_path / "log.csv", [1, 2])
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("model.training.plot.find_spec", lambda name: None)
     plot_losses(tmp_path / "log.csv", tmp_path / "loss.png", "")
     assert not (tmp_path / "loss.png").exists()
+
+
+def test_a_run_itself_never_loads_matplotlib(tmp_path):
+    write_log(tmp_path / "log.csv", [1, 2])
+    program = (
+        "import sys; from pathlib import Path; from model.training.plot import PictureError, plot_losses; "
+        "plot_losses(*map(Path, sys.argv[1:]), 'title'); assert 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "log.csv"), str(tmp_path / "loss.png")], check=True)
+    assert (tmp_path / "loss.png").exists()
+
+
+@pytest.mark.parametrize(
+    "ends", ["import sys; print('warned', file=sys.stderr); raise ValueError('no font')", "import os; os.abort()"]
+)
+def test_a_picture_that_cannot_be_drawn_says_why_and_leaves_the_one_before(tmp_path, monkeypatch, ends):
+    write_log(tmp_path / "log.csv", [1, 2])
+    (tmp_path / "loss.png").write_bytes(b"before")
+    monkeypatch.setattr("model.training.plot.DRAWING", (sys.executable, "-c", ends))
+    with pytest.raises(PictureError, match=r"^(ValueError: no font|signal 6)$"):
+        plot_losses(tmp_path / "log.csv", tmp_path / "loss.png", "")
+    assert (tmp_path / "loss.png").read_bytes() == b"before"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
