@@ -47,7 +47,7 @@ from model.network_files import load_model, save_checkpoint
 from model.packed_linear import packs_bfloat16
 from model.tokenizer import Tokenizer
 from tests.held_stream import held_stream_logger
-from tests.tiny import DATA, make_tiny_checkpoint, small_vocabulary, tiny_sizes
+from tests.tiny import DATA, make_base, make_tiny_checkpoint, small_vocabulary, tiny_sizes
 
 if TYPE_CHECKING:
     from app.tracing import Tracing
@@ -103,6 +103,12 @@ def tiny_config() -> GPT2Config:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: GPT2Config, small_tokenizer: Tokenizer) -> Path:
     return make_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny-gpt2", tiny_config, small_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokenizer) -> Path:
+    """What the tests of a module fine-tune."""
+    return make_base(tmp_path_factory.mktemp("base") / "tiny", small_tokenizer)
 
 
 @pytest.fixture(scope="session")

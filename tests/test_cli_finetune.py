@@ -6,23 +6,12 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from app.cli import main
-from model.config import GPT2Config
-from model.gpt2 import GPT2
-from model.network_files import load_model, save_checkpoint
+from model.network_files import load_model
 from model.training.progress import read_log
 
 QUICK = ["--steps", "2", "--batch-size", "4", "--precision", "float32", "--no-compile", "--device", "cpu"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory, small_tokenizer):
-    config = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(499,))
-    directory = tmp_path_factory.mktemp("base") / "tiny"
-    save_checkpoint(directory, GPT2(config).init_weights(torch.Generator().manual_seed(0)), small_tokenizer, torch.float32)
-    return directory
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ import torch
 from app.cli import main
 from model.chat_template import NAMED
 from model.config import GPT2Config
-from model.gpt2 import GPT2
-from model.network_files import save_checkpoint
 from model.training.adapter import merge_adapter
 from model.training.data.options import DataOptions
 from model.training.distributed import Processes
@@ -20,6 +18,7 @@ from model.training.finetune import finetune
 from model.training.finetune_plan import FinetuneOptions
 from model.training.lora import LoRA
 from tests.conftest import CHATML
+from tests.tiny import make_base
 
 QUICK = {"max_steps": 120, "validate_every": 40, "batch_size": 4, "learning_rate": 1e-2, "bfloat16": False}
 TALKS = (
@@ -32,9 +31,7 @@ TALKS = (
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, small_tokenizer):
     config = GPT2Config(vocab_size=500, n_positions=160, n_embd=64, n_layer=2, n_head=2, eos_token_ids=(499,))
-    directory = tmp_path_factory.mktemp("base") / "tiny"
-    save_checkpoint(directory, GPT2(config).init_weights(torch.Generator().manual_seed(0)), small_tokenizer, torch.float32)
-    return directory
+    return make_base(tmp_path_factory.mktemp("base") / "tiny", small_tokenizer, config)
 
 
 def messages(*turns):

@@ -11,6 +11,7 @@ from model.network_files import save_checkpoint
 from model.tokenizer import Tokenizer
 
 DATA = Path(__file__).parent / "data"
+BASE = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(499,))
 
 
 def small_vocabulary() -> BPETokenizer:
@@ -32,4 +33,10 @@ def make_tiny_checkpoint(directory: Path, config: GPT2Config, tokenizer: Tokeniz
     for parameter in model.parameters():
         parameter.data.mul_(4 if parameter.ndim == 2 else 1)
     save_checkpoint(directory, model, tokenizer, torch.float32)
+    return directory
+
+
+def make_base(directory: Path, tokenizer: Tokenizer, config: GPT2Config = BASE) -> Path:
+    """A checkpoint to fine-tune, whose weights are as training begins with them."""
+    save_checkpoint(directory, GPT2(config).init_weights(torch.Generator().manual_seed(0)), tokenizer, torch.float32)
     return directory

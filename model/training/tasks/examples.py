@@ -12,7 +12,7 @@ from model.training.data.options import DataOptions
 from model.training.data.selection import Selection
 from model.training.distributed import Processes
 from model.training.recipe import Recipe
-from model.training.tasks.splits import SPLITS, RowTask, save_splits, split_file
+from model.training.tasks.splits import RowTask, load_splits, save_splits
 from model.training.tasks.task import Material
 
 # Asked at each validation: enough to see a few per cent of difference, and answered in a second or two.
@@ -35,21 +35,15 @@ class ExampleTask(RowTask):
 
     @property
     def material(self) -> Material:
-        train, _ = self._splits
+        train, _ = self.splits
         return Material(len(train), len(train.ids) / len(train), is_text=False, rows_until_repeated=self.rows_until_repeated)
 
-    @property
-    def counts(self) -> str:
-        train, validation = self._splits
-        return f"{len(train) + len(validation):,} examples, of which {len(validation):,} were held out"
-
     def source(self, recipe: Recipe, processes: Processes) -> ExampleData:
-        return ExampleData(*self._splits, recipe, processes, self.sets)
+        return ExampleData(*self.splits, recipe, processes, self.sets)
 
     def questions(self) -> list[Question]:
-        return self._splits[1].questions(MAX_QUESTIONS, MAX_ANSWER_TOKENS)
+        return self.splits[1].questions(MAX_QUESTIONS, MAX_ANSWER_TOKENS)
 
     @cached_property
-    def _splits(self) -> tuple[Examples, Examples]:
-        train, validation = (Examples.load(split_file(self.directory, name)) for name in SPLITS)
-        return train, validation
+    def splits(self) -> tuple[Examples, Examples]:
+        return load_splits(self.directory, Examples)

@@ -17,7 +17,7 @@ from model.training.data.selection import Selection
 from model.training.distributed import Processes
 from model.training.dpo_loss import DPO, DPOLoss
 from model.training.recipe import Recipe
-from model.training.tasks.splits import SPLITS, RowTask, save_splits, split_file
+from model.training.tasks.splits import SPLITS, RowTask, load_splits, save_splits, split_file
 from model.training.tasks.task import Material
 
 REFERENCE_PAIRS = 8  # measured at once
@@ -42,18 +42,13 @@ class PreferenceTask(RowTask):
 
     @property
     def material(self) -> Material:
-        train, _ = self._pairs
+        train, _ = self.splits
         tokens = float(np.mean(train.chosen.lengths + train.rejected.lengths))
         repeated = self.rows_until_repeated
         return Material(len(train), tokens, is_text=False, sequences_per_row=2, rows_until_repeated=repeated)
 
-    @property
-    def counts(self) -> str:
-        train, validation = self._pairs
-        return f"{len(train) + len(validation):,} pairs of answers, of which {len(validation):,} were held out"
-
     def source(self, recipe: Recipe, processes: Processes) -> PreferenceData:
-        return PreferenceData(*self._pairs, recipe, processes, self.sets)
+        return PreferenceData(*self.splits, recipe, processes, self.sets)
 
     def objective(self, model: GPT2, recipe: Recipe) -> DPOLoss:
         return DPOLoss(model, self.dpo.beta, recipe.bfloat16)
@@ -61,14 +56,13 @@ class PreferenceTask(RowTask):
     def measure_reference(self, model: GPT2, recipe: Recipe, report: Callable[[str], None]) -> None:
         """What the reference says of all pairs: the network itself as it is, with LoRA too, which adds nothing yet."""
         report("measuring what the model says of all pairs, which it is held to")
-        for name, pairs in zip(SPLITS, self._pairs, strict=True):
+        for name, pairs in zip(SPLITS, self.splits, strict=True):
             measured_by(model, pairs, recipe.bfloat16).save(split_file(self.directory, name))
 
     @property
-    def _pairs(self) -> tuple[Preferences, Preferences]:
+    def splits(self) -> tuple[Preferences, Preferences]:
         """Read each time: `measure_reference` changes the files, in one process of several."""
-        train, validation = (Preferences.load(split_file(self.directory, name)) for name in SPLITS)
-        return train, validation
+        return load_splits(self.directory, Preferences)
 
 
 @torch.no_grad()

@@ -3,10 +3,11 @@
 Alike for examples and for pairs of answers.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,11 @@ class Learned(Protocol):
 
     def save(self, file: Path) -> None: ...
 
+    @classmethod
+    def load(cls, file: Path) -> Self: ...
 
+
+Rows = TypeVar("Rows", bound=Learned)
 Read = Callable[[Sequence[Path], ExampleEncoder, int, Callable[[str], None], bool], Learned]
 
 
@@ -75,6 +80,12 @@ def split_file(directory: Path, name: str) -> Path:
     return directory / f"{name}.safetensors"
 
 
+def load_splits(directory: Path, kind: type[Rows]) -> tuple[Rows, Rows]:
+    """What there is to train on, and what is held out."""
+    train, validation = (kind.load(split_file(directory, name)) for name in SPLITS)
+    return train, validation
+
+
 def _num_held_out(num_rows: int, fraction: float | None) -> int:
     """Rows for validation, one at least; fraction None is 10 %, but no more than is worth measuring."""
     if num_rows < 2:
@@ -101,6 +112,16 @@ class RowTask(Task):
     """What `save_splits` made."""
 
     names: tuple[str, ...] = field(default=(), kw_only=True)  # of the paths that weights are of, as far as these are told of
+
+    @property
+    @abstractmethod
+    def splits(self) -> tuple[Learned, Learned]:
+        """What there is to train on, and what is held out."""
+
+    @property
+    def counts(self) -> str:
+        train, validation = self.splits
+        return f"{len(train) + len(validation):,} {self.rows}, of which {len(validation):,} were held out"
 
     @property
     def tokenizer_files(self) -> dict[str, bytes]:

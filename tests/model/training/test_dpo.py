@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 
 from model.chat_template import NAMED
 from model.config import GPT2Config
-from model.gpt2 import GPT2
-from model.network_files import load_model, save_checkpoint
+from model.network_files import load_model
 from model.training.data.options import DataOptions
 from model.training.distributed import Processes
 from model.training.dpo_loss import DPO, DPOLoss
@@ -30,16 +29,8 @@ from model.training.segments import Changes
 from model.training.tasks.preferences import PreferenceTask
 from model.training.tasks.task import Material
 
-CONFIG = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(499,))
 CPU, ALONE = torch.device("cpu"), Processes()
 SHORT = {"max_steps": 12, "validate_every": 4, "batch_size": 8, "learning_rate": 3e-3, "bfloat16": False, "dropout": 0.1}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory, small_tokenizer):
-    directory = tmp_path_factory.mktemp("base") / "tiny"
-    save_checkpoint(directory, GPT2(CONFIG).init_weights(torch.Generator().manual_seed(0)), small_tokenizer, torch.float32)
-    return directory
 
 
 @pytest.fixture(scope="module")

@@ -40,17 +40,10 @@ from model.training.run import ProgressLine
 from model.training.segments import Changes
 from model.training.tasks.prepared import prepare, prepared
 from model.training.tasks.task import Material
+from tests.tiny import BASE
 
-CONFIG = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(499,))
 CPU, ALONE = torch.device("cpu"), Processes()
 SHORT = {"max_steps": 12, "validate_every": 4, "batch_size": 4, "learning_rate": 1e-2, "dropout": 0.1, "bfloat16": False}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory, small_tokenizer):
-    directory = tmp_path_factory.mktemp("base") / "tiny"
-    save_checkpoint(directory, GPT2(CONFIG).init_weights(torch.Generator().manual_seed(0)), small_tokenizer, torch.float32)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +91,7 @@ def test_finetuning_lowers_the_validation_loss_and_keeps_a_whole_checkpoint(base
     assert last.startswith(f"validation loss {min(losses):.4f}, ")
     assert measure in first
     assert measure in last
-    assert load_model(tmp_path / "out").config == CONFIG
+    assert load_model(tmp_path / "out").config == BASE
 
 
 def test_what_the_base_had_is_trained_by_lora_only_where_it_is_asked_to(base, pairs, tmp_path):
@@ -149,7 +142,7 @@ def test_the_state_of_lora_has_what_is_trained_alone(base, pairs, tmp_path):
     run(base, pairs, tmp_path / "out", LoRA(rank=2), max_steps=1)
     state = load_file(tmp_path / "out" / "training" / "state.safetensors")
     assert {name.split(".")[-1] for name in state if name.startswith("weight/")} == {"lora_A", "lora_B"}
-    assert sum(tensor.numel() for tensor in state.values()) < CONFIG.num_parameters / 4
+    assert sum(tensor.numel() for tensor in state.values()) < BASE.num_parameters / 4
 
 
 def test_a_state_that_lacks_a_matrix_is_damaged(base, pairs, tmp_path):
@@ -194,7 +187,7 @@ def die():
 def test_a_run_is_not_resumed_on_another_base(base, pairs, tmp_path, small_tokenizer):
     shutil.copytree(base, tmp_path / "base")
     run(tmp_path / "base", pairs, tmp_path / "out", max_steps=1)
-    other = GPT2(CONFIG).init_weights(torch.Generator().manual_seed(1))
+    other = GPT2(BASE).init_weights(torch.Generator().manual_seed(1))
     save_checkpoint(tmp_path / "base", other, small_tokenizer, torch.float32)
     with pytest.raises(TrainingError, match="is no longer what this run began with"):
         resume(tmp_path / "out", CPU, Processes(), lambda line: None)
@@ -308,7 +301,7 @@ def test_what_is_not_given_is_chosen_for_the_data(base, pairs, tmp_path, monkeyp
 def test_a_batch_is_run_in_parts_that_fit_into_memory():
     large = Material(num_rows=100_000, tokens_per_row=1024, is_text=True)
 
-    def chosen(config=CONFIG, processes=ALONE, **given):
+    def chosen(config=BASE, processes=ALONE, **given):
         return choose_recipe({"bfloat16": False, **given}, config, large, False, CPU, processes, lambda line: None)
 
     assert chosen(GPT2Config(), batch_size=12).accumulation == 12, "a window of 1,024 tokens, 768 wide, in 12 layers"
@@ -339,7 +332,7 @@ class Machine:
         material = Material(num_rows=num_rows, tokens_per_row=64, is_text=is_text)
         recipe = Recipe(**({"max_steps": 1, "batch_size": 64, "bfloat16": self._bfloat16} | given))
         trial = Trial(
-            model=GPT2(CONFIG),
+            model=GPT2(BASE),
             objective=lambda *of: None,
             data=None,
             batch_tokens=recipe.batch_size * material.tokens_per_row,
@@ -451,7 +444,7 @@ def test_in_float32_on_a_cpu_compiling_is_not_tried(monkeypatch):
 def test_the_speed_is_that_of_all_processes_together_and_measuring_it_leaves_the_network_as_it_is(monkeypatch):
     tokens = torch.zeros(2, 8, dtype=torch.long)
     data = SimpleNamespace(batch=lambda step: Batch([(tokens, tokens)] * 3, 48))
-    model, seconds = GPT2(CONFIG).init_weights(torch.Generator().manual_seed(0)), iter(range(1000))
+    model, seconds = GPT2(BASE).init_weights(torch.Generator().manual_seed(0)), iter(range(1000))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     monkeypatch.setattr(defaults.time, "monotonic", lambda: float(next(seconds)))
     recipe = Recipe(max_steps=1, batch_size=12, accumulation=3)  # of two processes
