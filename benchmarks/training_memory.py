@@ -39,8 +39,10 @@ class Curve:
     def look(self, process: subprocess.Popen[bytes]) -> None:
         own = _sizes(process.pid)
         if "VmRSS" in own:  # it has not ended meanwhile
-            started = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            self.sizes.append(own["VmRSS"] + sum(_sizes(int(pid)).get("VmRSS", 0.0) for pid in started))
+            started = [_sizes(int(pid)) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+            # Until a program is loaded into it, a process that was started has the same memory, not as much again.
+            others = (sizes for sizes in started if sizes.get("VmSize") != own["VmSize"])
+            self.sizes.append(own["VmRSS"] + sum(sizes.get("VmRSS", 0.0) for sizes in others))
             self.peak = max(self.peak, own["VmHWM"], self.sizes[-1])
 
     @property
