@@ -17,6 +17,7 @@ MAX_LINE = 4000  # characters
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit code: 0, 2 for a wrong call, 70 and 78 as app/errors.py has them."""
+    _open_closed_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: a text may hold what a terminal's encoding lacks
@@ -46,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         _complain(f"standard output: {error.strerror}; the command has ended there")
         return 2
+
+
+def _open_closed_streams() -> None:
+    """Whoever starts a program may close them, as cron and supervisors do: they are then empty, and take what nobody reads.
+
+    By their own numbers, 0 to 2, of which the system gives the lowest: no other file is to be written to by what prints.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _discard_output() -> None:

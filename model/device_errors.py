@@ -13,15 +13,19 @@ def translated_errors() -> Iterator[None]:
     """Raise MemoryError and RunnerLost in place of what torch and Triton raise; all else passes."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(str(error)) from error
     except RuntimeError as error:
-        message = str(error)
-        if "CUDA" in message and "out of memory" in message:
-            raise MemoryError(message) from error
-        if "CUDA" in message and not _answers():
-            raise RunnerLost(message) from error
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
+        if "CUDA" in str(error) and not _answers():
+            raise RunnerLost(str(error)) from error
         raise
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """A device's, or the processor's own."""
+    message = str(error)
+    on_device = isinstance(error, torch.OutOfMemoryError) or ("CUDA" in message and "out of memory" in message)
+    return on_device or "DefaultCPUAllocator: can't allocate memory" in message
 
 
 def _answers() -> bool:

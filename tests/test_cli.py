@@ -1,6 +1,7 @@
 """The command line, as a process of its own: what it says, what it prints, and how it exits."""
 
 import contextlib
+import io
 import json
 import os
 import platform
@@ -336,6 +337,51 @@ def test_generate_reads_a_prompt_from_standard_input(tiny_checkpoint):
 def test_generate_names_a_wrong_option(capsys, arguments, named):
     assert main(["generate", "a", *arguments]) == 2
     assert named in capsys.readouterr().err
+
+
+def test_generate_says_which_prompt_is_no_utf_8(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff"), encoding="utf-8"))
+    assert main(["generate", "-"]) == 2
+    assert capsys.readouterr().err == "gpt2: standard input is no UTF-8 (byte 1)\n"
+    assert main(["generate", "\udcff"]) == 2
+    assert capsys.readouterr().err == "gpt2: '\\udcff' is no UTF-8\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_a_command_that_was_started_with_closed_streams_ends_as_any_other(tiny_checkpoint, closed):
+    command = shlex.join(
+        [sys.executable, "-m", "app", "generate", "The old man", "--max-new-tokens", "3", "--model", str(tiny_checkpoint)]
+    )
+    result = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0
+    assert "Traceback" not in result.stderr
+
+
+def test_a_prompt_from_a_closed_standard_input_is_empty(tiny_checkpoint):
+    command = shlex.join([sys.executable, "-m", "app", "generate", "-", "--max-new-tokens", "3", "--model", str(tiny_checkpoint)])
+    result = subprocess.run(["sh", "-c", f"{command} <&-"], capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, "Traceback" in result.stderr) == (0, False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train pretrain a.txt --out ''",
+        "train pretrain '' --out m",
+        "train pretrain a.txt --out m --tokenizer ''",
+        "train tokenizer a.txt --out ''",
+        "train finetune a.txt --out ''",
+        "train merge --adapter '' --out m",
+        "export --out ''",
+        "eval ''",
+    ],
+)
+def test_an_empty_name_as_of_a_variable_without_a_value_is_no_name(line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(line)) == 2
+    printed = capsys.readouterr()
+    assert re.fullmatch(r"gpt2: .*: its name is empty; see gpt2 .*--help\n", printed.err)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_generate_writes_from_nothing(gpt2):

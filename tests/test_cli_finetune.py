@@ -65,7 +65,7 @@ def test_an_adapter_is_kept_and_merged_by_the_line_that_is_printed(base, pairs, 
         ('{"text": "a"}\n', ["--lora", "--lora-targets", "c_attn"], "'c_attn' is no projection"),
         ('{"text": "a"}\n', ["--minutes", "0"], "minutes is 0.0; it must be above 0"),
         ('{"text": "a"}\n', ["--validation-fraction", "1"], "validation fraction is 1.0; it must lie between 0 and 1"),
-        ('{"text": "a"}\n', ["--dropout", "1.5"], "dropout is 1.5; it must be at least 0 and below 1"),
+        ('{"text": "a"}\n', ["--dropout", "1.5"], "--dropout is 1.5; it must be at least 0 and below 1"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2_and_nothing_is_written(base, tmp_path, capsys, lines, options, message):
@@ -105,7 +105,8 @@ def test_data_or_resume_must_be_named_and_a_run_must_be_there(tmp_path, capsys):
 def test_two_processes_learn_what_one_learns(base, pairs, tmp_path, capfd, kind):
     if kind == "dpo":
         pairs = answers(tmp_path / "answers.jsonl")
-    options = [str(pairs), "--model", str(base), *QUICK, "--steps", "6", "--validate-every", "1", "--dropout", "0"]
+    quick = [option for option in QUICK if kind != "dpo" or option != "--no-compile"]
+    options = [str(pairs), "--model", str(base), *quick, "--steps", "6", "--validate-every", "1", "--dropout", "0"]
     assert main(["train", kind, *options, "--out", str(tmp_path / "one")]) == 0
     command = [
         sys.executable,
@@ -137,3 +138,25 @@ def test_two_processes_learn_what_one_learns(base, pairs, tmp_path, capfd, kind)
     )
     assert two == pytest.approx(one, abs=2e-3)
     assert len(one) == 6
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: ...")]
+)
+def test_memory_that_runs_short_is_told_in_one_line_with_what_takes_less(base, pairs, tmp_path, capsys, monkeypatch, error):
+    def fail(trainer):
+        raise error
+
+    monkeypatch.setattr("model.training.trainer.Trainer._step", fail)
+    assert main(["train", "finetune", str(pairs), "--model", str(base), "--out", str(tmp_path / "out"), *QUICK]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("gpt2: there is not enough memory; a smaller --batch-size, more parts by --accumulation, or ")
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("pretrain", "windows"), ("finetune", "examples"), ("dpo", "pairs")])
+def test_the_help_says_what_a_batch_is_made_of_and_offers_nothing_that_is_always_refused(capsys, kind, rows):
+    with pytest.raises(SystemExit):
+        main(["train", kind, "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"--batch-size N {rows}" in printed
+    assert ("--compile" in printed) == ("--activation-checkpointing" in printed) == (kind != "dpo")

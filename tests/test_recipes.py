@@ -153,7 +153,7 @@ def test_no_tests_at_all_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as ended:
         run(recipe("translation"), capsys, monkeypatch, "--out", tmp_path / "out", "--tests", 0)
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "translation.py: --tests is 0; it must be at least 1\n"
+    assert capsys.readouterr().err == "translation.py: --tests is 0; it must be at least 1 and at most 5,000\n"
 
 
 def test_a_book_is_split_at_a_paragraph_without_loss() -> None:

@@ -181,10 +181,13 @@ def test_it_runs_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--minutes", "0"], "--minutes is 0.0 and --steps None; both must be above 0"),
-        (["--steps", "-1"], "--minutes is 3.0 and --steps -1; both must be above 0"),
+        (["--minutes", "0"], "--minutes is 0.0; it must be above 0 and finite"),
+        (["--minutes", "nan"], "--minutes is nan; it must be above 0 and finite"),
+        (["--minutes", "inf"], "--minutes is inf; it must be above 0 and finite"),
+        (["--steps", "-1"], "--steps is -1; it must be at least 1"),
         (["--steps", "many"], "--steps: invalid int value: 'many'; see seq2seq.py --help"),
-        (["--tests", "0"], "--tests is 0; it must be at least 1"),
+        (["--tests", "0"], "--tests is 0; it must be at least 1 and at most 5,000"),
+        (["--tests", "99999999"], "--tests is 99999999; it must be at least 1 and at most 5,000"),
         (["--lora"], "there is no option --lora; --help names those that there are"),
     ],
 )

@@ -5,10 +5,10 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.commands.outputs import STANDARD_OUTPUT, check_files, check_picture, write_json
+from app.commands.parser import named_path
 from app.errors import CommandError
 from model.files import naming
 
@@ -48,8 +48,8 @@ def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is 
         help="sent as a bearer token (default: GPT2_API_KEY of the environment, which no list of processes shows)",
     )
     _add_load_options(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON; - is standard output")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw requests, tokens a second and latencies")
+    parser.add_argument("--json", type=named_path, metavar="FILE", help="write the report as JSON; - is standard output")
+    parser.add_argument("--plot", type=named_path, metavar="FILE.png", help="draw requests, tokens a second and latencies")
 
 
 def _add_load_options(parser: argparse.ArgumentParser) -> None:

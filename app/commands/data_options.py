@@ -1,8 +1,9 @@
 """The options of a run's data, alike in pre-training and fine-tuning, and those of which files are read, alike in all commands."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from app.commands.parser import named_path
 
 if TYPE_CHECKING:  # torch takes a second to import: not for --help and wrong options
     from model.training.data.options import DataOptions
@@ -13,13 +14,13 @@ TEXTS = "text files and folders: plain, .jsonl, .json, .csv, .tsv, each also as 
 
 def add_data_options(parser: argparse.ArgumentParser, paths: str, held_out: str, conversations: bool = False) -> None:
     """`paths` says what may be named, `held_out` of what a part is held out; `conversations` whether they may be among it."""
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=paths)
+    parser.add_argument("paths", nargs="*", type=named_path, metavar="PATH", help=paths)
     group = parser.add_argument_group("the data")
     group.add_argument("--validation-fraction", type=float, metavar="X", help=f"{held_out} (default: 0.1 or less)")
     group.add_argument(
         "--validation",
         action="append",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="validate on this, not on a part of PATH; may be given again",
     )

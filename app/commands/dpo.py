@@ -20,7 +20,7 @@ def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is pri
     parser.add_argument(
         "--beta", type=float, metavar="X", help="how dear it is to leave the checkpoint as it was: more is nearer (default: 0.1)"
     )
-    add_tuning_options(parser)
+    add_tuning_options(parser, "pairs", fuses=False)
 
 
 def _dpo(options: argparse.Namespace) -> int:

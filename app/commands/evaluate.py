@@ -2,10 +2,10 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.commands.data_options import TEXTS, add_selection_options, data_options
+from app.commands.parser import named_path
 from app.commands.training import report, training_errors
 from app.environment import prepare_for_training
 from app.errors import CommandError
@@ -24,7 +24,7 @@ def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is 
         "context after the one before. Bits per byte compare models of any vocabulary, perplexities those of one alone.",
     )
     parser.set_defaults(run=_evaluate)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=TEXTS)
+    parser.add_argument("paths", nargs="+", type=named_path, metavar="PATH", help=TEXTS)
     add_selection_options(parser)
     parser.add_argument(
         "--model",

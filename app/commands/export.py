@@ -1,11 +1,13 @@
 """`gpt2 export`: a checkpoint as one file that llama.cpp and what is built on it load."""
 
 import argparse
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from app.commands.outputs import check_files
+from app.commands.parser import named_path
 from app.errors import CommandError
 from app.settings import DEFAULT_MODEL
 
@@ -22,7 +24,9 @@ def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is 
         default=str(DEFAULT_MODEL),
         help="a Hugging Face GPT-2 directory, or a name on the hub (default: the checkpoint that comes with the service)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.gguf", help="the file to write; none is written over")
+    parser.add_argument(
+        "--out", type=named_path, required=True, metavar="FILE.gguf", help="the file to write; none is written over"
+    )
     parser.add_argument(
         "--precision", choices=("f32", "f16", "bf16"), default="f16", help="of matrices (default: %(default)s); the rest is f32"
     )
@@ -48,5 +52,5 @@ def _export(options: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"{error.filename or out}: {error.strerror or error}; nothing was written") from error
-    print(f"llama-cli --model {out}")
+    print(shlex.join(["llama-cli", "--model", str(out)]))
     return 0

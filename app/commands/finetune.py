@@ -1,10 +1,11 @@
 """`gpt2 train finetune`: a checkpoint trained on."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.commands.data_options import TEXTS, add_data_options, data_options, given_data
+from app.commands.outputs import pasteable
+from app.commands.parser import named_path
 from app.commands.training import (
     RESUME_HELP,
     add_run_options,
@@ -38,18 +39,18 @@ def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is pri
         "of the text, spread over all of it, or of all examples",
         conversations=True,
     )
-    add_tuning_options(parser)
+    add_tuning_options(parser, "examples, or windows of text,")
 
 
-def add_tuning_options(parser: argparse.ArgumentParser) -> None:
-    """What is alike whatever is learned: where from, where to, LoRA, the run."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint")
+def add_tuning_options(parser: argparse.ArgumentParser, rows: str, fuses: bool = True) -> None:
+    """What is alike whatever is learned: where from, where to, LoRA, the run, as `add_run_options` has it."""
+    parser.add_argument("--out", type=named_path, required=True, metavar="DIR", help="directory of the new checkpoint")
     parser.add_argument(
         "--model", metavar="CHECKPOINT", help="directory, or name on the hub (default: the checkpoint that comes with the service)"
     )
     parser.add_argument("--resume", action="store_true", help=RESUME_HELP)
     _add_lora_options(parser)
-    add_run_options(parser, optimizer="adamw", minutes="three epochs, or 15 if they take more")
+    add_run_options(parser, rows, optimizer="adamw", minutes="three epochs, or 15 if they take more", fuses=fuses)
 
 
 def _add_lora_options(parser: argparse.ArgumentParser) -> None:
@@ -99,11 +100,11 @@ def tune(options: argparse.Namespace, kind: str, beta: float | None = None) -> i
             wanted = FinetuneOptions(data=data_options(options), lora=_lora(options), keep_adapter=options.keep_adapter, **given)
             finished = finetune(wanted, options.out, device, processes, report, shown(options))
     if processes.is_first and not finished:
-        report(f"stopped and saved; go on by gpt2 train {kind} --resume --out {options.out}")
+        report(f"stopped and saved; go on by {pasteable('train', kind, '--resume', '--out', options.out)}")
     elif processes.is_first and is_adapter(options.out):
-        print(f"gpt2 train merge --adapter {options.out} --out {options.out}-merged")
+        print(pasteable("train", "merge", "--adapter", options.out, "--out", f"{options.out}-merged"))
     elif processes.is_first:
-        print(f"gpt2 serve --model {options.out}")
+        print(pasteable("serve", "--model", options.out))
     return 0 if finished else 130
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.commands.options import add_settings, model_faults, read_settings
+from app.commands.options import add_settings, model_faults, read_settings, read_text
 from app.environment import prepare_for_torch
 from app.errors import InvalidRequest, ServiceError
 from app.settings import Settings
@@ -39,7 +39,7 @@ def _generate(options: argparse.Namespace) -> int:
     names = ("max_new_tokens", "temperature", "top_p", "min_p", "repetition_penalty", "top_k", "seed", "stop")
     try:
         request = GenerateRequest(
-            inputs=sys.stdin.read() if options.prompt == "-" else options.prompt,
+            inputs=read_text(options.prompt),
             parameters=GenerateParameters(**{name: getattr(options, name) for name in names}),
         )
     except ValidationError as error:

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from app.commands.inspect_ablations import FORMS
 from app.commands.inspect_cells import GLYPHS, MIN_WIDTH, WIDTH, Style
-from app.commands.options import add_settings, read_settings
+from app.commands.options import add_settings, read_settings, read_text
 from app.commands.outputs import STANDARD_OUTPUT, check_files, check_picture, write_bytes, write_json
+from app.commands.parser import named_path
 from app.commands.waiting import waiting_for
 from app.environment import prepare_for_torch
 from app.errors import CommandError
@@ -75,10 +75,12 @@ def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is saved")
-    group.add_argument("--json", type=Path, metavar="FILE", help="the answer of POST /v1/inspect; - is standard output")
-    group.add_argument("--safetensors", type=Path, metavar="FILE", help="the activations as tensors, the rest as metadata; or -")
+    group.add_argument("--json", type=named_path, metavar="FILE", help="the answer of POST /v1/inspect; - is standard output")
     group.add_argument(
-        "--png", type=Path, metavar="FILE", help="a picture: the stream, the logit lens, attention maps; .svg and .pdf too"
+        "--safetensors", type=named_path, metavar="FILE", help="the activations as tensors, the rest as metadata; or -"
+    )
+    group.add_argument(
+        "--png", type=named_path, metavar="FILE", help="a picture: the stream, the logit lens, attention maps; .svg and .pdf too"
     )
     group.add_argument("--map", type=_head, metavar="LAYER[.HEAD]", help="whose attention is drawn (default: each layer's mean)")
     group.add_argument(
@@ -109,7 +111,7 @@ def _positions(text: str) -> list[int]:
 def _inspect(options: argparse.Namespace) -> int:
     check_picture("--png", options.png)
     check_files(options.json, options.safetensors, options.png)
-    text = _read_text(options.text)
+    text = read_text(options.text)
     settings = read_settings(options)
     prepare_for_torch()
     with _errors():
@@ -127,15 +129,6 @@ def _check_map(chosen: Head | None, config: "GPT2Config") -> None:
     for what, number, count in zip(("layer", "head"), chosen or (), (config.n_layer, config.n_head), strict=False):
         if number is not None and number >= count:
             raise CommandError(f"--map: the {what} is {number}; it must be from 0 to {count - 1}")
-
-
-def _read_text(given: str) -> str:
-    if given != "-":
-        return given
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise CommandError(f"standard input is no UTF-8 (byte {error.start})") from None
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """`gpt2 train merge`: an adapter put into its base."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from app.commands.outputs import pasteable
+from app.commands.parser import named_path
 from app.commands.training import training_errors
 from app.environment import prepare_for_training
 
@@ -15,8 +16,8 @@ def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is pri
         description="Put a LoRA adapter, of gpt2 train finetune --keep-adapter or of the peft library, into its base.",
     )
     parser.set_defaults(run=_merge)
-    parser.add_argument("--adapter", type=Path, required=True, metavar="DIR", help="directory of the adapter")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint")
+    parser.add_argument("--adapter", type=named_path, required=True, metavar="DIR", help="directory of the adapter")
+    parser.add_argument("--out", type=named_path, required=True, metavar="DIR", help="directory of the new checkpoint")
     parser.add_argument("--model", metavar="CHECKPOINT", help="its base, a directory or a name on the hub (default: as it says)")
 
 
@@ -26,5 +27,5 @@ def _merge(options: argparse.Namespace) -> int:
         from model.training.adapter import merge_adapter
 
         merge_adapter(options.adapter, options.model, options.out)
-    print(f"gpt2 serve --model {options.out}")
+    print(pasteable("serve", "--model", options.out))
     return 0

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -33,6 +34,19 @@ def read_settings(options: argparse.Namespace) -> Settings:
     """Raises StartupError that names what is refused. Who calls it tells what of the settings is `unread`."""
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
     return settings_from(given, lambda name: f"--{name.replace('_', '-')}")
+
+
+def read_text(given: str) -> str:
+    """A text as an argument, or standard input's for "-". Raises CommandError for what is no UTF-8."""
+    try:
+        if given == "-":
+            return sys.stdin.read()
+        given.encode()
+        return given
+    except UnicodeDecodeError as error:
+        raise CommandError(f"standard input is no UTF-8 (byte {error.start})") from None
+    except UnicodeEncodeError:
+        raise CommandError(f"{given!r} is no UTF-8") from None
 
 
 def name_of_model(options: argparse.Namespace) -> str:

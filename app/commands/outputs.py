@@ -1,7 +1,8 @@
-"""Files that commands write what they found into: checked before anything is computed, and written whole or not at all."""
+"""What commands leave: files, checked before anything is computed and written whole or not at all, and the command to go on by."""
 
 import json
 import os
+import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,11 @@ from model.files import naming, replace_file
 
 PICTURE_FORMATS = (".png", ".svg", ".pdf")
 STANDARD_OUTPUT = Path("-")
+
+
+def pasteable(*words: object) -> str:
+    """A command that a shell takes as it is meant, whatever blanks a name has."""
+    return shlex.join(["gpt2", *map(str, words)])
 
 
 def check_files(*files: Path | None) -> None:

@@ -4,9 +4,17 @@ import argparse
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NoReturn
 
 from app.errors import CommandError
+
+
+def named_path(text: str) -> Path:
+    """The type of an argument that names a file or a folder. An empty name, as of a variable without a value, would become "."."""
+    if not text:
+        raise argparse.ArgumentTypeError("its name is empty")
+    return Path(text)
 
 
 class Parser(argparse.ArgumentParser):

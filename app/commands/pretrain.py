@@ -1,10 +1,11 @@
 """`gpt2 train pretrain`: a new model from text."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from app.commands.data_options import TEXTS, add_data_options, data_options, given_data
+from app.commands.outputs import pasteable
+from app.commands.parser import named_path
 from app.commands.training import (
     RESUME_HELP,
     add_run_options,
@@ -28,13 +29,13 @@ def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is pri
     )
     parser.set_defaults(run=_pretrain)
     add_data_options(parser, TEXTS, "of the text, spread over all of it")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint")
+    parser.add_argument("--out", type=named_path, required=True, metavar="DIR", help="directory of the new checkpoint")
     parser.add_argument("--resume", action="store_true", help=RESUME_HELP)
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="take the vocabulary from here (default: learn one)")
+    parser.add_argument("--tokenizer", type=named_path, metavar="DIR", help="take the vocabulary from here (default: learn one)")
     parser.add_argument("--vocab-size", type=int, metavar="N", help="of the vocabulary that is learned (default: for the text)")
     for name, text in SIZES.items():
         parser.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=f"{text} (default: for the text)")
-    add_run_options(parser)
+    add_run_options(parser, "windows of the whole context")
 
 
 def _pretrain(options: argparse.Namespace) -> int:
@@ -53,9 +54,9 @@ def _pretrain(options: argparse.Namespace) -> int:
             wanted = PretrainOptions(data=data_options(options), **given)
             finished = pretrain(wanted, options.out, device, processes, report, shown(options))
     if processes.is_first and finished:
-        print(f"gpt2 serve --model {options.out}")
+        print(pasteable("serve", "--model", options.out))
     elif processes.is_first:
-        report(f"stopped and saved; go on by gpt2 train pretrain --resume --out {options.out}")
+        report(f"stopped and saved; go on by {pasteable('train', 'pretrain', '--resume', '--out', options.out)}")
     return 0 if finished else 130
 
 

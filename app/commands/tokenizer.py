@@ -1,10 +1,11 @@
 """`gpt2 train tokenizer`: a vocabulary from text."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from app.commands.data_options import TEXTS, add_selection_options, data_options
+from app.commands.outputs import pasteable
+from app.commands.parser import named_path
 from app.commands.training import report, training_errors
 from app.environment import prepare_for_training
 
@@ -16,9 +17,9 @@ def add_command(kinds: Any) -> None:  # argparse's subparsers, whose type is pri
         description="Learn a byte-level BPE vocabulary with GPT-2's splitting pattern; writes vocab.json and merges.txt.",
     )
     parser.set_defaults(run=_train_tokenizer)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=TEXTS)
+    parser.add_argument("paths", nargs="+", type=named_path, metavar="PATH", help=TEXTS)
     add_selection_options(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for the two files")
+    parser.add_argument("--out", type=named_path, required=True, metavar="DIR", help="directory for the two files")
     parser.add_argument("--vocab-size", type=int, metavar="N", help="tokens; 257 are the bytes alone (default: for the text)")
     parser.add_argument(
         "--characters", action="store_true", help="no token longer than a character: for Chinese and other scripts without spaces"
@@ -42,5 +43,5 @@ def _train_tokenizer(options: argparse.Namespace) -> int:
         with directory.locked(Processes()):
             directory.take_debris_away(report)
             learn_vocabulary(corpus, options.vocab_size, options.out, report, options.characters)
-    print(f"gpt2 train pretrain --tokenizer {options.out}")
+    print(pasteable("train", "pretrain", "--tokenizer", options.out))
     return 0

@@ -19,12 +19,12 @@ if TYPE_CHECKING:  # torch takes a second to import: not for --help and wrong op
 
 # Options that are fields of a run's recipe: name, type and help. What is not given is chosen by the trainer.
 RECIPE_OPTIONS: tuple[tuple[str, type, str], ...] = (
-    ("batch_size", int, "windows of the whole context in a step"),
+    ("batch_size", int, "{rows} in a step"),
     ("accumulation", int, "parts in which a step's batch is run, for less memory"),
     ("learning_rate", float, "AdamW's, at its peak"),
     ("muon_learning_rate", float, "Muon's, at its peak"),
     ("weight_decay", float, "of matrices"),
-    ("warmup_steps", int, "steps over which the learning rates rise"),
+    ("warmup_steps", int, "steps over which the learning rates rise, a tenth of the run at most"),
     ("max_grad_norm", float, "to which gradients are clipped"),
     ("dropout", float, "rate of all dropouts"),
     ("validate_every", int, "steps between validations"),
@@ -43,31 +43,33 @@ REMEDIES = {
     errno.EDQUOT: ROOM,
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
     errno.EROFS: "name another --out",
+    errno.EEXIST: "name another --out",  # a link that leads nowhere
+    errno.ENOTDIR: "name another --out",
 }
+NO_MEMORY = "there is not enough memory; a smaller --batch-size, more parts by --accumulation, or a smaller network"
 
 
-def add_run_options(parser: argparse.ArgumentParser, optimizer: str = "muon", minutes: str = "15") -> None:
-    """`optimizer` and `minutes` are the defaults that the help names."""
+def add_run_options(
+    parser: argparse.ArgumentParser, rows: str, *, optimizer: str = "muon", minutes: str = "15", fuses: bool = True
+) -> None:
+    """`rows` are what a batch is made of, `optimizer` and `minutes` the defaults that the help names.
+
+    Without `fuses` a step can neither be compiled nor compute its blocks again.
+    """
     group = parser.add_argument_group("the run")
     duration = group.add_mutually_exclusive_group()
     duration.add_argument("--minutes", type=float, metavar="X", help=f"how long to train, about (default: {minutes})")
     duration.add_argument("--steps", type=int, metavar="N", dest="max_steps", help="how many steps to train, in place of --minutes")
     group.add_argument("--optimizer", choices=("muon", "adamw"), help=f"of the blocks' matrices (default: {optimizer})")
     for name, kind, text in RECIPE_OPTIONS:
-        group.add_argument("--" + name.replace("_", "-"), type=kind, metavar="N" if kind is int else "X", help=text)
+        group.add_argument(
+            "--" + name.replace("_", "-"), type=kind, metavar="N" if kind is int else "X", help=text.format(rows=rows)
+        )
     group.add_argument(
         "--precision", choices=("float32", "bfloat16"), help="of matrix products (default: what the device does fast)"
     )
-    group.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, dest="compiled", help="fuse operations (default: if it pays)"
-    )
-    group.add_argument(
-        "--activation-checkpointing",
-        action="store_true",
-        default=None,
-        dest="checkpoint_activations",
-        help="compute the blocks again in the backward pass: less memory, more time",
-    )
+    if fuses:
+        _add_step_options(group)
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     group.add_argument(
         "--sample",
@@ -78,6 +80,19 @@ def add_run_options(parser: argparse.ArgumentParser, optimizer: str = "muon", mi
     )
     group.add_argument(
         "--tensorboard", action="store_true", help="also write TensorBoard's events, to training/tensorboard in --out"
+    )
+
+
+def _add_step_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, dest="compiled", help="fuse operations (default: if it pays)"
+    )
+    group.add_argument(
+        "--activation-checkpointing",
+        action="store_true",
+        default=None,
+        dest="checkpoint_activations",
+        help="compute the blocks again in the backward pass: less memory, more time",
     )
 
 
@@ -115,7 +130,7 @@ def changes(options: argparse.Namespace) -> "Changes":
 def recipe_fields(options: argparse.Namespace) -> dict[str, object]:
     """The fields of the recipe that were given."""
     names = ("max_steps", "optimizer", "compiled", "checkpoint_activations", *(name for name, _, _ in RECIPE_OPTIONS))
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
     return given if options.precision is None else given | {"bfloat16": options.precision == "bfloat16"}
 
 
@@ -123,6 +138,7 @@ def recipe_fields(options: argparse.Namespace) -> dict[str, object]:
 def training_errors() -> Iterator[None]:
     """What the trainer refuses, and what the system refuses it, as CommandError; entered before the trainer is imported."""
     from model.checkpoint import CheckpointError
+    from model.device_errors import is_out_of_memory
     from model.tokenizer import TokenizerBroke
     from model.training.errors import TrainingError
 
@@ -134,6 +150,12 @@ def training_errors() -> Iterator[None]:
         raise CommandError(f"{error.name} is missing; pip install 'gpt2-service[train]'") from error
     except (TrainingError, CheckpointError, TokenizerBroke) as error:
         raise CommandError(str(error)) from error
+    except MemoryError as error:
+        raise CommandError(f"{NO_MEMORY}; {KEPT}") from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CommandError(f"{NO_MEMORY}; {KEPT}") from error
     except OSError as error:
         remedy = f"{REMEDIES[error.errno]}; " if error.errno in REMEDIES else ""
         raise CommandError(f"{error.filename or 'cannot write'}: {error.strerror or error}; {remedy}{KEPT}") from error

@@ -26,7 +26,7 @@ from model.training.errors import TrainingError
 if TYPE_CHECKING:  # torch is imported when all arguments are known to be right
     from app.generation import GenerationRequest, TextGenerator
 
-TESTS = 300
+TESTS, MAX_TESTS = 300, 5000
 BATCH_TOKENS = 4096
 MAX_RUNNING = 32  # answers that are generated at once
 
@@ -61,8 +61,8 @@ def main(recipe: Callable[[argparse.Namespace], Result], parser: argparse.Argume
         prepare_for_training()
         if options.out.exists():
             raise TrainingError(f"{options.out} exists already; choose another --out, or remove it")
-        if options.tests < 1:
-            raise TrainingError(f"--tests is {options.tests}; it must be at least 1")
+        if not 1 <= options.tests <= MAX_TESTS:
+            raise TrainingError(f"--tests is {options.tests}; it must be at least 1 and at most {MAX_TESTS:,}")
         base = describe(options.model) if "model" in options else {}  # what begins with nothing says itself what it made
         if base and options.from_random:
             options.model = random_checkpoint(options.model, options.out / "random")

@@ -8,6 +8,7 @@ Needs matplotlib and sacrebleu: `pip install -e '.[dev]'`.
 import argparse
 import importlib.util
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,8 +90,10 @@ def seq2seq(options: argparse.Namespace) -> Result:
 def check(options: argparse.Namespace) -> None:
     if options.further:
         raise TrainingError(f"there is no option {options.further[0]}; --help names those that there are")
-    if options.minutes <= 0 or (options.steps is not None and options.steps < 1):
-        raise TrainingError(f"--minutes is {options.minutes} and --steps {options.steps}; both must be above 0")
+    if not 0 < options.minutes < math.inf:
+        raise TrainingError(f"--minutes is {options.minutes}; it must be above 0 and finite")
+    if options.steps is not None and options.steps < 1:
+        raise TrainingError(f"--steps is {options.steps}; it must be at least 1")
     for name in ("matplotlib", "sacrebleu"):
         if importlib.util.find_spec(name) is None:
             raise TrainingError(f"{name} is not installed; pip install {name}")

@@ -5,11 +5,14 @@ Weights, gradients and averages stand whatever the batch; what grows with it is 
 
 import ctypes
 import functools
+import math
 from collections.abc import Callable
 
 import torch
 
 from model.config import GPT2Config
+from model.memory import available_bytes, mega
+from model.training.errors import TrainingError
 from model.training.recipe import Recipe
 
 # What one part of a step of fine-tuning may keep. On a CPU a window of 512 tokens, 512 wide, in 8 layers: with two of them
@@ -42,8 +45,19 @@ def num_parts(
     a_token = bytes_per_token(config, int(length), recipe.bfloat16, recipe.dropout, recipe.checkpoint_activations)
     if device.type != "cpu":  # where the loss holds a few hundred rows of them at a time
         a_token += LOGIT_BYTES * config.vocab_size
-    fitting = (parts for parts in range(1, num_rows) if num_rows % parts == 0 and num_rows / parts * length * a_token <= limit)
-    return next(fitting, num_rows)
+    divisors = {divisor for low in range(1, math.isqrt(num_rows) + 1) if num_rows % low == 0 for divisor in (low, num_rows // low)}
+    return min((parts for parts in divisors if num_rows / parts * length * a_token <= limit), default=num_rows)
+
+
+def check_room(config: GPT2Config, device: torch.device) -> None:
+    """Refuse a network that this machine cannot hold while it is trained: weights, gradients and one average, in float32."""
+    free_bytes = available_bytes() if device.type == "cpu" else None
+    wanted = 3 * 4 * config.num_parameters
+    if free_bytes is not None and wanted > free_bytes:
+        raise TrainingError(
+            f"a network of {config.num_parameters / 1e6:,.0f} M parameters takes {mega(wanted)} and more while it is trained, "
+            f"{mega(free_bytes)} are available; a smaller --n-embd, --n-layer or --vocab-size"
+        )
 
 
 def give_back_memory() -> None:

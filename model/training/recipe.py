@@ -6,6 +6,13 @@ from typing import Literal
 
 from model.training.errors import TrainingError
 
+MAX_BATCH_SIZE = 1 << 20  # rows: more than any machine's memory has indices of
+
+
+def option_of(name: str) -> str:
+    """A field of a recipe, as whoever trains knows it."""
+    return "--" + ("steps" if name == "max_steps" else name.replace("_", "-"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -39,27 +46,30 @@ class Recipe:
     checkpoint_activations: bool = False  # less memory for more time
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "accumulation", "validate_every", "validation_windows"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("max_steps", "batch_size", "accumulation", "validate_every", "patience"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise self._refused(name, "be at least 1")
         for name in ("learning_rate", "muon_learning_rate", "max_grad_norm"):
-            if not (math.isfinite(value := getattr(self, name)) and value > 0):
-                raise TrainingError(f"{name} is {value}; it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise self._refused(name, "be above 0 and finite")
         for name in ("weight_decay", "warmup_steps"):
-            if not (math.isfinite(value := getattr(self, name)) and value >= 0):
-                raise TrainingError(f"{name} is {value}; it must be at least 0")
-        if not 0 <= self.dropout < 1:
-            raise TrainingError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-        if not 0 <= self.seed < 1 << 31:
-            raise TrainingError(f"seed is {self.seed}; it must lie between 0 and {(1 << 31) - 1}")
-        self._check_choices()
+            if not 0 <= getattr(self, name) < math.inf:
+                raise self._refused(name, "be at least 0 and finite")
+        self._check_bounds()
 
-    def _check_choices(self) -> None:
-        """What is given or left out."""
-        if self.patience is not None and self.patience < 1:
-            raise TrainingError(f"patience is {self.patience}; it must be at least 1")
+    def _check_bounds(self) -> None:
+        """What has an upper one as well, and choices that go together."""
+        if self.batch_size > MAX_BATCH_SIZE:
+            raise self._refused("batch_size", f"be at most {MAX_BATCH_SIZE}")
+        if not 0 <= self.dropout < 1:
+            raise self._refused("dropout", "be at least 0 and below 1")
+        if not 0 <= self.seed < 1 << 31:
+            raise self._refused("seed", f"lie between 0 and {(1 << 31) - 1}")
         if self.compiled and self.checkpoint_activations:
             raise TrainingError("compiling keeps what activation checkpointing computes again; leave out --compile or the other")
+
+    def _refused(self, name: str, must: str) -> TrainingError:
+        return TrainingError(f"{option_of(name)} is {getattr(self, name)}; it must {must}")
 
     def check_shares(self, num_processes: int, rows: str = "", batch_is_fixed: bool = False) -> None:
         """Refuse a batch that the processes cannot share equally in their parts; `rows` names in the message what it is made of."""

@@ -13,7 +13,7 @@ from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.network_files import save_checkpoint
 from model.training.errors import TrainingError
-from model.training.memory import PART_BYTES, bytes_per_token, num_parts
+from model.training.memory import PART_BYTES, bytes_per_token, check_room, num_parts
 from model.training.objective import NextTokenLoss
 from model.training.recipe import Recipe
 
@@ -55,6 +55,24 @@ def test_what_a_step_keeps_is_foretold(width, layers, dropout, bfloat16):
     sizes = config(width, layers, 64)
     measured = saved_bytes(sizes, 32, bfloat16, dropout, checkpointed=False) / (32 * 64)
     assert bytes_per_token(sizes, 64, bfloat16, dropout) == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 16, 36, 1 << 20])
+def test_the_parts_are_the_fewest_equal_ones_that_fit(num_rows):
+    a_row = 64 * bytes_per_token(LARGE, 64, bfloat16=False)
+    for fitting in (1, 3, 5, 100):
+        parts = num_parts(num_rows, 64, LARGE, Recipe(max_steps=1), CPU, part_bytes=fitting * a_row)
+        fewest = next(parts for parts in range(1, num_rows + 1) if num_rows % parts == 0 and num_rows // parts <= fitting)
+        assert parts == fewest
+
+
+def test_a_network_that_the_machine_cannot_hold_is_refused_with_the_sizes_of_both(monkeypatch):
+    monkeypatch.setattr("model.training.memory.available_bytes", lambda: 300_000_000)
+    check_room(config(256, 8, 64), CPU)
+    with pytest.raises(
+        TrainingError, match=r"a network of 30 M parameters takes 356 MB and more .*, 300 MB are available; a smaller"
+    ):
+        check_room(LARGE, CPU)
 
 
 def test_checkpointed_blocks_keep_their_inputs_alone():
