@@ -5,6 +5,7 @@ the conversation twice: up to there, and with the reply. Both are tokenised apar
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 from model.chat_rendering import compile_template, render
@@ -76,6 +77,11 @@ class ChatWriter:
             ids += before + reply
         num_read = 1 + max(i for i, target in enumerate(targets) if target != IGNORED)
         return Example(ids[:num_read], targets[:num_read])
+
+    def unwritten(self, conversation: Conversation) -> Counter[str]:
+        """How many messages, by their roles, have words that the template does not write, but for the whitespace around them."""
+        written = self._render(conversation.messages, opens_reply=False)
+        return Counter(message["role"] for message in conversation.messages if message["content"].strip() not in written)
 
     def _turns(self, conversation: Conversation) -> list[_Turn]:
         turns, said = [], ""

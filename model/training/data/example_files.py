@@ -4,6 +4,7 @@ A prompt and its completion are tokenised apart, as when the model is served: it
 Both are read as the service reads a prompt: added and special tokens in them are tokens, and a prompt begins as every text does.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -75,6 +76,10 @@ class ExampleEncoder:
         prompt = prompt_ids(self._tokenizer, example.prompt, self._eos_token_id)
         return Example.of(prompt, [*self._tokenizer.encode(example.completion, CONTINUATION), self._eos_token_id])
 
+    def unwritten(self, example: Pair | Conversation) -> Counter[str]:
+        """Messages, by their roles, of which the token ids that `encode` made have nothing: a template need not write all roles."""
+        return self.writer.unwritten(example) if self.writer and isinstance(example, Conversation) else Counter()
+
 
 def read_examples(
     files: Sequence[Path], encoder: ExampleEncoder, context: int, report: Callable[[str], None], skip_bad: bool = False
@@ -97,6 +102,7 @@ def _fitting(files: Sequence[Path], encoder: ExampleEncoder, context: int, tally
         read = kind.read(record)
         example = encoder.encode(read)
         tally.num_empty += read.says_nothing
+        tally.unwritten.update(encoder.unwritten(read))
         tally.unused.update(sorted(unused_fields(record, kind.fields)))
         return example
 

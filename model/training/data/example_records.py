@@ -11,14 +11,20 @@ which one is preferred. Knows no tokens.
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from model.input_files import cut
 from model.training.data.corpus import check_characters
+from model.training.data.leftovers import listed
 from model.training.errors import TrainingError
 
 Record = Mapping[str, object]
 Message = dict[str, str]  # role, content and, where it is given, name
 
 ASSISTANT = "assistant"
-ROLES = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT}  # ShareGPT's names; all others are roles as they are
+# The usual roles and their other names, compared in lower case and without blanks around; all others stay as they are.
+ROLES = {role: role for role in ("system", "developer", "user", ASSISTANT, "tool", "function")} | {
+    "human": "user",
+    **dict.fromkeys(("gpt", "chatgpt", "model", "bot", "ai"), ASSISTANT),
+}
 PREFERENCE = ("prompt", "chosen", "rejected")
 MESSAGE_FIELDS = {"role", "from", "content", "value", "name"}
 
@@ -132,7 +138,8 @@ def _system(record: Record) -> list[Message]:
 def _conversation(messages: list[Message], name: str, first_learned: int = 0) -> Conversation:
     conversation = Conversation(messages, first_learned)
     if not (learned := conversation.learned()):
-        raise TrainingError(f'"{name}" has no message of the assistant, whose words alone are learned')
+        found = listed([cut(role) for role in dict.fromkeys(message["role"] for message in messages[first_learned:])])
+        raise TrainingError(f'"{name}" has no message of the assistant, whose words alone are learned; its roles are {found}')
     return Conversation(messages[: learned[-1] + 1], first_learned)  # what others say last answers nothing
 
 
@@ -151,7 +158,7 @@ def _message(message: object, where: str) -> Message:
         raise TrainingError(f'{where} has no "role", or "from", that is a string')
     if not isinstance(content, str):
         raise TrainingError(f'{where} has no "content", or "value", that is a string')
-    read = {"role": ROLES.get(role, role), "content": content}
+    read = {"role": ROLES.get(role.strip().lower(), role), "content": content}
     if isinstance(name := message.get("name"), str):
         read["name"] = name
     for text in read.values():

@@ -27,6 +27,7 @@ def read_preferences(
         chosen, rejected = read_preference(record)
         pair = encoder.encode(chosen), encoder.encode(rejected)
         tally.num_empty += chosen.says_nothing
+        tally.unwritten.update(encoder.unwritten(chosen) | encoder.unwritten(rejected))  # what they begin with alike counts once
         tally.unused.update(sorted(unused_fields(record, PREFERENCE)))
         return pair
 

@@ -1,5 +1,6 @@
 """Records made one by one into what is learned, with a tally of what is not. Knows neither fields nor tokens."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from model.input_files import cut
 from model.training.data.leftovers import Leftovers, listed, numbered
 from model.training.data.records import Record, place, records
 from model.training.errors import TemplateError, TrainingError
@@ -23,6 +25,7 @@ class Tally(Leftovers):
     empty_files: list[str] = field(default_factory=list)  # without any record
     left_out: dict[str, list[str]] = field(default_factory=dict)  # where records are, by the reason
     num_empty: int = 0  # that teach to say nothing
+    unwritten: Counter[str] = field(default_factory=Counter)  # messages that the chat template leaves out, by their roles
 
     def leave_out(self, reason: str, where: str) -> None:
         self.left_out.setdefault(reason, []).append(where)
@@ -37,7 +40,13 @@ class Tally(Leftovers):
         if self.num_empty:
             empty = f"{self.num_empty:,} of {self.num_read:,} {self.what} have an empty {self.learned}"
             lines.append(f"{empty}, which teaches to say nothing")
-        return [*lines, *self.unused_lines()]
+        return [*lines, *self._unwritten_lines(), *self.unused_lines()]
+
+    def _unwritten_lines(self) -> list[str]:
+        if not self.unwritten:
+            return []
+        found = [f"{count:,} of the role {cut(role)}" for role, count in self.unwritten.most_common()]
+        return [f"messages that the chat template does not write: {listed(found)}; --template names another"]
 
     def check_learned(self, files: Sequence[Path]) -> None:
         """Refuse what teaches nothing, when all is read."""

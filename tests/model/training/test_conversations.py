@@ -176,3 +176,18 @@ def test_a_template_that_cannot_be_learned_from_is_refused_by_name(small_tokeniz
     with pytest.raises(TrainingError) as refused:
         ChatWriter(ChatTemplate(template, "checkpoint", {}), small_tokenizer, EOS).example(conversation("a", "b"))
     assert str(refused.value).startswith(f"the chat template (checkpoint) {fault}")
+
+
+def test_messages_of_which_a_template_writes_nothing_are_counted_by_their_roles(small_tokenizer):
+    """Alpaca's writes a user and an assistant, and a system message where that is the first."""
+    said = [
+        ("system", " Be kind.\n"),
+        ("usr", "Hello"),
+        ("tool", "1"),
+        ("tool", "2"),
+        ("system", "Be brief."),
+        ("assistant", "Hi!"),
+    ]
+    asked = Conversation([message(role, content) for role, content in said])
+    unwritten = {name: ChatWriter(template_of(name), small_tokenizer, EOS).unwritten(asked) for name in NAMED}
+    assert unwritten == {"plain": {}, "chatml": {}, "dialogpt": {}, "alpaca": {"usr": 1, "tool": 2, "system": 1}}

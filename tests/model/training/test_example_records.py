@@ -38,6 +38,10 @@ def write(file, *records):
         ({"messages": [USER | {"name": "Ann"}, REPLY]}, Conversation([USER | {"name": "Ann"}, REPLY])),
         ({"conversations": [{"from": "system", "value": "Be kind."}, HELLO, HI]}, Conversation(TALK)),
         ({"system": "Be kind.", "conversations": [{"from": "user", "value": "Hello"}, HI]}, Conversation(TALK)),
+        ({"messages": [message(" System", "Be kind."), USER, message("Assistant ", "Hi!")]}, Conversation(TALK)),
+        ({"messages": [message("USER", "Hello"), message("Model", "Hi!")]}, Conversation([USER, REPLY])),
+        ({"conversations": [HELLO | {"from": "Human"}, HI | {"from": "bot"}]}, Conversation([USER, REPLY])),
+        ({"messages": [message("Ann", "Hello"), REPLY]}, Conversation([message("Ann", "Hello"), REPLY])),
         ({"instruction": "Hello", "input": "", "output": "Hi!"}, Conversation([USER, REPLY])),
         ({"instruction": "Hello", "output": "Hi!"}, Conversation([USER, REPLY])),
         ({"instruction": "Say", "input": "Hello", "output": "Hi!"}, Conversation([message("user", "Say\n\nHello"), REPLY])),
@@ -69,7 +73,10 @@ def test_fields_that_are_not_used_are_named(record, unused):
         ({"prompt": [USER]}, 'no "completion" field that is a list of messages'),
         ({"messages": "a"}, 'no "messages" field that is a list of messages'),
         ({"messages": []}, 'no "messages" field that is a list of messages'),
-        ({"messages": [USER]}, '"messages" has no message of the assistant, whose words alone are learned'),
+        (
+            {"messages": [USER, message("Ann", "Hi!"), USER]},
+            '"messages" has no message of the assistant, whose words alone are learned; its roles are user, Ann',
+        ),
         ({"prompt": [REPLY], "completion": [USER]}, '"completion" has no message of the assistant'),
         ({"messages": [USER, "Hi!"]}, '"messages", message 2 is not an object'),
         ({"messages": [{"content": "a"}]}, '"messages", message 1 has no "role", or "from", that is a string'),
@@ -142,6 +149,19 @@ def test_what_is_not_learned_is_counted_a_line_each(encoder, tmp_path):
         f"1 of 4 examples are left out: longer than 64 tokens; the first is {file}, line 4",
         "2 of 4 examples have an empty completion, which teaches to say nothing",
         'fields that are not used, with the number of examples that have them: "label" (3), "id" (1)',
+    ]
+
+
+def test_messages_that_the_template_does_not_write_are_told_with_their_roles(small_tokenizer, tmp_path):
+    encoder = ExampleEncoder(small_tokenizer, EOS, lambda: ChatWriter(template_of("alpaca"), small_tokenizer, EOS))
+    talk = {"messages": [message("usr", "Hello"), message("tool", "It is 10 o'clock."), REPLY]}
+    file = write(
+        tmp_path / "a.jsonl", talk, {"messages": [USER, message("tool", "Noon."), REPLY]}, {"prompt": "a", "completion": "b"}
+    )
+    lines = []
+    read_examples([file], encoder, 128, lines.append)
+    assert lines == [
+        "messages that the chat template does not write: 2 of the role tool, 1 of the role usr; --template names another"
     ]
 
 

@@ -156,6 +156,14 @@ def test_what_both_answers_said_before_they_part_is_not_preferred(small_tokenize
     assert [small_tokenizer.decode(row[row != IGNORED][:-1].tolist()) for row in targets] == [" Yes.", " No."]
 
 
+def test_a_message_before_both_answers_that_the_template_does_not_write_counts_once(small_tokenizer, tmp_path):
+    encoder = ExampleEncoder(small_tokenizer, EOS, lambda: ChatWriter(template_of("alpaca"), small_tokenizer, EOS))
+    said, asked = [], [*ASKED, {"role": "tool", "content": "It is."}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": asked, "chosen": YES, "rejected": NO}) + "\n")
+    read_preferences([tmp_path / "a.jsonl"], encoder, 256, said.append)
+    assert said == ["messages that the chat template does not write: 1 of the role tool; --template names another"]
+
+
 def test_text_is_no_preference(read, tmp_path):
     (tmp_path / "a.txt").write_text("a text")
     with pytest.raises(TrainingError, match=r"a\.txt is text; preferences are records with prompt, chosen, rejected"):
