@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from model.training.data.leftovers import Leftovers, listed
 from model.training.data.options import DataOptions
-from model.training.data.records import Record, holds_records, is_table, place, records
+from model.training.data.records import Record, begins_with_record, holds_records, is_table, place, records
 from model.training.data.selection import Selection, select
-from model.training.data.text_blocks import text_blocks
+from model.training.data.text_blocks import NoText, text_blocks
 from model.training.errors import TrainingError
 
 # model.tokenizer.END_OF_TEXT and what goes with it: the blanks around one that has a line for itself, and the line's end.
@@ -134,7 +134,7 @@ def beginning(selection: Selection, max_bytes: int | None, report: Callable[[str
 def document_parts(file: Path, leftovers: Leftovers) -> Iterator[Part]:
     """The documents in parts of about a megabyte or less; those that are blank are left out."""
     if not holds_records(file):
-        yield from _not_blank(_parted(text_blocks(file), leftovers))
+        yield from _not_blank(_parted(_text_blocks(file), leftovers))
         return
     for number, record in records(file, leftovers.bad_record):
         try:
@@ -146,6 +146,15 @@ def document_parts(file: Path, leftovers: Leftovers) -> Iterator[Part]:
             continue
         leftovers.unused.update(name for name in record if name != "text")
         yield from _not_blank(_parted([text], leftovers))
+
+
+def _text_blocks(file: Path) -> Iterator[str]:
+    """Those of a text; raises TrainingError for records, which nobody wants to be learned with their punctuation."""
+    blocks = text_blocks(file)
+    first = next(blocks, "")
+    if begins_with_record(first):
+        raise NoText(f"{file} has records of JSON, not text", "rename it to .jsonl, or leave it out (--skip-bad)")
+    yield from chain([first], blocks)
 
 
 def _text(file: Path, number: int, record: Record) -> str:

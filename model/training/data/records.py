@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+from model.input_files import cut
 from model.training.data.text_blocks import MAX_LINE_CHARS, bare_suffix, lines, text_blocks
 from model.training.errors import TrainingError
 
 Record = dict[str, object]
+LINES = (".jsonl", ".ndjson", ".jsonlines")  # suffixes of files with a record a line
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 BLANKS = re.compile(r"[ \t\r\n]+")
 
@@ -22,6 +24,15 @@ def holds_records(file: Path) -> bool:
 
 def is_table(file: Path) -> bool:
     return bare_suffix(file) in DELIMITERS
+
+
+def begins_with_record(text: str) -> bool:
+    """Whether the first line that is not blank is an object of JSON, which text hardly ever begins with."""
+    line = text.lstrip().partition("\n")[0]
+    try:
+        return line.startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def place(file: Path, number: int) -> str:
@@ -62,9 +73,20 @@ def _jsonl(file: Path) -> Iterator[tuple[int, object]]:
             yield number, TrainingError(f"{place(file, number)} is not JSON: {_cause(error, of_a_line=True)}")
 
 
+def _json(file: Path) -> Iterator[tuple[int, object]]:
+    """An array's items or, as many name files of that kind too, a record of each line."""
+    beginning = next(text_blocks(file), "").strip()
+    has_lines = "\n" in beginning and begins_with_record(beginning)
+    yield from (_jsonl if has_lines else _array)(file)
+
+
 def _array(file: Path) -> Iterator[tuple[int, object]]:
     """The items of an array of objects, or of strings, which are texts."""
     array = _Array(file)
+    if array.peek() == "{":
+        field = array.array_field()
+        remedy = f"save the array in its field {cut(field)} alone, or put" if field else "put"
+        raise TrainingError(f"{file} is an object of JSON, not an array: {remedy} the object into [ ] if it is a record")
     array.take("[")
     if array.peek() == "]":
         array.take("]")
@@ -113,6 +135,18 @@ class _Array:
                 if isinstance(error, RecursionError) or not self._read():
                     raise TrainingError(f"{place(self._file, number)} is not JSON: {_cause(error, of_a_line=False)}") from error
 
+    def array_field(self) -> str | None:
+        """Of an object the first field that holds an array; it is read no further."""
+        self.take("{")
+        while self.peek() == '"':
+            name = str(self.item(1))
+            self.take(":")
+            if self.peek() == "[":
+                return name
+            self.item(1)
+            self.take(",}")
+        return None
+
     def _read(self) -> bool:
         """Twice as much as is left: an item is not tried again for each block of it. Whether there was more."""
         blocks = [self._text[self._position :]]
@@ -141,8 +175,8 @@ def _table(file: Path) -> Iterator[tuple[int, object]]:
 
 
 READERS: dict[str, Callable[[Path], Iterator[tuple[int, object]]]] = {
-    ".jsonl": _jsonl,
-    ".json": _array,
+    **dict.fromkeys(LINES, _jsonl),
+    ".json": _json,
     ".csv": _table,
     ".tsv": _table,
 }

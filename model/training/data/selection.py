@@ -9,10 +9,11 @@ from pathlib import Path
 from model.input_files import FileUnusable, is_there
 from model.training.data.leftovers import Leftovers, listed
 from model.training.data.options import DataOptions
+from model.training.data.records import LINES
 from model.training.data.text_blocks import BINARY, COMPRESSED, REMEDIES, NoText, bare_suffix
 from model.training.errors import TrainingError
 
-TEXT_SUFFIXES = (".txt", ".text", ".md", ".jsonl")
+TEXT_SUFFIXES = (".txt", ".text", ".md", *LINES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def test_what_is_not_there_is_named(tmp_path):
 
 def test_an_empty_folder_is_refused_with_what_could_be_in_it(tmp_path):
     assert refusal(lambda: text_files([tmp_path])) == (
-        f"{tmp_path} has no text files (.txt, .text, .md, .jsonl, also with .xz or .gz); put some there"
+        f"{tmp_path} has no text files (.txt, .text, .md, .jsonl, .ndjson, .jsonlines, also with .xz or .gz); put some there"
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.training.data import text_blocks
-from model.training.data.records import records
+from model.training.data.records import holds_records, records
 from model.training.errors import TrainingError
 
 values = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=30)
@@ -25,6 +25,14 @@ def test_an_array_is_read_alike_in_blocks_of_any_size(tmp_path, rows, block, ind
     file.write_text(json.dumps(rows, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8", newline="")
     with patch.object(text_blocks, "BLOCK_BYTES", block):
         assert list(records(file)) == list(enumerate(rows, start=1))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.jsonlines", "a.NDJSON", "a.json"])
+def test_a_line_is_a_record_whatever_such_files_are_called(tmp_path, name):
+    """Many that hold a record a line are named as if they were an array."""
+    (tmp_path / name).write_text('\n{"n": 1}\n\n{"n": [2]}\n')
+    assert holds_records(tmp_path / name)
+    assert list(records(tmp_path / name)) == [(2, {"n": 1}), (4, {"n": [2]})]
 
 
 def test_strings_in_an_array_are_texts(tmp_path):
@@ -47,7 +55,18 @@ def test_a_row_of_a_table_is_a_record(tmp_path, suffix, delimiter):
 @pytest.mark.parametrize(
     ("name", "contents", "words"),
     [
-        ("a.json", '{"text": "a"}', "is no JSON array of objects or strings: [ should stand where { does"),
+        ("a.json", '{"text": "a"}', "is an object of JSON, not an array: put the object into [ ] if it is a record"),
+        (
+            "a.json",
+            '{"v": {"n": [1]}, "data": [{"text": "a"}], "more": []}',
+            ": save the array in its field data alone, or put the object",
+        ),
+        (
+            "a.json",
+            '{\n "messages": [\n',
+            ": save the array in its field messages alone, or put the object into [ ] if it is a record",
+        ),
+        ("a.json", '{"text": ', "item 1 is not JSON: "),
         ("a.json", "", "is no JSON array of objects or strings: [ should stand where the end does"),
         ("a.json", '["a" "b"]', '] should stand where " does'),
         ("a.json", '["a", {"text": ', "item 2 is not JSON: "),

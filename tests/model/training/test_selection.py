@@ -96,6 +96,29 @@ def test_bad_files_and_records_can_be_left_out_and_are_counted(folder):
     assert list(documents(folder / "c.jsonl", skip_bad=True)) == ["a"]
 
 
+@pytest.mark.parametrize("name", ["records.txt", "records", "records.log.gz"])
+@pytest.mark.parametrize("ends", ["\n", "", "\nno record\n"])
+def test_records_are_not_read_as_text_whatever_they_are_called(folder, name, ends):
+    contents = f'\ufeff\n{{"prompt": "a", "completion": " b"}}{ends}'.encode()
+    (folder / name).write_bytes(gzip.compress(contents) if name.endswith(".gz") else contents)
+    cause = f"{folder / name} has records of JSON, not text"
+    assert refusal(folder / name) == f"{cause}; rename it to .jsonl, or leave it out (--skip-bad)"
+    assert read(folder / "a.txt", folder / name, skip_bad=True)[1] == [f"left out: 1 file that cannot be read; the first: {cause}"]
+
+
+@pytest.mark.parametrize("contents", ["{", "{\n  int x;\n}\n", "{x: 1}", "[1]\n", '"a"', 'He said: {"a": 1}', "{" * 100_000])
+def test_text_and_code_that_look_like_records_are_text(folder, contents):
+    (folder / "f.txt").write_text(contents)
+    assert read(folder / "f.txt") == (["f.txt"], [])
+    assert "".join(documents(folder / "f.txt")) == contents
+
+
+def test_folders_are_searched_for_records_by_all_their_names(folder):
+    for name in ("f.ndjson", "g.jsonlines"):
+        (folder / name).write_text('{"text": "a"}\n')
+    assert read(folder)[0] == ["a.txt", "f.ndjson", "g.jsonlines"]
+
+
 def test_fields_that_are_not_used_and_marks_within_lines_are_counted(folder):
     (folder / "a.txt").write_text("one<|endoftext|>two<|endoftext|>\n  <|endoftext|>  \nthree\n")
     (folder / "b.jsonl").write_text('{"text": "a", "label": 1, "id": 1}\n{"text": "b", "label": 0}\n')
