@@ -107,17 +107,39 @@ def _prompted(record: Record) -> Pair | Conversation:
 def _preferred_conversations(record: Record) -> tuple[Conversation, Conversation]:
     """Answers are what the two do not begin with alike; a prompt beside them stands before, unless they hold it themselves."""
     chosen, rejected = _messages(record, "chosen"), _messages(record, "rejected")
-    asked: list[Message] = []
-    prompt = record.get("prompt")  # empty in any form, it is as if it were not there
-    if prompt and isinstance(prompt, list):
-        asked = _messages(record, "prompt")
-    elif prompt and chosen[0]["role"] == ASSISTANT:
-        asked = [{"role": "user", "content": _text(record, "prompt")}]
-    if chosen[: len(asked)] == asked and len(chosen) > len(asked):
-        asked = []
-    chosen, rejected = asked + chosen, asked + rejected
-    alike = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), len(asked))
+    asked = _asked(record, chosen)
+    chosen, rejected = (said if _begins_with(said, asked) else asked + said for said in (chosen, rejected))
+    alike = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
+    if alike is None:  # they are the same, or one goes on behind the other
+        alike = len(asked)
+    elif any(said[alike]["role"] != ASSISTANT for said in (chosen, rejected)):
+        raise TrainingError(
+            '"chosen" and "rejected" differ in what was asked; they must begin alike, up to an answer of the assistant'
+        )
+    _check_used(record, chosen)
     return _conversation(chosen, "chosen", alike), _conversation(rejected, "rejected", alike)
+
+
+def _asked(record: Record, chosen: list[Message]) -> list[Message]:
+    """The prompt beside messages; empty in any form, it is as if it were not there."""
+    prompt = record.get("prompt")
+    if prompt and isinstance(prompt, list):
+        return _messages(record, "prompt")
+    return [{"role": "user", "content": _text(record, "prompt")}] if prompt and chosen[0]["role"] == ASSISTANT else []
+
+
+def _begins_with(said: list[Message], asked: list[Message]) -> bool:
+    return said[: len(asked)] == asked and len(said) > len(asked)
+
+
+def _check_used(record: Record, said: list[Message]) -> None:
+    """A prompt that is a text may be what one of the messages asks; any other would be lost."""
+    if not (prompt := record.get("prompt")) or isinstance(prompt, list):
+        return
+    if _text(record, "prompt").strip() not in (message["content"].strip() for message in said if message["role"] != ASSISTANT):
+        raise TrainingError(
+            '"prompt" is not what "chosen" and "rejected" begin with, and would not be used; mend it or leave it out'
+        )
 
 
 def _chat(record: Record, name: str) -> Conversation:

@@ -139,6 +139,8 @@ YES, NO = [{"role": "assistant", "content": "Yes."}], [{"role": "assistant", "co
         {"prompt": "Is it blue?", "chosen": YES, "rejected": NO},
         {"prompt": "Is it blue?", "chosen": ASKED + YES, "rejected": ASKED + NO},
         {"prompt": ASKED, "chosen": ASKED + YES, "rejected": ASKED + NO},
+        {"prompt": ASKED, "chosen": ASKED + YES, "rejected": NO},
+        {"prompt": ASKED, "chosen": YES, "rejected": ASKED + NO},
     ],
 )
 def test_answers_may_be_messages_however_the_prompt_stands_beside_them(small_tokenizer, read, tmp_path, record):
@@ -162,6 +164,44 @@ def test_a_message_before_both_answers_that_the_template_does_not_write_counts_o
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": asked, "chosen": YES, "rejected": NO}) + "\n")
     read_preferences([tmp_path / "a.jsonl"], encoder, 256, said.append)
     assert said == ["messages that the chat template does not write: 1 of the role tool; --template names another"]
+
+
+def test_a_prompt_may_be_the_last_of_the_messages_that_ask_or_stand_beside_answers_that_are_the_same(read, tmp_path):
+    said, before = [], [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}, *YES, *ASKED]
+    lines = [
+        {"prompt": " Is it blue?\n", "chosen": before + YES, "rejected": before + NO},
+        {"prompt": "Is it blue?", "chosen": ASKED + YES, "rejected": ASKED + YES},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(read(tmp_path / "a.jsonl", report=said.append)) == 1
+    assert [line.split(";")[0] for line in said] == ["1 of 2 pairs are left out: the chosen answer is the rejected one"]
+
+
+OTHER = [{"role": "user", "content": "Is it green?"}]
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        ({"chosen": ASKED + YES, "rejected": OTHER + NO}, "differ in what was asked"),
+        ({"prompt": "a", "chosen": ASKED + YES, "rejected": OTHER + NO}, "differ in what was asked"),
+        ({"prompt": ASKED, "chosen": ASKED + YES, "rejected": OTHER + NO}, "differ in what was asked"),
+        ({"chosen": ASKED + YES, "rejected": NO}, "differ in what was asked"),
+        ({"chosen": YES + ASKED + YES, "rejected": YES + OTHER + NO}, "differ in what was asked"),
+        ({"prompt": "Is it green?", "chosen": ASKED + YES, "rejected": ASKED + NO}, '"prompt" is not what "chosen" and "rejected"'),
+        ({"prompt": "Yes.", "chosen": ASKED + YES, "rejected": ASKED + NO}, '"prompt" is not what "chosen" and "rejected"'),
+        ({"prompt": 7, "chosen": ASKED + YES, "rejected": ASKED + NO}, 'no "prompt" field that is a string'),
+    ],
+)
+def test_a_pair_of_answers_to_different_questions_is_refused_with_its_line(small_tokenizer, read, tmp_path, record, fault):
+    file, said = tmp_path / "a.jsonl", []
+    file.write_text(json.dumps({"chosen": ASKED + YES, "rejected": ASKED + NO}) + "\n" + json.dumps(record) + "\n")
+    with pytest.raises(TrainingError) as refused:
+        read(file)
+    assert str(refused.value).startswith(f"{file}, line 2: ")
+    assert fault in str(refused.value)
+    assert len(read_preferences([file], encoder_of(small_tokenizer), 64, said.append, skip_bad=True)) == 1
+    assert said == [f"left out: 1 bad record; the first: {refused.value}"]
 
 
 def test_text_is_no_preference(read, tmp_path):
