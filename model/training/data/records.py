@@ -164,6 +164,8 @@ def _table(file: Path) -> Iterator[tuple[int, object]]:
     rows = csv.reader((line for _, line in lines(file)), delimiter=DELIMITERS[bare_suffix(file)], strict=True)
     try:
         header = next(rows, [])
+        if twice := next((name for name in header if name and header.count(name) > 1), None):  # unnamed ones are not read at all
+            raise TrainingError(f"{file} has the column {cut(twice)} twice; rename or delete one")
         for row in rows:
             if len(row) == len(header):
                 yield rows.line_num, dict(zip(header, row, strict=True))

@@ -52,6 +52,12 @@ def test_a_row_of_a_table_is_a_record(tmp_path, suffix, delimiter):
     ]
 
 
+def test_columns_without_a_name_may_be_many(tmp_path):
+    """Spreadsheets write such behind the others."""
+    (tmp_path / "a.csv").write_text("text,,\na,,\n")
+    assert list(records(tmp_path / "a.csv")) == [(2, {"text": "a", "": ""})]
+
+
 @pytest.mark.parametrize(
     ("name", "contents", "words"),
     [
@@ -75,6 +81,8 @@ def test_a_row_of_a_table_is_a_record(tmp_path, suffix, delimiter):
         ("a.json", "[]garbage", "goes on behind its array, with g; make one array of it"),
         ("a.json", '["a", 7]', "item 2 is not a JSON object"),
         ("a.csv", "text,label\na,b,c\n", "line 2 has 3 fields, and the header 2"),
+        ("a.csv", "text,label,text\na,b,c\n", "has the column text twice; rename or delete one"),
+        ("a.tsv", "id\tid\ttext\n", "has the column id twice; rename or delete one"),
         ("a.csv", 'text\na\n"b\nc\n', "the quotation marks are not as in a table"),
     ],
 )
