@@ -17,6 +17,7 @@ class Leftovers:
     skip_bad: bool = False
     what: str = "texts"  # records are read as
     suffixes: Counter[str] = field(default_factory=Counter)  # of files in folders that are not read
+    no_files: list[str] = field(default_factory=list)  # names in folders that lead to no file: links to nothing, pipes
     bad: list[str] = field(default_factory=list)  # what is wrong with files and folders, with their names
     remedy: str = ""  # what helps with the first of them
     num_bad_records: int = 0
@@ -53,13 +54,16 @@ class Leftovers:
         return [*self._folder_lines(), *self.bad_lines(), *self.unused_lines(), *self._mark_lines()]
 
     def _folder_lines(self) -> list[str]:
-        if not self.suffixes:
-            return []
-        found = [f"{count:,} {suffix}" for suffix, count in self.suffixes.most_common()]
-        others = (suffix for suffix, _ in self.suffixes.most_common())
-        first = next((suffix for suffix in others if suffix.startswith(".") and suffix not in BINARY), None)
-        remedy = f"; --include '*{first}' reads such files" if first else ""
-        return [f"left out of the folders: {listed(found)}{remedy}"]
+        lines = []
+        if self.suffixes:
+            found = [f"{count:,} {suffix}" for suffix, count in self.suffixes.most_common()]
+            others = (suffix for suffix, _ in self.suffixes.most_common())
+            first = next((suffix for suffix in others if suffix.startswith(".") and suffix not in BINARY), None)
+            remedy = f"; --include '*{first}' reads such files" if first else ""
+            lines.append(f"left out of the folders: {listed(found)}{remedy}")
+        if self.no_files:
+            lines.append(f"left out of the folders: {no_files_line(self.no_files)}")
+        return lines
 
     def bad_lines(self) -> list[str]:
         lines = []
@@ -83,6 +87,10 @@ class Leftovers:
 
 def numbered(count: int, name: str) -> str:
     return f"{count:,} {name}{'s' if count > 1 else ''}"
+
+
+def no_files_line(names: Sequence[str]) -> str:
+    return f"{numbered(len(names), 'name')} without a file behind, as links to nothing are; the first: {names[0]}"
 
 
 def listed(found: Sequence[str], separator: str = ", ") -> str:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from model.input_files import FileUnusable, is_there
-from model.training.data.leftovers import Leftovers, listed
+from model.training.data.leftovers import Leftovers, listed, no_files_line
 from model.training.data.options import DataOptions
 from model.training.data.records import LINES
 from model.training.data.text_blocks import BINARY, COMPRESSED, REMEDIES, NoText, bare_suffix
@@ -71,22 +71,33 @@ class _Search:
             return [path]
         others: list[str] = []
         texts = []
+        no_files = []
         for file in sorted(self._below(path)):
-            if self._is_text(file, path):
+            if not file.is_file():
+                no_files.append(str(file))
+            elif self._is_text(file, path):
                 _check_file(file)
                 texts.append(file)
             else:
                 others.append(bare_suffix(file) or file.name)
         if not texts and not self.leftovers.bad:
-            raise TrainingError(_no_text(path, sorted(set(others))))
+            raise TrainingError(_no_text(path, sorted(set(others)), no_files))
         self.leftovers.suffixes.update(others)
+        self.leftovers.no_files += no_files
         return texts
 
     def _below(self, folder: Path) -> Iterator[Path]:
-        """All files that are not hidden."""
-        for below, folders, names in os.walk(folder, onerror=self._unreadable):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            yield from (file for name in names if not name.startswith(".") and (file := Path(below, name)).is_file())
+        """All that is no folder and not hidden; linked folders are searched last, and each once however many ways lead there."""
+        starts, seen = [folder], set()
+        for start in starts:  # which grow meanwhile
+            for below, folders, names in os.walk(start, onerror=self._unreadable):
+                if (real := os.path.realpath(below)) in seen:
+                    folders.clear()
+                    continue
+                seen.add(real)
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                starts += (path for name in folders if (path := Path(below, name)).is_symlink())  # not followed by os.walk
+                yield from (Path(below, name) for name in names if not name.startswith("."))
 
     def _unreadable(self, error: OSError) -> None:
         cause, remedy = f"{error.filename} cannot be read: {error.strerror}", "allow it, or leave it out (--skip-bad)"
@@ -117,8 +128,10 @@ def _check_file(path: Path) -> None:
         raise TrainingError(f"{path}: {bare_suffix(path)} is not read as text; {remedy}, and name that")
 
 
-def _no_text(folder: Path, found: list[str]) -> str:
+def _no_text(folder: Path, found: list[str], no_files: list[str]) -> str:
     suffixes = f"{', '.join(TEXT_SUFFIXES)}, also with .xz or .gz"
+    if not found and no_files:
+        return f"{folder} has no text files ({suffixes}) but {no_files_line(no_files)}"
     if not found:
         return f"{folder} has no text files ({suffixes}); put some there"
     pattern = next((name for name in found if name.startswith(".") and name not in BINARY), None)

@@ -51,6 +51,43 @@ def test_files_that_are_no_text_by_their_suffix_are_refused_by_name(folder, name
     assert refusal(folder / name).startswith(f"{folder / name}: .")
 
 
+def test_linked_folders_are_read_wherever_they_lead(folder):
+    (folder.parent / "other").mkdir()
+    (folder.parent / "other" / "z.txt").write_text("text of z")
+    (folder / "code" / "linked").symlink_to("../../other")
+    assert read(folder)[0] == ["a.txt", "z.txt"]
+    assert read(folder / "code", include=("linked/*.txt",))[0] == ["z.txt"]
+    assert read(folder, folder.parent / "other")[0] == ["a.txt", "z.txt"], "a file counts once, however it is named"
+
+
+def test_a_folder_is_read_once_however_many_links_lead_there_and_by_its_own_way(folder):
+    (folder / "code" / "round").symlink_to(folder)
+    (folder / "again").symlink_to("code")
+    (folder / "code" / "b.txt").write_text("text of b")
+    for name in ("one", "two"):
+        (folder / name).symlink_to(folder.parent / "other")
+    (folder.parent / "other").mkdir()
+    (folder.parent / "other" / "z.txt").write_text("text of z")
+    (folder.parent / "other" / "back").symlink_to(folder / "code")
+    selection = select(DataOptions(paths=[folder]))
+    assert selection.files == [folder / "a.txt", folder / "code" / "b.txt", folder / "one" / "z.txt"]
+    assert selection.leftovers.suffixes == {".py": 3, ".pdf": 1}
+
+
+def test_what_leads_to_no_file_is_counted(folder):
+    (folder / "broken.txt").symlink_to("nowhere.txt")
+    (folder / "code" / "round").symlink_to("round")
+    os.mkfifo(folder / "code" / "pipe.txt")
+    (folder / ".hidden").symlink_to("nowhere.txt")
+    said = f"3 names without a file behind, as links to nothing are; the first: {folder / 'broken.txt'}"
+    assert read(folder)[1][-1] == f"left out of the folders: {said}"
+    (folder.parent / "links").mkdir()
+    (folder.parent / "links" / "a.txt").symlink_to("nowhere.txt")
+    assert refusal(folder.parent / "links").endswith(
+        f" but 1 name without a file behind, as links to nothing are; the first: {folder.parent / 'links' / 'a.txt'}"
+    )
+
+
 def test_a_folder_below_that_cannot_be_read_is_no_silent_loss(folder, monkeypatch):
     scan = os.scandir
 
