@@ -65,13 +65,16 @@ def survey(selection: Selection, report: Callable[[str], None] = lambda line: No
     leftovers = selection.leftovers
     with tqdm(unit="B", unit_scale=True, desc="reading", leave=False, disable=None) as bar:
         sets = [[(file, *size) for file in files if (size := _size(file, leftovers, bar.update))] for files in selection.sets]
-        validation = [file for file in selection.validation if _size(file, leftovers, bar.update)]
+        held_out = [(file, *size) for file in selection.validation if (size := _size(file, leftovers, bar.update))]
     leftovers.check_bad()
     for line in leftovers.lines():
         report(line)
     for files, read in zip(selection.sets, sets, strict=True):
         if not sum(num_bytes for _, _, num_bytes in read):
             raise TrainingError(f"there is no text in {listed(list(map(str, files)))}")
+    if selection.validation and not sum(num_bytes for _, _, num_bytes in held_out):
+        raise TrainingError(f"there is no text in {listed(list(map(str, selection.validation)))} (--validation); name another")
+    validation = [file for file, _, _ in held_out]
     texts = [TextSet([file for file, _, _ in read], sum(num_chars for _, num_chars, _ in read)) for read in sets]
     num_bytes = sum(num_bytes for read in sets for _, _, num_bytes in read)
     return Corpus(texts, selection.weights, validation, num_bytes, leftovers.skip_bad)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from model.training.base import Base
 from model.training.data.example_files import ExampleEncoder
+from model.training.data.leftovers import listed
 from model.training.data.options import DataOptions
 from model.training.data.record_reading import Tally, readable_files
 from model.training.data.row_sets import RowSets
@@ -68,9 +69,10 @@ def save_splits(
     else:
         kept, places = rows.split_places(_num_held_out(len(rows), options.validation_fraction))
         train, held_out = rows[kept], rows[places]
-    for name, part in zip(SPLITS, (train, held_out), strict=True):
+    for name, files, part in zip(SPLITS, (selection.files, selection.validation), (train, held_out), strict=True):
         if not len(part):
-            raise TrainingError(f"there is nothing for {name}: nothing fits into {base.config.n_positions} tokens")
+            names = listed(list(map(str, files)))
+            raise TrainingError(f"there is nothing for {name}: nothing in {names} fits into {base.config.n_positions} tokens")
         part.save(split_file(directory, name))
     _keep_sets(kept, list(map(len, sets)), options, directory)
     keep_template(encoder.writer, options.template, directory, report)

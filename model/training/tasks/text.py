@@ -12,6 +12,7 @@ from model.training.base import Base
 from model.training.data.batches import window_sampler
 from model.training.data.corpus import survey
 from model.training.data.described import bits_per_nat, counts_of_text
+from model.training.data.leftovers import listed
 from model.training.data.options import DataOptions
 from model.training.data.selection import Selection
 from model.training.data.shards import TokenShards, map_shards, tokenize
@@ -37,38 +38,58 @@ def prepare_text(
         shards = tokenize(corpus, base.tokenizer, directory, options.validation_fraction, bar.update, WITHIN_TEXT)
     context = base.config.n_positions
     names = tuple(map(str, options.paths))
-    window = choose_window(shards, context, names)
+    window = choose_window(shards, context, names, options.validation)
     if window < context:
-        which = _shortest(shards, window, names)
+        validation_decides = options.validation and _enough_to_train(shards, context)
+        which = _named(options.validation) if validation_decides else _shortest(shards, window, names)
         report(f"{which} is short: all is learned in windows of {window} tokens, while the context is {context}")
     return TextTask(directory, window, names)
 
 
-def choose_window(shards: TokenShards, context: int, names: Sequence[str] = ()) -> int:
+def choose_window(shards: TokenShards, context: int, names: Sequence[str] = (), validation: Sequence[Path] = ()) -> int:
     """The context or, if too few windows of it can be cut from the text, the largest divisor of it that leaves enough: in all, and
-    one of each weighted set. `names` are those of the sets.
+    one of each weighted set. `names` are those of the sets, `validation` the files that are held out if those are named.
     """
     for window in (context // divisor for divisor in range(1, context + 1) if context % divisor == 0):
-        train = _num_windows(shards, window)
-        validation = sum((len(shard) - 1) // window for shard in shards.validation)
-        if min(train) >= 1 and sum(train) >= MIN_TRAIN_WINDOWS and validation >= MIN_VALIDATION_WINDOWS:
+        held_out = sum((len(shard) - 1) // window for shard in shards.validation)
+        if _enough_to_train(shards, window) and held_out >= MIN_VALIDATION_WINDOWS:
             return window
         if window <= MIN_WINDOW:
             break
-    if min(train) < 1 and shards.weights:
+    if min(_num_windows(shards, window)) < 1 and shards.weights:
         which = _shortest(shards, window, names)
         raise TrainingError(f"--weights: {which} is too short even for windows of {window} tokens; more of it, or leave it out")
+    raise _too_short(shards, window, validation if _enough_to_train(shards, window) else ())
+
+
+def _too_short(shards: TokenShards, window: int, validation: Sequence[Path]) -> TrainingError:
+    """The refusal of all text, or of the files to validate on."""
     num_train, num_validation = (sum(map(len, split)) for split in (shards.train, shards.validation))
-    raise TrainingError(
+    needed = MIN_VALIDATION_WINDOWS * window + 1
+    if validation:
+        return TrainingError(
+            f"{_named(validation)} has {num_validation:,} tokens, too few even for windows of {window}: {needed} are needed; "
+            "more of it, or leave --validation out"
+        )
+    return TrainingError(
         f"the text has {num_train:,} tokens to train on and {num_validation:,} held out, too few even for windows of {window}: "
-        f"{(MIN_TRAIN_WINDOWS + 1) * window} and {MIN_VALIDATION_WINDOWS * window + 1} are needed; more text helps"
+        f"{(MIN_TRAIN_WINDOWS + 1) * window} and {needed} are needed; more text helps"
     )
+
+
+def _enough_to_train(shards: TokenShards, window: int) -> bool:
+    train = _num_windows(shards, window)
+    return min(train) >= 1 and sum(train) >= MIN_TRAIN_WINDOWS
 
 
 def _num_windows(shards: TokenShards, window: int) -> list[int]:
     """To train on, of each weighted set, or of all text where that is one."""
     sets = sets_of_shards(shards) or [shards.train]
     return [sum(max(0, (len(shard) - 1) // window - 1) for shard in texts) for texts in sets]
+
+
+def _named(validation: Sequence[Path]) -> str:
+    return f"the text of {listed(list(map(str, validation)))} (--validation)"
 
 
 def _shortest(shards: TokenShards, window: int, names: Sequence[str]) -> str:

@@ -1,18 +1,25 @@
 """What is held out: as much as was asked for, all over the text, of whole documents where these are short; and texts in pieces."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.training.base import Base
 from model.training.data import encoding
 from model.training.data.corpus import Part, read_corpus
 from model.training.data.encoding import PieceEncoder
 from model.training.data.held_out import HeldOut, pieces
-from model.training.data.shards import tokenize
+from model.training.data.options import DataOptions
+from model.training.data.shards import TokenShards, tokenize
+from model.training.errors import TrainingError
+from model.training.tasks.prepared import prepare
+from model.training.tasks.text import choose_window
 
 texts = st.text(st.sampled_from("ab 'é漢字\n\t\u3000\x1c1.") | st.characters(codec="utf-8"), min_size=1, max_size=300)
 
@@ -93,7 +100,11 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from model.training.data.corpus import read_corpus
-from model.training.data.shards import tokenize
+from model.training.data.options import DataOptions
+from model.training.data.shards import TokenShards, tokenize
+from model.training.errors import TrainingError
+from model.training.tasks.prepared import prepare
+from model.training.tasks.text import choose_window
 from model.training.vocabulary import train_vocabulary
 folder, num = Path(sys.argv[1]), int(sys.argv[2])
 text = folder / f"{num}.txt"
@@ -111,3 +122,41 @@ def test_memory_does_not_grow_with_a_document(tmp_path):
         run = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path), str(num)], capture_output=True, text=True, check=True)
         peaks.append(int(run.stdout) / 1024)
     assert peaks[1] - peaks[0] < 30  # megabytes; the ids alone as Python's integers would be hundreds
+
+
+@pytest.mark.parametrize(
+    ("num_train", "num_validation", "refused"),
+    [
+        (9000, 5, r"the text of v.txt \(--validation\) has 5 tokens, .* windows of 16: 33 are needed; more of it, or leave --val"),
+        (
+            90,
+            5,
+            "the text has 90 tokens to train on and 5 held out, too few even for windows of 16: 144 and 33 are needed; more text",
+        ),
+        (90, 9000, "the text has 90 tokens to train on and 9,000 held out, .*; more text helps"),
+    ],
+)
+def test_a_file_to_validate_on_that_is_too_short_is_named(num_train, num_validation, refused):
+    shards = TokenShards([np.arange(num_train)], [np.arange(num_validation)], 1, [], [])
+    with pytest.raises(TrainingError, match=refused):
+        choose_window(shards, 64, validation=[Path("v.txt")])
+
+
+@pytest.mark.parametrize(("num_words", "which"), [(3000, "the text of {short} (--validation)"), (100, "the text")])
+def test_the_text_that_decides_on_the_windows_is_named(base, tmp_path, num_words, which):
+    """Windows are those of the whole run, however short the text is that is validated on."""
+    lines, train, short = [], tmp_path / "train.txt", tmp_path / "short.txt"
+    train.write_text("calm sea " * num_words)
+    short.write_text("grey " * 20)
+    prepare(DataOptions(paths=[train], validation=[short]), None, Base.load(str(base)), tmp_path / "tokens", lines.append)
+    assert lines[-1].startswith(f"{which.format(short=short)} is short: all is learned in windows of ")
+
+
+@pytest.mark.parametrize("which", ["train", "validation"])
+def test_records_of_which_none_fits_are_named(base, tmp_path, which):
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("train", "validation")}
+    for name, file in files.items():
+        file.write_text(json.dumps({"prompt": "a", "completion": "b" * (900 if name == which else 1)}) + "\n")
+    options = DataOptions(paths=[files["train"]], validation=[files["validation"]])
+    with pytest.raises(TrainingError, match=rf"nothing for {which}: nothing in {files[which]} fits into 64 tokens"):
+        prepare(options, None, Base.load(str(base)), tmp_path / "tokens", lambda line: None)

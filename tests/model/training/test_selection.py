@@ -179,6 +179,16 @@ def test_files_to_validate_on_are_not_trained_on(folder):
     assert refusal(folder / "b.txt", validation=[folder / "b.txt"]).startswith(f"{folder / 'b.txt'} has nothing that is not named")
 
 
+@pytest.mark.parametrize("contents", ["", " \n<|endoftext|>\n"])
+def test_files_to_validate_on_that_have_no_text_are_named(folder, contents):
+    (folder / "b.txt").write_text(contents)
+    assert refusal(folder / "a.txt", validation=[folder / "b.txt"]) == (
+        f"there is no text in {folder / 'b.txt'} (--validation); name another"
+    )
+    (folder / "b.txt").write_bytes(b"\0")
+    assert "(--validation)" in refusal(folder / "a.txt", validation=[folder / "b.txt"], skip_bad=True)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
