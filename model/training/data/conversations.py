@@ -79,9 +79,12 @@ class ChatWriter:
         return Example(ids[:num_read], targets[:num_read])
 
     def unwritten(self, conversation: Conversation) -> Counter[str]:
-        """How many messages, by their roles, have words that the template does not write, but for the whitespace around them."""
-        written = self._render(conversation.messages, opens_reply=False)
-        return Counter(message["role"] for message in conversation.messages if message["content"].strip() not in written)
+        """How many messages, by their roles, have words that the template does not write. It is given others, which stand nowhere
+        else: what a message says may well stand in the template, or in another message.
+        """
+        marked = [(message, f"said{number}then") for number, message in enumerate(conversation.messages)]
+        written = self._render([message | {"content": mark} for message, mark in marked], opens_reply=False)
+        return Counter(message["role"] for message, mark in marked if message["content"].strip() and mark not in written)
 
     def _turns(self, conversation: Conversation) -> list[_Turn]:
         turns, said = [], ""
