@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_READER = (errno.EPIPE, errno.EIO)  # of a pipe whose other end is closed, and of a terminal that is
 SYSTEM_ERROR = re.compile(r"os error (\d+)")  # how safetensors' text has an error of the system
 
 
@@ -45,11 +46,11 @@ def naming(file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def written_if_possible() -> Iterator[None]:
-    """What tells of work is no reason to end it: a line for which the disk has no room is lost."""
+    """What tells of work, on standard error, is no reason to end it: a line that has no room or no reader any more is lost."""
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in NO_ROOM + NO_READER:
             raise
 
 

@@ -488,6 +488,29 @@ def test_lines_that_nobody_can_keep_end_no_run(folder):
     assert (done.returncode, done.stdout) == (0, b"gpt2 train pretrain --tokenizer m\n")
 
 
+def closed_pipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def closed_terminal():
+    terminal, program_end = os.openpty()
+    os.close(terminal)
+    return program_end
+
+
+@pytest.mark.parametrize("nobody", [closed_pipe, closed_terminal])
+def test_a_run_goes_on_to_its_end_when_whoever_read_its_progress_is_gone(folder, nobody):
+    """`2>&1 | head -1`, or a connection that broke, used to be the end of it, unsaved and unsaid."""
+    command = [sys.executable, "-m", "app", *shlex.split(f"train pretrain texts --out m --steps 3 {TINY}")]
+    errors = nobody()
+    done = subprocess.run(command, stderr=errors, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    os.close(errors)
+    assert (done.returncode, done.stdout) == (0, b"gpt2 serve --model m\n")
+    assert [row["step"] for row in read_log(folder / "m" / "training" / "log.csv") if row["loss"]] == ["1", "2", "3"]
+
+
 def test_a_result_that_nobody_can_keep_is_one_line_and_no_success(folder):
     command = [sys.executable, "-m", "app", *shlex.split("train tokenizer texts --out m --vocab-size 300")]
     with Path("/dev/full").open("w") as full:

@@ -59,8 +59,9 @@ def test_a_file_and_a_directory_that_were_there_stay(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"a", "c"}
 
 
-def test_a_line_that_only_tells_may_be_lost_to_a_full_disk_alone():
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE, errno.EIO])
+def test_a_line_that_only_tells_may_be_lost_to_a_full_disk_or_for_want_of_a_reader(number):
     with written_if_possible():
-        raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(BrokenPipeError), written_if_possible():
-        raise BrokenPipeError
+        raise OSError(number, "lost")
+    with pytest.raises(OSError, match="Bad file descriptor"), written_if_possible():
+        raise OSError(errno.EBADF, "Bad file descriptor")
