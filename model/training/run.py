@@ -204,13 +204,18 @@ class _Recorder:
 
 @contextmanager
 def _interrupts(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run after the current step; a second one ends it at once."""
+    """SIGINT, SIGTERM and SIGHUP end the run after the current step; a second one of the first two ends it at once.
+
+    Of SIGHUP several come when a terminal is closed, of the system and of the shell; a run under `nohup` ignores it, and goes on.
+    """
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signum, previous[signum])
+        if signum != signal.SIGHUP:
+            signal.signal(signum, previous[signum])
         stop()
 
-    previous = {int(signum): signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    signums = [signal.SIGINT, signal.SIGTERM] + [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) != signal.SIG_IGN)
+    previous = {int(signum): signal.signal(signum, handle) for signum in signums}
     try:
         yield
     finally:

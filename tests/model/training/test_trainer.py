@@ -265,6 +265,36 @@ def interrupts_as_in_a_terminal():
     signal.signal(signal.SIGINT, previous)
 
 
+@pytest.fixture
+def hang_up():
+    """How a program takes SIGHUP when it is begun: by its default, or not at all under nohup."""
+    previous = signal.getsignal(signal.SIGHUP)
+    yield lambda handler: signal.signal(signal.SIGHUP, handler)
+    signal.signal(signal.SIGHUP, previous)
+
+
+def test_a_closed_terminal_ends_the_run_and_saves_however_often_it_is_told(run, hang_up):
+    hang_up(signal.SIG_DFL)
+    one = run(validate_every=12)
+
+    def close_terminal(step):
+        if step == 6:
+            signal.raise_signal(signal.SIGHUP)  # by the system
+            signal.raise_signal(signal.SIGHUP)  # by the shell, to all its jobs
+
+    assert not one.go_on(close_terminal)
+    assert one.directory.read_progress().step == 7
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+def test_a_run_under_nohup_outlives_its_terminal(run, hang_up):
+    hang_up(signal.SIG_IGN)
+    one = run()
+    assert one.go_on(lambda step: signal.raise_signal(signal.SIGHUP))
+    assert one.directory.read_progress().step == 12
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
 @pytest.mark.usefixtures("interrupts_as_in_a_terminal")
 def test_a_second_signal_ends_the_run_at_once_and_saves_nothing(run):
     one = run(validate_every=12)
