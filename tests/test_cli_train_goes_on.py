@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def shakespeare():
 @pytest.fixture
 def gpt2(capsys):
     def run(line, code=0):
+        sys.stderr.reconfigure(errors="backslashreplace")  # as the real one is
         assert main(shlex.split(line)) == code
         printed = capsys.readouterr()
         return printed.out, printed.err
@@ -206,6 +208,41 @@ def test_a_readme_of_somebody_elses_stays(folder, gpt2):
     (folder / "m" / "README.md").write_text("mine")
     gpt2(f"train pretrain text.txt --out m --steps 2 {TINY}")
     assert (folder / "m" / "README.md").read_text() == "mine"
+
+
+def test_texts_whose_names_are_no_utf8_are_trained_on_and_named_in_the_card(folder, gpt2):
+    (folder / "text.txt").rename(folder / "te\udcffxt.txt")
+    gpt2(f"train pretrain 'te\udcffxt.txt' --out m --steps 2 {TINY}")
+    gpt2("train pretrain --resume --out m --steps 1 --device cpu")
+    gpt2("train finetune 'te\udcffxt.txt' --model m --out tuned --precision float32 --device cpu --steps 1")
+    gpt2("train finetune --resume --out tuned --device cpu --steps 1")
+    assert steps(folder / "m") == [1, 2, 3]
+    for out in ("m", "tuned"):
+        _, body = card(folder / out)
+        assert "- `te\\udcffxt.txt`" in body
+
+
+def test_a_base_whose_name_is_no_utf8_is_found_again(folder, gpt2):
+    gpt2(f"train pretrain text.txt --out m --steps 2 {TINY}")
+    (folder / "m").rename(folder / "m\udcff")
+    gpt2(
+        "train finetune pairs.jsonl --model 'm\udcff' --out tuned --lora --keep-adapter --precision float32 --device cpu --steps 1"
+    )
+    gpt2("train finetune --resume --out tuned --device cpu --steps 1")
+    gpt2("train merge --adapter tuned --out merged")
+    _, body = card(folder / "tuned")
+    assert "`m\\udcff`, a GPT-2 of" in body
+
+
+def test_a_directory_in_which_a_run_could_not_be_resumed_is_refused(folder, gpt2):
+    _, reported = gpt2(f"train pretrain text.txt --out 'm\udcff' --steps 2 {TINY}", code=2)
+    assert reported == "gpt2: --out 'm\\udcff' is no UTF-8, so that the run could not be resumed; name another --out\n"
+
+
+def test_a_sample_that_is_no_utf8_is_refused_before_anything_is_done(folder, gpt2):
+    printed, reported = gpt2(f"train pretrain text.txt --out m --steps 2 {TINY} --sample good --sample 'caf\udce9'", code=2)
+    assert (printed, reported) == ("", "gpt2: --sample 'caf\\udce9' is no UTF-8 text; give it in UTF-8, as the data is\n")
+    assert not (folder / "m").exists()
 
 
 def test_a_run_of_an_earlier_version_goes_on(folder, gpt2):

@@ -84,6 +84,13 @@ class Shown:
     samples: tuple[str, ...] = ()  # prompts that are continued at each validation
     command: str = ""
 
+    def __post_init__(self) -> None:
+        for prompt in self.samples:
+            try:
+                prompt.encode()
+            except UnicodeEncodeError:
+                raise TrainingError(f"--sample {prompt!r} is no UTF-8 text; give it in UTF-8, as the data is") from None
+
 
 NOTHING_SHOWN = Shown()
 

@@ -33,7 +33,7 @@ from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.optimizer import Optimizers
 from model.training.progress import read_log
-from model.training.run_lock import check_no_file, check_not_trained_in, training_lock
+from model.training.run_lock import check_name, check_not_trained_in, training_lock
 from model.training.trainer import EXACT_MATCH, Part, Progress, Score
 
 WEIGHT, AVERAGE = "weight/", "average/"
@@ -61,7 +61,7 @@ def check_no_checkpoint(out: Path) -> None:
 
 
 def _check_no_kind(out: Path) -> None:
-    check_no_file(out)
+    check_name(out)
     if kind := next((kind for name, kind in KINDS.items() if (out / name).exists()), None):
         raise TrainingError(f"{out} holds {kind} already, which would be overwritten; choose another --out")
 
@@ -226,10 +226,10 @@ class RunDirectory:
             raise TrainingError(f"{self._state} is damaged: {error}") from error
 
     def write_card(self, text: str) -> None:
-        """Beside the model; not over a file that somebody else has written."""
+        """Beside the model; not over a file that somebody else has written. Names that are no UTF-8 are written by their bytes."""
         file = self.out / card.NAME
         if not file.exists() or card.MARK in file.read_text(encoding="utf-8", errors="replace"):
-            replace_file(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            replace_file(file, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def _trained(model: GPT2) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ NAME = "lock"
 @contextlib.contextmanager
 def training_lock(out: Path) -> Iterator[None]:
     """Hold OUT/training/lock, or raise TrainingError naming the process that does; leaves no empty directories behind."""
-    check_no_file(out)
+    check_name(out)
     file = out / "training" / NAME
     new = [directory for directory in (file.parent, out) if not directory.exists()]
     descriptor = _acquire(file, out)
@@ -31,7 +31,12 @@ def training_lock(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def check_no_file(out: Path) -> None:
+def check_name(out: Path) -> None:
+    """Refuse a file, and a name by which PyTorch could not open a state again."""
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise TrainingError(f"--out {str(out)!r} is no UTF-8, so that the run could not be resumed; name another --out") from None
     if out.exists() and not out.is_dir():
         raise TrainingError(f"{out} is a file; --out names a directory")
 
