@@ -407,6 +407,47 @@ def test_what_another_program_has_left_is_not_overwritten_either(folder, refusal
     assert (folder / "m" / file).read_text() == "{}"
 
 
+@pytest.mark.parametrize(
+    "file", ["chat_template.jinja", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "vocab.txt"]
+)
+def test_files_of_a_tokenizer_that_would_be_taken_away_are_refused_by_name(folder, gpt2, refusal, file):
+    gpt2("train tokenizer texts --out words --vocab-size 257")
+    (folder / "m").mkdir()
+    (folder / "m" / file).write_text("{}")
+    before = contents(folder / "m")
+    said = f"m/{file} exists already and would be overwritten; choose another --out"
+    assert refusal("train tokenizer texts --out m") == said
+    assert refusal(f"train pretrain texts --out m {TINY}") == said
+    assert refusal(f"train pretrain texts --out m --tokenizer words {TINY}") == said
+    assert contents(folder / "m") == before
+
+
+def test_a_chat_template_beside_the_vocabulary_that_is_taken_stays(folder, gpt2):
+    gpt2("train tokenizer texts --out m --vocab-size 257")
+    (folder / "m" / "chat_template.jinja").write_text("{{ messages }}")
+    assert gpt2(f"train pretrain texts --out m --steps 1 {TINY}")[0] == 0
+    assert (folder / "m" / "chat_template.jinja").read_text() == "{{ messages }}"
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "additional_chat_templates/tools.jinja"])
+def test_a_file_that_would_become_a_part_of_the_checkpoint_is_refused_by_name(folder, refusal, file):
+    (folder / "m" / file).parent.mkdir(parents=True)
+    (folder / "m" / file).write_text("{}")
+    assert refusal(f"train pretrain texts --out m {TINY}") == (
+        f"m/{file.split('/')[0]} would become a part of a model that it was not made for; choose another --out"
+    )
+
+
+@pytest.mark.parametrize("file", ["log.csv", "loss.png", "tokens/mine.txt", "tensorboard/mine.txt"])
+def test_files_of_no_run_where_one_would_write_its_own_are_refused_by_name(folder, refusal, file):
+    (folder / "m" / "training" / file).parent.mkdir(parents=True)
+    (folder / "m" / "training" / file).write_text("mine")
+    assert refusal(f"train pretrain texts --out m {TINY}") == (
+        f"m/training/{file.split('/')[0]} exists already, of no run, and would be overwritten; choose another --out"
+    )
+    assert (folder / "m" / "training" / file).read_text() == "mine"
+
+
 def test_half_a_vocabulary_is_not_overwritten_by_another(folder, gpt2, refusal):
     gpt2("train tokenizer texts --out words --vocab-size 300")
     (folder / "m").mkdir()

@@ -245,6 +245,31 @@ def test_a_sample_that_is_no_utf8_is_refused_before_anything_is_done(folder, gpt
     assert not (folder / "m").exists()
 
 
+@pytest.mark.parametrize(
+    "command", ["train finetune pairs.jsonl --model base --steps 1 --device cpu", "train merge --adapter tuned"]
+)
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json", "vocab.json", "generation_config.json"])
+def test_files_that_a_model_would_be_written_over_or_with_are_refused_by_name(folder, gpt2, command, file):
+    gpt2(f"train pretrain text.txt --out base --steps 2 {TINY}")
+    if "merge" in command:
+        gpt2("train finetune pairs.jsonl --model base --out tuned --lora --keep-adapter --precision float32 --device cpu --steps 1")
+    (folder / "mine").mkdir()
+    (folder / "mine" / file).write_text("{}")
+    _, reported = gpt2(f"{command} --out mine", code=2)
+    assert reported.startswith(f"gpt2: mine/{file} ")
+    assert reported.endswith("; choose another --out\n")
+    assert [(file.name, file.read_text()) for file in (folder / "mine").iterdir()] == [(file, "{}")]
+
+
+def test_what_a_killed_run_has_left_is_in_the_way_of_no_fine_tuning(folder, gpt2, monkeypatch):
+    gpt2(f"train pretrain text.txt --out base --steps 2 {TINY}")
+    gpt2(f"train pretrain text.txt --out m --steps 2 {TINY}")
+    for name in ("model.safetensors", "config.json", "training/state.safetensors", "training/best.json"):
+        (folder / "m" / name).unlink()
+    _, reported = gpt2("train finetune pairs.jsonl --model base --out m --steps 1 --precision float32 --device cpu")
+    assert "an earlier run here ended before anything was saved: this one begins anew\n" in reported
+
+
 def test_a_run_of_an_earlier_version_goes_on(folder, gpt2):
     gpt2(f"train pretrain text.txt --out m --steps 2 {TINY}")
     old = {name: value for name, value in plan(folder / "m").items() if name != "story"}

@@ -57,6 +57,7 @@ class _Finetuning(RunContext):
     def _begin(self, options: FinetuneOptions) -> bool:
         if self.processes.is_first:
             self.directory.check_unused()
+            self.directory.check_no_tokenizer()
         self.report(f"reading the model in {options.model}")
         base = Base.load(options.model)
         with self.directory.nothing_left_on_failure(self.processes):

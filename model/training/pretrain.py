@@ -29,7 +29,7 @@ from model.training.progress import clock, counted
 from model.training.recipe import Recipe
 from model.training.run import NOTHING_SHOWN, SAVED_DTYPE, Shown, train
 from model.training.run_context import Plan, Report, RunContext
-from model.training.run_directory import RunDirectory
+from model.training.run_directory import RunDirectory, check_no_tokenizer
 from model.training.sampling import Probes
 from model.training.segments import NO_CHANGES, Changes, Story
 from model.training.vocabulary import MIN_SIZE, check_size, has_other_vocabulary, has_vocabulary, learn_vocabulary, load_vocabulary
@@ -173,6 +173,7 @@ def _vocabulary_there(options: PretrainOptions, out: Path, report: Report) -> BP
     """The vocabulary that is named, or the one that `out` has; afterwards `out` has it. None if one is to be learned."""
     source = options.tokenizer or (out if has_vocabulary(out) else None)
     if source is None:
+        check_no_tokenizer(out, {})
         return None
     tokenizer = load_vocabulary(source)
     report(f"with the vocabulary of {tokenizer.vocab_size:,} tokens in {source}")
@@ -182,6 +183,7 @@ def _vocabulary_there(options: PretrainOptions, out: Path, report: Report) -> BP
         )
     if has_other_vocabulary(out, tokenizer):
         raise TrainingError(f"{out} has another vocabulary than {source}, which would be overwritten; choose another --out")
+    check_no_tokenizer(out, tokenizer.files)
     save_tokenizer(out, tokenizer)
     return tokenizer
 

@@ -15,7 +15,7 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -52,18 +52,30 @@ KINDS = {
     "config.json": "a checkpoint",
     "tokenizer.json": "a vocabulary",
 }
+# What is no part of these, but whoever reads a checkpoint takes for a part of it.
+TAKEN_IN = ("generation_config.json", "additional_chat_templates")
 
 
 def check_no_checkpoint(out: Path) -> None:
-    """Refuse to write over a checkpoint, an adapter, or a vocabulary in the one file that no run begins with, or into a run."""
+    """Refuse to write over a checkpoint, an adapter or a tokenizer, or into a run."""
     _check_no_kind(out)
+    check_no_tokenizer(out, {})
     check_not_trained_in(out)
+
+
+def check_no_tokenizer(out: Path, files: Mapping[str, bytes], debris: Collection[str] = ()) -> None:
+    """Refuse to write a tokenizer of these files where those of another one would be written over or taken away."""
+    for name in VOCABULARY_FILES:
+        if name not in debris and (out / name).exists() and (out / name).read_bytes() != files.get(name):
+            raise TrainingError(f"{out / name} exists already and would be overwritten; choose another --out")
 
 
 def _check_no_kind(out: Path) -> None:
     check_name(out)
     if kind := next((kind for name, kind in KINDS.items() if (out / name).exists()), None):
         raise TrainingError(f"{out} holds {kind} already, which would be overwritten; choose another --out")
+    if file := next((out / name for name in TAKEN_IN if (out / name).exists()), None):
+        raise TrainingError(f"{file} would become a part of a model that it was not made for; choose another --out")
 
 
 class RunDirectory:
@@ -82,10 +94,29 @@ class RunDirectory:
         return training_lock(self.out) if processes.is_first else contextlib.nullcontext()
 
     def check_unused(self) -> None:
-        """Refuse to train over another run or checkpoint."""
+        """Refuse to train over another run or checkpoint, or over what is no run's."""
         if self.has_state:
             raise TrainingError(f"{self.out} holds an earlier run; go on with it by --resume, or choose another --out")
         _check_no_kind(self.out)
+        if self._has_begun:
+            return
+        whole_tokens = (self.tokens / "index.json").exists()  # which a killed run has left to the next one
+        for file in (self.log, self.plot, self.events, *(() if whole_tokens else (self.tokens,))):
+            if file.exists():
+                raise TrainingError(f"{file} exists already, of no run, and would be overwritten; choose another --out")
+
+    def check_no_tokenizer(self) -> None:
+        """Refuse one where that of a base is to come; what a killed run has left is none."""
+        check_no_tokenizer(self.out, {}, self._vocabulary_of_debris() if self._is_debris else ())
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._begun.exists() or self._plan.exists()
+
+    @property
+    def _is_debris(self) -> bool:
+        """Whether a run was killed here before it had saved anything."""
+        return self._has_begun and not self.has_state and self._exported() is None
 
     def begin(self, report: Callable[[str], None]) -> None:
         """Make ready for a new run, which holds the lock; raises TrainingError over another run or checkpoint."""
@@ -99,7 +130,7 @@ class RunDirectory:
 
         Tokens that are whole stay: whoever tokenises knows whether they are of the same text.
         """
-        if self.has_state or self._exported() is not None or not (self._begun.exists() or self._plan.exists()):
+        if not self._is_debris:
             return
         report(BEGINS_ANEW)
         for name in self._vocabulary_of_debris():

@@ -20,9 +20,9 @@ from model.tokenizer_files import read_tokenizer
 from model.training.data.corpus import Corpus
 from model.training.defaults import default_vocab_size
 from model.training.errors import TrainingError
+from model.training.run_directory import check_no_tokenizer
 
 FILES = ("vocab.json", "merges.txt")
-WHOLE = "tokenizer.json"  # the same in one file; writing the two takes it away
 MIN_SIZE = 257  # the bytes and the end token
 SAMPLE_BYTES = 20_000_000
 CHARACTER = r"[\s\S]"
@@ -37,9 +37,7 @@ def learn_vocabulary(
     characters: bool = False,
 ) -> BPETokenizer:
     """Learn a vocabulary from a corpus and write it to `out`; a size of None is chosen for the text."""
-    for file in (*FILES, WHOLE):
-        if (out / file).exists():
-            raise TrainingError(f"{out / file} exists already and would be overwritten; choose another --out")
+    check_no_tokenizer(out, {})
     wanted = default_vocab_size(corpus.num_bytes) if vocab_size is None else vocab_size
     report(f"learning a vocabulary of {wanted:,} tokens{', characters at most' if characters else ''}")
     tokenizer = train_vocabulary(_sample(corpus), wanted, characters)
