@@ -270,6 +270,23 @@ def test_what_a_killed_run_has_left_is_in_the_way_of_no_fine_tuning(folder, gpt2
     assert "an earlier run here ended before anything was saved: this one begins anew\n" in reported
 
 
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_damaged_plan_is_refused_with_what_helps(folder, gpt2, kind):
+    gpt2(f"train pretrain text.txt --out base --steps 2 {TINY}")
+    if kind == "finetune":
+        gpt2("train finetune pairs.jsonl --model base --out tuned --steps 1 --precision float32 --device cpu")
+    out = folder / ("base" if kind == "pretrain" else "tuned")
+    whole = plan(out)
+    lacking = [
+        {name: value for name, value in whole.items() if name != lost} for lost in whole if lost in ("config", "base", "recipe")
+    ]
+    for damaged in (*lacking, {"kind": kind}, whole | {"recipe": {}}, whole | {"recipe": whole["recipe"] | {"max_steps": 0}}):
+        (out / "training" / "run.json").write_text(json.dumps(damaged))
+        _, reported = gpt2(f"train {kind} --resume --out {out.name} --device cpu", code=2)
+        assert reported.startswith(f"gpt2: {out.name}/training/run.json is damaged: ")
+        assert reported.endswith("; put back a copy of it, or train anew with another --out\n")
+
+
 def test_a_run_of_an_earlier_version_goes_on(folder, gpt2):
     gpt2(f"train pretrain text.txt --out m --steps 2 {TINY}")
     old = {name: value for name, value in plan(folder / "m").items() if name != "story"}

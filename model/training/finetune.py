@@ -123,7 +123,7 @@ class _Finetuning(RunContext):
             return self._resume(changes, kind)
 
     def _resume(self, changes: Changes, kind: str) -> bool:
-        read = FinetunePlan.from_json(self.directory.read_plan(kind)) if self.processes.is_first else None
+        read = self.directory.read_plan(kind, FinetunePlan.from_json) if self.processes.is_first else None
         plan = self.processes.agree(read)
         assert plan is not None
         base = Base.load(plan.base)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from model.config import GPT2Config
 from model.files import replace_file
+from model.training.errors import TrainingError
 from model.training.progress import read_log
 
 DRAWING = (sys.executable, "-m", "model.training.picture")
 
 
 class PictureError(Exception):
-    """The program that draws has failed; its text says at what."""
+    """There is nothing to draw from, or the program that draws has failed; its text says at what."""
 
 
 def title_of(config: GPT2Config) -> str:
@@ -27,7 +28,10 @@ def plot_losses(log: Path, plot: Path, title: str) -> None:
 
     PictureError if it cannot be drawn, OSError if it cannot be written.
     """
-    rows = read_log(log)
+    try:
+        rows = read_log(log)
+    except TrainingError as error:
+        raise PictureError(str(error)) from error
     if not rows or find_spec("matplotlib") is None:
         return
     curves = {"training": _points(rows, "loss"), "validation": _points(rows, "validation_loss")}

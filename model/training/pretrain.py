@@ -101,7 +101,7 @@ class _Pretraining(RunContext):
 
     def resume(self, changes: Changes, deadline: Deadline | None) -> bool:
         with self.directory.locked(self.processes):
-            read = PretrainPlan.from_json(self.directory.read_plan("pretrain")) if self.processes.is_first else None
+            read = self.directory.read_plan("pretrain", PretrainPlan.from_json) if self.processes.is_first else None
             plan = self.processes.agree(read)
             assert plan is not None
             if changes:

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from model.files import naming, replace_file, written_if_possible
 from model.training.deadline import Deadline
+from model.training.errors import TrainingError
 from model.training.trainer import EXACT_MATCH, REWARD_ACCURACY, Progress, Score, Step, Validation
 
 
@@ -63,8 +64,22 @@ def read_log(file: Path) -> list[dict[str, str]]:
     """The rows of a log, also of an earlier version with fewer columns; not a last one that a full disk or a crash has cut off."""
     if not file.exists():
         return []
-    with file.open(newline="") as stream:
-        return [dict.fromkeys(COLUMNS, "") | row for row in csv.DictReader(stream) if None not in row.values()]
+    try:
+        with file.open(newline="") as stream:
+            rows = [dict.fromkeys(COLUMNS, "") | row for row in csv.DictReader(stream) if None not in row.values()]
+        for row in rows:
+            _check_numbers(row)
+    except (ValueError, csv.Error) as error:
+        raise TrainingError(f"{file} is damaged: {error}; mend it, or take it away to go on with a log that begins anew") from error
+    return rows
+
+
+def _check_numbers(row: dict[str, str]) -> None:
+    if unknown := row.keys() - set(COLUMNS):
+        raise ValueError(f"it has more columns than {', '.join(COLUMNS)}: {', '.join(map(str, unknown))}")
+    int(row["step"]), int(row["tokens"]), float(row["seconds"])
+    for name in COLUMNS[3:]:
+        float(row[name] or 0)
 
 
 class EventLog:

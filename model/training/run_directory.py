@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,7 +36,10 @@ from model.training.progress import read_log
 from model.training.run_lock import check_name, check_not_trained_in, training_lock
 from model.training.trainer import EXACT_MATCH, Part, Progress, Score
 
+Planned = TypeVar("Planned")
+
 WEIGHT, AVERAGE = "weight/", "average/"
+REMEDY = "; put back a copy of it, or train anew with another --out"
 NOTHING_SAVED = "the run ended before anything was saved: it begins again at its first step"
 BEGINS_ANEW = "an earlier run here ended before anything was saved: this one begins anew"
 LOG_ROUNDING = 5e-5  # it has four digits
@@ -173,21 +176,20 @@ class RunDirectory:
         self.training.mkdir(parents=True, exist_ok=True)
         replace_file(self._plan, lambda file: file.write_text(json.dumps(plan, indent=2) + "\n"))
 
-    def read_plan(self, kind: str) -> dict[str, Any]:
-        try:
-            plan = json.loads(self._plan.read_text())
-        except FileNotFoundError:
+    def read_plan(self, kind: str, read: Callable[[dict[str, Any]], Planned]) -> Planned:
+        """What `read` makes of the plan of a run of this kind."""
+        if not self._plan.exists():
             if self._begun.exists():
-                raise TrainingError(f"the run in {self.out} ended before it was planned; begin it again without --resume") from None
-            raise TrainingError(f"{self.out} holds no run to resume") from None
-        except ValueError as error:
-            raise TrainingError(f"{self._plan} is damaged: {error}") from error
-        if not isinstance(plan, dict) or "kind" not in plan:
-            raise TrainingError(f"{self._plan} is damaged: it names no kind of run")
-        if plan["kind"] != kind:
-            raise TrainingError(f"{self.out} holds a run of gpt2 train {plan['kind']}; resume it by that command")
+                raise TrainingError(f"the run in {self.out} ended before it was planned; begin it again without --resume")
+            raise TrainingError(f"{self.out} holds no run to resume")
+        with _damage_named(self._plan):
+            values = json.loads(self._plan.read_text())
+            found = values["kind"]
+        if found != kind:
+            raise TrainingError(f"{self.out} holds a run of gpt2 train {found}; resume it by that command")
         self._check_state()
-        return plan
+        with _damage_named(self._plan):
+            return read(values)
 
     @property
     def has_state(self) -> bool:
@@ -231,36 +233,54 @@ class RunDirectory:
         """Put the saved weights and averages into place; says where the run stands: at its beginning if nothing was saved."""
         if not self.has_state:
             return Progress()
-        try:
-            with safe_open(self._state, framework="pt") as file:
-                metadata = file.metadata()
-                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-        except (SafetensorError, OSError) as error:
-            raise TrainingError(f"{self._state} is damaged: {error}") from error
+        with _damage_named(self._state), safe_open(self._state, framework="pt") as file:
+            progress = _progress(file.metadata())
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        weights, averages = _below(WEIGHT, tensors), _below(AVERAGE, tensors)
         trained = _trained(model)
-        if missing := next((name for name in trained if WEIGHT + name not in tensors), None):
-            raise TrainingError(f"{self._state} is damaged: it has no {missing}")
+        self._check_fits(weights, trained, {name for name, _ in model.named_parameters()})
         with torch.no_grad():
             for name, parameter in trained.items():
-                parameter.copy_(tensors[WEIGHT + name])
-        optimizers.load_state({name.removeprefix(AVERAGE): tensor for name, tensor in tensors.items() if name.startswith(AVERAGE)})
-        return _progress(metadata)
+                parameter.copy_(weights[name])
+        optimizers.load_state(averages)
+        return progress
+
+    def _check_fits(self, weights: dict[str, Tensor], trained: dict[str, Tensor], known: Collection[str]) -> None:
+        """Refuse a state that is not of the network which the plan describes."""
+        odd = next((name for name in trained if name not in weights or weights[name].shape != trained[name].shape), None)
+        if odd := odd or next((name for name in weights if name not in known), None):
+            in_state, in_plan = (list(found[odd].shape) if odd in found else "missing" for found in (weights, trained))
+            raise TrainingError(
+                f"{self._state} does not fit {self._plan}: {odd} is {in_state} in the one, {in_plan} by the other; one of them is "
+                f"damaged{REMEDY}"
+            )
 
     def read_progress(self) -> Progress:
         """Where the run stands, without its weights."""
         if not self.has_state:
             return Progress()
-        try:
-            with safe_open(self._state, framework="pt") as file:
-                return _progress(file.metadata())
-        except (SafetensorError, OSError) as error:
-            raise TrainingError(f"{self._state} is damaged: {error}") from error
+        with _damage_named(self._state), safe_open(self._state, framework="pt") as file:
+            return _progress(file.metadata())
 
     def write_card(self, text: str) -> None:
         """Beside the model; not over a file that somebody else has written. Names that are no UTF-8 are written by their bytes."""
         file = self.out / card.NAME
         if not file.exists() or card.MARK in file.read_text(encoding="utf-8", errors="replace"):
             replace_file(file, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+@contextlib.contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    """Let whatever goes wrong in reading a file that a run has written say which one it is, and what helps."""
+    try:
+        yield
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise TrainingError(f"{file} is damaged: {what}{REMEDY}") from error
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _trained(model: GPT2) -> dict[str, Tensor]:

@@ -4,10 +4,12 @@ import io
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from model.config import GPT2Config
 from model.gpt2 import GPT2
@@ -15,7 +17,7 @@ from model.training import progress
 from model.training.errors import TrainingError
 from model.training.optimizer import Optimizers
 from model.training.plot import PictureError, plot_losses
-from model.training.progress import EventLog, LossLog, ProgressLine, clock, read_log
+from model.training.progress import COLUMNS, EventLog, LossLog, ProgressLine, clock, read_log
 from model.training.recipe import Recipe
 from model.training.run_directory import RunDirectory
 from model.training.trainer import Progress, Step, Validation
@@ -23,8 +25,8 @@ from model.training.trainer import Progress, Step, Validation
 CONFIG = GPT2Config(vocab_size=40, n_positions=8, n_embd=16, n_layer=1, n_head=2, eos_token_ids=(0,))
 
 
-def model_and_optimizers(seed):
-    model = GPT2(CONFIG).init_weights(torch.Generator().manual_seed(seed))
+def model_and_optimizers(seed, config=CONFIG):
+    model = GPT2(config).init_weights(torch.Generator().manual_seed(seed))
     optimizers = Optimizers(model, Recipe(max_steps=1))
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -92,11 +94,11 @@ def test_a_file_is_no_directory(tmp_path):
 def test_a_plan_is_read_by_its_own_kind_of_training(tmp_path):
     directory = RunDirectory(tmp_path)
     with pytest.raises(TrainingError, match="holds no run to resume"):
-        directory.read_plan("pretrain")
+        directory.read_plan("pretrain", dict)
     directory.write_plan({"kind": "finetune", "seed": 1})
-    assert directory.read_plan("finetune")["seed"] == 1
+    assert directory.read_plan("finetune", dict)["seed"] == 1
     with pytest.raises(TrainingError, match="holds a run of gpt2 train finetune; resume it by that command"):
-        directory.read_plan("pretrain")
+        directory.read_plan("pretrain", dict)
 
 
 @pytest.mark.parametrize("contents", ["{", "[]", "{}", '"text"'])
@@ -104,7 +106,36 @@ def test_a_damaged_plan_is_refused(tmp_path, contents):
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "run.json").write_text(contents)
     with pytest.raises(TrainingError, match=r"run\.json is damaged"):
-        RunDirectory(tmp_path).read_plan("pretrain")
+        RunDirectory(tmp_path).read_plan("pretrain", dict)
+
+
+@pytest.mark.parametrize("sizes", [{"n_embd": 32}, {"n_layer": 3}, {"n_layer": 1}, {"n_positions": 1}])
+def test_a_state_of_other_sizes_than_the_plan_has_is_refused(tmp_path, sizes):
+    directory, config = RunDirectory(tmp_path), replace(CONFIG, n_layer=2)
+    directory.write_plan({"kind": "pretrain"})
+    directory.save_state(*model_and_optimizers(0, config), Progress())
+    other, optimizers = model_and_optimizers(1, replace(config, **sizes))
+    before = [parameter.clone() for parameter in other.parameters()]
+    with pytest.raises(
+        TrainingError, match=r"state\.safetensors does not fit .*run\.json: .*; one of them is damaged; put back a copy"
+    ):
+        directory.load_state(other, optimizers)
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"progress": "["}, {"progress": "[]"}, {"progress": '{"parts": [{}]}'}])
+def test_a_state_that_does_not_say_where_the_run_stands_is_refused(tmp_path, metadata):
+    directory = RunDirectory(tmp_path)
+    directory.write_plan({"kind": "pretrain"})
+    directory.save_state(*model_and_optimizers(0), Progress())
+    state = tmp_path / "training" / "state.safetensors"
+    save_file(load_file(state), state, metadata=metadata)
+    for read in (directory.read_progress, lambda: directory.load_state(*model_and_optimizers(0))):
+        with pytest.raises(TrainingError, match=r"state\.safetensors is damaged: .*; put back a copy of it, or train anew"):
+            read()
+
+
+HEAD = ",".join(COLUMNS)
 
 
 def step(number, loss=4.0, num_tokens=1000, seconds=0.5):
@@ -144,6 +175,25 @@ def test_the_rows_that_earlier_versions_wrote_are_kept(tmp_path):
     (tmp_path / "log.csv").write_text("step,tokens,seconds,loss,validation_loss\n10,81920,1.6,6.8716,\n20,163840,3.0,6.5013,\n")
     write_log(tmp_path / "log.csv", [21], resumed_at=20)
     assert [row["step"] for row in read_log(tmp_path / "log.csv")] == ["10", "20", "21"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "step,tokens,seconds,loss,validation_loss\nx,y,z,1,2\n",
+        "1,2\n3,4\n",
+        f"{HEAD}\n1,2,3.0,4,,,,5\n",
+        f"{HEAD}\n1,2,3.0,four,,,\n",
+    ],
+)
+def test_a_log_whose_rows_are_no_numbers_is_refused_and_draws_no_picture(tmp_path, text):
+    (tmp_path / "log.csv").write_text(text)
+    said = r"log\.csv is damaged: .*; mend it, or take it away to go on with a log that begins anew"
+    with pytest.raises(TrainingError, match=said):
+        LossLog(tmp_path / "log.csv", resumed_at=4)
+    with pytest.raises(PictureError, match=said):
+        plot_losses(tmp_path / "log.csv", tmp_path / "loss.png", "")
+    assert (tmp_path / "log.csv").read_text() == text
 
 
 def test_the_losses_become_a_picture(tmp_path):
