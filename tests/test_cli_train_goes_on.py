@@ -203,6 +203,30 @@ def test_a_card_tells_each_part_of_a_run_with_its_machine(folder, gpt2, monkeypa
     assert body.count("From step ") == 3
 
 
+@pytest.mark.parametrize("lost", ["training/tokens/train-00000.bin", "vocab.json", "training/state.safetensors"])
+def test_changes_of_a_run_that_could_not_go_on_are_not_kept(folder, gpt2, lost):
+    gpt2(f"train pretrain text.txt --out m --steps 2 {TINY}")
+    before, contents = plan(folder / "m"), (folder / "m" / lost).read_bytes()
+    (folder / "m" / lost).write_bytes(b"damaged")
+    gpt2("train pretrain --resume --out m --device cpu --steps 2 --learning-rate 0.5", code=2)
+    assert plan(folder / "m") == before
+    (folder / "m" / lost).write_bytes(contents)
+    gpt2("train pretrain --resume --out m --device cpu --steps 2")
+    _, body = card(folder / "m")
+    assert "0.5" not in body
+    assert body.count("From step ") == 2
+
+
+def test_a_card_has_the_recipe_by_which_its_model_was_made(folder, gpt2):
+    gpt2(f"train pretrain text.txt --out m --steps 4 {TINY}")
+    gpt2("train pretrain --resume --out m --device cpu --steps 20 --learning-rate 0.01 --dropout 0.1")
+    gpt2("train pretrain --resume --out m --device cpu --steps 3 --learning-rate 5 --dropout 0.9")
+    _, body = card(folder / "m")
+    assert re.search(r"at step (1\d|2[0-4]); the run has made 27 of 27", body)
+    assert "| `dropout` | 0.1 |" in body
+    assert "| `max_steps` | 24 |" in body
+
+
 def test_a_readme_of_somebody_elses_stays(folder, gpt2):
     (folder / "m").mkdir()
     (folder / "m" / "README.md").write_text("mine")

@@ -46,7 +46,7 @@ class Card:
             f"# {self.title}\n\n{self._sentence()}\n",
             _table([("", ""), *self._sizes(), *self._figures(progress)]),
             _section("Data", [f"- {line}" for line in self.story.data]),
-            _section("Recipe", [_table([("field", "value"), *self._recipe()])]),
+            _section("Recipe", [_table([("field", "value"), *self._recipe(progress.best_step)])]),
             _section("Time and machines", [_table([("from step", "steps", "tokens", "time", "machine"), *_parts(progress)])]),
             _section(
                 "Commands", [f"From step {s.first_step:,} on:\n\n    {s.command}\n" for s in self.story.segments if s.command]
@@ -86,9 +86,9 @@ class Card:
             rows.append((score.name, f"{score.share:.1%} of {what}"))
         return rows + [("before", line) for line in self.before]
 
-    def _recipe(self) -> list[tuple[str, str]]:
-        """Its fields as they were applied, without those that the run did not use."""
-        recipe = self.recipe
+    def _recipe(self, step: int) -> list[tuple[str, str]]:
+        """The fields by which this step was made, as they were applied, without those that the run did not use."""
+        recipe = self.story.recipe_at(step) or self.recipe
         unused = {"windows", *(() if recipe.optimizer == "muon" else ("muon_learning_rate",))}
         unused |= set() if recipe.first_step else {"first_step"}
         fields = {name: value for name, value in recipe.to_json().items() if value is not None and name not in unused}

@@ -1,6 +1,7 @@
 """Fine-tuning: a checkpoint trained on, on text, examples or preferences, whole or by LoRA."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -133,8 +134,9 @@ class _Finetuning(RunContext):
         if changes:
             _check_changes(changes, plan, task)
             plan = self.changed(plan, changes, partial(self._steps_of, plan, changes, base, task))
+        begun = partial(self.write, plan) if changes else None
         plan = self.going_on(plan, base.config.n_embd)
-        return self._train(plan, base, base.network(plan.lora, plan.recipe, self.device), task)
+        return self._train(plan, base, base.network(plan.lora, plan.recipe, self.device), task, begun)
 
     def _steps_of(self, plan: FinetunePlan, changes: Changes, base: Base, task: Task, minutes: float) -> int:
         self.report("measuring how long a validation takes here")
@@ -142,7 +144,7 @@ class _Finetuning(RunContext):
         trial, _ = self._trial(task, base.network(plan.lora, recipe, self.device), recipe)
         return more_steps(minutes, recipe, "validate_every" in plan.story.named | changes.recipe.keys(), trial)
 
-    def _train(self, plan: FinetunePlan, base: Base, model: GPT2, task: Task) -> bool:
+    def _train(self, plan: FinetunePlan, base: Base, model: GPT2, task: Task, begun: Callable[[], None] | None = None) -> bool:
         out = self.directory.out
         told = task.tokenizer_files
         base.tokenizer.files.update(told)
@@ -158,7 +160,7 @@ class _Finetuning(RunContext):
         probes = Probes(base.tokenizer, plan.story.samples, questions, plan.recipe.seed)
         source = task.source(plan.recipe, self.processes)
         watched = (self.shown.tensorboard, None, probes, card, task.objective(model, plan.recipe))
-        finished = train(model, source, plan.recipe, self.directory, export, self.processes, *watched)
+        finished = train(model, source, plan.recipe, self.directory, export, self.processes, *watched, begun=begun)
         if finished:
             self.report(self._outcome(plan, bits))
         return finished

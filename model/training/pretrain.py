@@ -1,5 +1,6 @@
 """Pre-training: from text files to a checkpoint that can be served."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -106,7 +107,8 @@ class _Pretraining(RunContext):
             assert plan is not None
             if changes:
                 plan = self.changed(plan, changes, partial(self._steps_of, plan, changes))
-            return self._train(self.going_on(plan, plan.config.n_embd), deadline)
+            begun = partial(self.write, plan) if changes else None
+            return self._train(self.going_on(plan, plan.config.n_embd), deadline, begun)
 
     def _plan(self, options: PretrainOptions) -> PretrainPlan:
         """Prepare the text, choose what is not given, and write down what the run is."""
@@ -136,7 +138,7 @@ class _Pretraining(RunContext):
         how = (changes.applied(plan.recipe), self.device, self.processes, self.report)
         return defaults.steps_of_minutes(minutes, plan.config, map_shards(self.directory.tokens), *how)
 
-    def _train(self, plan: PretrainPlan, deadline: Deadline | None = None) -> bool:
+    def _train(self, plan: PretrainPlan, deadline: Deadline | None = None, begun: Callable[[], None] | None = None) -> bool:
         config, recipe, directory = plan.config, plan.recipe, self.directory
         tokenizer, shards = load_vocabulary(directory.out), map_shards(directory.tokens)
         generator = torch.Generator().manual_seed(recipe.seed)
@@ -152,7 +154,7 @@ class _Pretraining(RunContext):
         )
         probes = Probes(tokenizer, plan.story.samples, seed=recipe.seed)
         watched = (self.shown.tensorboard, deadline, probes, card)
-        finished = train(model, data, recipe, directory, export, self.processes, *watched)
+        finished = train(model, data, recipe, directory, export, self.processes, *watched, begun=begun)
         if finished:
             self.report(_outcome(directory, bits))
         return finished

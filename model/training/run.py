@@ -39,11 +39,12 @@ def train(
     probes: Probes | None = None,
     card: Card | None = None,
     objective: Objective | None = None,
+    begun: Callable[[], None] | None = None,
 ) -> bool:
     """Train from where `directory`'s state stands; the result is whether the end was reached, rather than a signal.
 
     `export` writes what is to be served, whenever the model is better than before; `card` tells of it. `probes` are asked at each
-    validation.
+    validation. `begun` is called when all is loaded, before the first step.
     """
     processes = processes or Processes()
     recipe.check_shares(processes.num, batch_is_fixed=True)  # also where more processes go on than began
@@ -54,6 +55,8 @@ def train(
         trainer.progress.num_worse = 0  # a schedule that begins anew is given time to become better
     if isinstance(observer, _Recorder):
         observer.begin(trainer, tensorboard)
+    if begun is not None:
+        begun()
     try:
         with _interrupts(trainer.stop):
             finished = trainer.run()

@@ -50,12 +50,11 @@ class RunContext:
             self.directory.write_plan(plan.to_json())
 
     def changed(self, plan: SomePlan, changes: Changes, steps_of: Callable[[float], int]) -> SomePlan:
-        """The plan of a run that goes on otherwise, written down; `steps_of` minutes here."""
+        """The plan of a run that goes on otherwise, to be written down when all is loaded; `steps_of` minutes here."""
         progress = self.directory.read_progress()
         recipe, story = changed(plan.recipe, plan.story, progress, changes, steps_of, self.processes, self.shown.command)
         plan = replace(plan, recipe=recipe, story=story)
         self.processes.wait()  # until all have read where the run stands
-        self.write(plan)
         self.report(describe_change(recipe, progress))
         return plan
 

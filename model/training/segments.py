@@ -48,6 +48,7 @@ class Segment:
     first_step: int
     command: str
     changes: dict[str, Any]
+    recipe: Recipe | None = None  # as it was applied; that of the last segment is the run's
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,18 @@ class Story:
     segments: tuple[Segment, ...] = ()
     samples: tuple[str, ...] = ()  # prompts that are continued at each validation
 
-    def asked(self, first_step: int, command: str, changes: dict[str, Any]) -> "Story":
-        return replace(self, segments=(*self.segments, Segment(first_step, command, changes)))
+    def asked(self, first_step: int, command: str, changes: dict[str, Any], before: Recipe | None = None) -> "Story":
+        """With one segment more, or another one in place of one of which no step was made; `before` was the run's recipe so far."""
+        segments = list(self.segments)
+        if len(segments) > 1 and segments[-1].first_step == first_step:
+            changes = segments.pop().changes | changes  # which hold on
+        elif segments:
+            segments[-1] = replace(segments[-1], recipe=before)
+        return replace(self, segments=(*segments, Segment(first_step, command, changes)))
+
+    def recipe_at(self, step: int) -> Recipe | None:
+        """That by which a step was made, where the run has gone on otherwise since then."""
+        return next((segment.recipe for segment in reversed(self.segments) if segment.first_step < step), None)
 
     @property
     def named(self) -> set[str]:
@@ -68,7 +79,10 @@ class Story:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Story":
-        segments = tuple(Segment(**segment) for segment in values.get("segments", ()))
+        segments = tuple(
+            Segment(**segment | {"recipe": Recipe.from_json(recipe) if (recipe := segment.get("recipe")) else None})
+            for segment in values.get("segments", ())
+        )
         return cls(tuple(values.get("data", ())), segments, tuple(values.get("samples", ())))
 
 
@@ -84,9 +98,9 @@ def changed(
     """Recipe and story of a run that goes on with changes; `steps_of` minutes here."""
     steps = None if changes.minutes is None else processes.agree(steps_of(changes.minutes))
     asked = changes.recipe | ({} if changes.minutes is None else {"minutes": changes.minutes})
-    recipe = continued(recipe, progress, changes, steps, story.named)
-    recipe.check_shares(processes.num, batch_is_fixed=True)
-    return recipe, story.asked(progress.step, command, asked)
+    then = continued(recipe, progress, changes, steps, story.named)
+    then.check_shares(processes.num, batch_is_fixed=True)
+    return then, story.asked(progress.step, command, asked, recipe)
 
 
 def describe_change(recipe: Recipe, progress: Progress) -> str:

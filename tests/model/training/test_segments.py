@@ -1,6 +1,7 @@
 """A run that goes on otherwise than it began."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -77,3 +78,20 @@ def test_a_story_is_read_as_it_was_written():
     assert Story.from_json(values) == story
     assert story.segments[1] == Segment(5, "gpt2 train --resume", {"max_steps": 2})
     assert Story.from_json({}) == Story()
+
+
+def test_what_was_asked_for_again_before_a_step_was_made_replaces_what_was_asked_before():
+    story = Story().asked(0, "begin", {"max_steps": 9}).asked(5, "first", {"learning_rate": 1e-3}, RECIPE)
+    again = story.asked(5, "second", {"max_steps": 2}, replace(RECIPE, learning_rate=1e-3))
+    assert [segment.command for segment in again.segments] == ["begin", "second"]
+    assert again.segments[-1].changes == {"learning_rate": 1e-3, "max_steps": 2}, "the rate holds on"
+    assert again.segments[0].recipe == RECIPE
+    assert [segment.command for segment in Story().asked(0, "begin", {}).asked(0, "more", {}).segments] == ["begin", "more"]
+
+
+def test_a_story_knows_by_which_recipe_each_step_was_made():
+    later = replace(RECIPE, dropout=0.1)
+    story = Story().asked(0, "", {}).asked(5, "", {}, RECIPE).asked(9, "", {}, later)
+    assert [story.recipe_at(step) for step in (1, 5, 6, 9, 10)] == [RECIPE, RECIPE, later, later, None]
+    assert Story.from_json(json.loads(json.dumps(asdict(story)))) == story
+    assert Story().recipe_at(3) is None
