@@ -227,6 +227,23 @@ def test_a_card_has_the_recipe_by_which_its_model_was_made(folder, gpt2):
     assert "| `max_steps` | 24 |" in body
 
 
+def test_a_card_names_what_has_blanks_and_line_breaks_so_that_it_can_be_pasted(folder, gpt2):
+    (folder / "text.txt").rename(folder / "my\ntext.txt")
+    gpt2(f"train pretrain 'my\ntext.txt' --out 'my\nfirst model' --steps 2 {TINY}")
+    _, body = card(folder / "my\nfirst model")
+    assert "# my first model\n" in body
+    assert "- `my text.txt`" in body
+    commands = [" ".join(line) for line in pasted(body)]
+    assert f"gpt2 train pretrain my\ntext.txt --out my\nfirst model --steps 2 {TINY}" in commands
+    assert "gpt2 serve --model my\nfirst model" in commands
+
+
+def pasted(body):
+    """What a shell makes of the card's blocks of code."""
+    blocks = re.findall(r"(?:^    .*\n)+", body, re.MULTILINE)
+    return [shlex.split(re.sub("^    ", "", block, flags=re.MULTILINE)) for block in blocks]
+
+
 def test_a_readme_of_somebody_elses_stays(folder, gpt2):
     (folder / "m").mkdir()
     (folder / "m" / "README.md").write_text("mine")

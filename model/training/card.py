@@ -1,10 +1,12 @@
 """A model card in the form of Hugging Face's hub: what a model was made of, how, and how good it was found to be."""
 
 import platform
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 
 import torch
 
@@ -43,13 +45,14 @@ class Card:
         sections = [
             self._head(),
             f"{MARK}\n",
-            f"# {self.title}\n\n{self._sentence()}\n",
+            f"# {_line(self.title)}\n\n{self._sentence()}\n",
             _table([("", ""), *self._sizes(), *self._figures(progress)]),
-            _section("Data", [f"- {line}" for line in self.story.data]),
+            _section("Data", [f"- {_line(said)}" for said in self.story.data]),
             _section("Recipe", [_table([("field", "value"), *self._recipe(progress.best_step)])]),
             _section("Time and machines", [_table([("from step", "steps", "tokens", "time", "machine"), *_parts(progress)])]),
             _section(
-                "Commands", [f"From step {s.first_step:,} on:\n\n    {s.command}\n" for s in self.story.segments if s.command]
+                "Commands",
+                [f"From step {s.first_step:,} on:\n\n{_code(s.command)}\n" for s in self.story.segments if s.command],
             ),
             _section("Use", [self._use()]),
         ]
@@ -67,7 +70,7 @@ class Card:
             return f"{whole[0].upper()}{whole[1:]}, trained from random weights by `gpt2 train {self.kind}`."
         how = "" if self.lora is None else f" with LoRA of rank {self.lora.rank} on {', '.join(self.lora.targets)}"
         name = Path(self.base).name if Path(self.base).exists() else self.base
-        return f"`{name}`, {whole}, trained on by `gpt2 train {self.kind}`{how}."
+        return f"`{_line(name)}`, {whole}, trained on by `gpt2 train {self.kind}`{how}."
 
     def _sizes(self) -> list[tuple[str, str]]:
         config = self.config
@@ -98,8 +101,9 @@ class Card:
         return rows if recipe.windows == ((0.0, 1),) else [*rows, ("`windows`", _windows(recipe))]
 
     def _use(self) -> str:
-        serve = f"gpt2 train merge --adapter {self.title} --out MERGED" if self.is_adapter else f"gpt2 serve --model {self.title}"
-        return f"    {serve}\n\nWritten on {time.strftime('%Y-%m-%d')}."
+        name = shlex.quote(self.title)
+        command = f"gpt2 train merge --adapter {name} --out MERGED" if self.is_adapter else f"gpt2 serve --model {name}"
+        return f"{_code(command)}\n\nWritten on {time.strftime('%Y-%m-%d')}."
 
 
 def figures(loss: float, bits_per_nat: float | None, score: Score | None) -> str:
@@ -138,6 +142,15 @@ def _parts(progress: Progress) -> list[tuple[str, ...]]:
         (f"{part.step:,}", f"{step - part.step:,}", f"{tokens - part.tokens:,}", clock(seconds - part.seconds), part.machine)
         for part, (step, tokens, seconds) in zip(progress.parts, ends, strict=True)
     ]
+
+
+def _line(text: str) -> str:
+    """Names may have line breaks, which would end a title or an item of a list."""
+    return " ".join(text.splitlines())
+
+
+def _code(command: str) -> str:
+    return indent(command, "    ", lambda line: True)
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
