@@ -7,6 +7,7 @@ with the same number of threads. Not so one with a deadline, whose learning rate
 import contextlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -125,6 +126,7 @@ class Trainer:
         self._loss: Objective = objective or NextTokenLoss(model, recipe.bfloat16, recipe.compiled, recipe.checkpoint_activations)
         self._parallel: nn.Module = DistributedDataParallel(self._loss) if self._processes.num > 1 else self._loss
         self._stopping = self._is_overdue = False
+        self._began_at = 0
         self._next: Batch | None = None  # on the device already
 
     def stop(self) -> None:
@@ -133,7 +135,7 @@ class Trainer:
 
     def run(self, save_seconds: float = SAVE_SECONDS) -> bool:
         """Step until the end; the result is whether it was reached, rather than `stop` called."""
-        next_save = time.monotonic() + save_seconds
+        self._began_at, next_save = self.progress.step, time.monotonic() + save_seconds
         while not self.finished:
             if self._processes.any(self._stopping):
                 self._observer.on_checkpoint()
@@ -166,6 +168,20 @@ class Trainer:
         begin, number = time.monotonic(), self.progress.step
         torch.manual_seed((self.recipe.seed << 32) + (number << 8) + self._processes.rank)  # for dropout
         self._parallel.train()
+        with self._saved_on_failure():
+            total, num_tokens = self._gradients(number)
+        mean = _finite(self._processes.sum(total).item(), number)
+        share = None if self._deadline is None else self._deadline.share
+        self.optimizers.step(self.recipe.learning_rate_factor(number, share))
+        seconds = time.monotonic() - begin
+        self.progress.step += 1
+        self.progress.tokens += num_tokens
+        self.progress.seconds += seconds
+        self._look_at_the_clock()
+        return Step(self.progress.step, mean, num_tokens, seconds)
+
+    def _gradients(self, number: int) -> tuple[Tensor, int]:
+        """Those of a step, made; the result is this process's share of the loss and the number of all processes' tokens."""
         batch, self._next = self._next or self._load(number), None
         total = torch.zeros((), device=self._device)
         if self._device.type == "cpu":  # what a validation, a picture or a file took in between
@@ -179,16 +195,18 @@ class Trainer:
                 give_back_memory()
         if self._device.type == "cuda":  # which works on for tens of milliseconds until the loss is there
             self._next = self._load(number + 1)
-        mean = _finite(self._processes.sum(total).item(), number)
-        share = None if self._deadline is None else self._deadline.share
-        self.optimizers.step(self.recipe.learning_rate_factor(number, share))
-        num_tokens = self._processes.num * sum(part[0].numel() for part in batch.parts)
-        seconds = time.monotonic() - begin
-        self.progress.step += 1
-        self.progress.tokens += num_tokens
-        self.progress.seconds += seconds
-        self._look_at_the_clock()
-        return Step(self.progress.step, mean, num_tokens, seconds)
+        return total, self._processes.num * sum(part[0].numel() for part in batch.parts)
+
+    @contextlib.contextmanager
+    def _saved_on_failure(self) -> Iterator[None]:
+        """Save what was made before a step that cannot be made, for want of memory, say: no weight has been changed by it yet."""
+        try:
+            yield
+        except Exception:
+            if self.progress.step > self._began_at:
+                with contextlib.suppress(Exception):  # what was raised before says more
+                    self._observer.on_checkpoint()
+            raise
 
     def _load(self, step: int) -> Batch:
         """The batch of this step, on the device."""

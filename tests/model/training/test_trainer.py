@@ -140,7 +140,7 @@ def test_a_run_that_died_goes_on_from_its_last_save(run):
     whole, parts = run("whole"), run("parts")
     whole.go_on()
     assert not parts.go_on(interrupt_at(3))
-    with pytest.raises(MemoryError):
+    with pytest.raises(SystemExit):
         parts.go_on(die_at(8))
     with parts.directory.log.open("a") as log:
         log.write("9,11")  # the power failed here
@@ -149,9 +149,11 @@ def test_a_run_that_died_goes_on_from_its_last_save(run):
 
 
 def die_at(wanted):
+    """As by a loss of power: after errors of its own the run still saves."""
+
     def die(step):
         if step == wanted:
-            raise MemoryError
+            raise SystemExit
 
     return die
 
@@ -161,7 +163,7 @@ def test_a_run_that_died_early_goes_on_from_its_best_model_and_ends_as_if_it_had
     """It used to begin at zero, and to write worse models over the best."""
     whole, parts = run("whole", optimizer=optimizer), run("parts", optimizer=optimizer)
     whole.go_on()
-    with pytest.raises(MemoryError):
+    with pytest.raises(SystemExit):
         parts.go_on(die_at(7))
     begun = []
     assert parts.go_on(begun.append)
@@ -255,6 +257,29 @@ def test_a_signal_ends_the_run_after_the_step_and_saves(run):
     assert [row["step"] for row in one.log() if row["loss"]] == ["1", "2", "3", "4", "5", "6", "7"]
     state = load_file(one.directory.training / "state.safetensors")
     assert all(torch.equal(state["weight/" + name], parameter) for name, parameter in one.model.named_parameters())
+
+
+def test_a_step_that_cannot_be_made_leaves_what_was_made_before_it(run):
+    """Longer windows come late in a run, and may be too much for the memory."""
+    whole, one = run("whole", validate_every=12), run(validate_every=12)
+    assert whole.go_on()
+
+    def break_at(wanted):
+        def on_step(step):
+            if step == wanted:
+                raise RuntimeError("not enough memory")
+
+        return on_step
+
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        one.go_on(break_at(0))
+    assert "state.safetensors" not in one.files(), "a run of no step may begin anew"
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        one.go_on(break_at(7))
+    assert one.directory.read_progress().step == 7
+    assert one.go_on()
+    assert one.files()["model.safetensors"] == whole.files()["model.safetensors"]
+    assert one.log() == whole.log()
 
 
 @pytest.fixture
