@@ -133,6 +133,7 @@ def test_the_template_is_an_option_of_the_command(base, talks, tmp_path, capsys)
     ("name", "contents", "template", "message"),
     [
         ("a.txt", "A few words. " * 300, "chatml", "--template chatml is for conversations, and the data are text; leave it out"),
+        ("a.txt", '{"messages": []}\n', "chatml", "a.txt has records of JSON and is not named .jsonl"),
         (
             "a.jsonl",
             '{"prompt": "a", "completion": "b"}\n' * 3,

@@ -156,7 +156,7 @@ def _text_blocks(file: Path) -> Iterator[str]:
     blocks = text_blocks(file)
     first = next(blocks, "")
     if begins_with_record(first):
-        raise NoText(f"{file} has records of JSON, not text", "rename it to .jsonl, or leave it out (--skip-bad)")
+        raise NoText(f"{file} has records of JSON and is not named .jsonl", "rename it, or leave it out (--skip-bad)")
     yield from chain([first], blocks)
 
 

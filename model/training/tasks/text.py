@@ -31,9 +31,9 @@ def prepare_text(
     selection: Selection, options: DataOptions, base: Base, directory: Path, report: Callable[[str], None]
 ) -> "TextTask":
     """Tokenise texts into `directory`."""
+    corpus = survey(selection, report)  # which refuses records that are named as text, before their template is
     if options.template is not None:
         raise TrainingError(f"--template {options.template} is for conversations, and the data are text; leave it out")
-    corpus = survey(selection, report)
     with tqdm(total=corpus.num_bytes, unit="B", unit_scale=True, desc="tokenising", leave=False, disable=None) as bar:
         shards = tokenize(corpus, base.tokenizer, directory, options.validation_fraction, bar.update, WITHIN_TEXT)
     context = base.config.n_positions

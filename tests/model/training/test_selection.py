@@ -138,8 +138,8 @@ def test_bad_files_and_records_can_be_left_out_and_are_counted(folder):
 def test_records_are_not_read_as_text_whatever_they_are_called(folder, name, ends):
     contents = f'\ufeff\n{{"prompt": "a", "completion": " b"}}{ends}'.encode()
     (folder / name).write_bytes(gzip.compress(contents) if name.endswith(".gz") else contents)
-    cause = f"{folder / name} has records of JSON, not text"
-    assert refusal(folder / name) == f"{cause}; rename it to .jsonl, or leave it out (--skip-bad)"
+    cause = f"{folder / name} has records of JSON and is not named .jsonl"
+    assert refusal(folder / name) == f"{cause}; rename it, or leave it out (--skip-bad)"
     assert read(folder / "a.txt", folder / name, skip_bad=True)[1] == [f"left out: 1 file that cannot be read; the first: {cause}"]
 
 
