@@ -1,6 +1,15 @@
 """A run's end by the clock, whatever its speed turns out to be. Knows times; not what is done in them."""
 
+import math
 import time
+
+from model.training.errors import TrainingError
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Raises TrainingError for a length that is given and that no run can have."""
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise TrainingError(f"--minutes is {minutes}; it must be above 0 and finite")
 
 
 class Deadline:

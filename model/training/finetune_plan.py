@@ -6,6 +6,7 @@ from typing import Any
 
 from model.config import GPT2Config
 from model.training.data.options import DataOptions
+from model.training.deadline import check_minutes
 from model.training.dpo_loss import DPO
 from model.training.errors import TrainingError
 from model.training.finetune_defaults import preference_learning_rate
@@ -31,8 +32,7 @@ class FinetuneOptions:
     def __post_init__(self) -> None:
         """Refuse what no data could make right, before any is read."""
         Recipe(**({"max_steps": 1} | self.recipe))  # type: ignore[arg-type]
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise TrainingError(f"minutes is {self.minutes}; it must be above 0")
+        check_minutes(self.minutes)
         if self.dpo is not None:
             check_for_preferences(self.recipe)
 

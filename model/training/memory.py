@@ -7,6 +7,7 @@ import ctypes
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -52,10 +53,12 @@ def num_parts(
 def check_room(config: GPT2Config, device: torch.device) -> None:
     """Refuse a network that this machine cannot hold while it is trained: weights, gradients and one average, in float32."""
     free_bytes = available_bytes() if device.type == "cpu" else None
-    wanted = 3 * 4 * config.num_parameters
+    one, two = (replace(config, n_layer=layers).num_parameters for layers in (1, 2))
+    num_parameters = one + (config.n_layer - 1) * (two - one)  # of millions of layers each has no name yet
+    wanted = 3 * 4 * num_parameters
     if free_bytes is not None and wanted > free_bytes:
         raise TrainingError(
-            f"a network of {config.num_parameters / 1e6:,.0f} M parameters takes {mega(wanted)} and more while it is trained, "
+            f"a network of {num_parameters / 1e6:,.0f} M parameters takes {mega(wanted)} and more while it is trained, "
             f"{mega(free_bytes)} are available; a smaller --n-embd, --n-layer or --vocab-size"
         )
 

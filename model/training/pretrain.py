@@ -23,9 +23,10 @@ from model.training.data.selection import select
 from model.training.data.shards import TokenShards, map_shards, tokenize
 from model.training.data.weighted_sets import weighted_sets, weights_line
 from model.training.data.windows import WindowData
-from model.training.deadline import Deadline
+from model.training.deadline import Deadline, check_minutes
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
+from model.training.memory import check_room
 from model.training.progress import clock, counted
 from model.training.recipe import Recipe
 from model.training.run import NOTHING_SHOWN, SAVED_DTYPE, Shown, train
@@ -52,8 +53,7 @@ class PretrainOptions:
         Recipe(**({"max_steps": 1} | self.recipe))  # type: ignore[arg-type]
         if self.vocab_size is not None:
             check_size(self.vocab_size)
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise TrainingError(f"minutes is {self.minutes}; it must be above 0")
+        check_minutes(self.minutes)
         for name, size in self.sizes.items():
             if size < 1:
                 raise TrainingError(f"{name} is {size}; it must be at least 1")
@@ -122,6 +122,7 @@ class _Pretraining(RunContext):
             processes.wait()
             tokenizer, shards = load_vocabulary(directory.out), map_shards(directory.tokens)
             config = _config(options, tokenizer, shards, self.device)
+            check_room(config, self.device)
             machine, names = (self.device, processes, self.report), [str(path) for path in options.data.paths]
             recipe = processes.agree(defaults.choose_recipe(options.recipe, options.minutes, config, shards, *machine, names))
             self.report(_describe(config, recipe, shards))
@@ -180,9 +181,8 @@ def _vocabulary_there(options: PretrainOptions, out: Path, report: Report) -> BP
     tokenizer = load_vocabulary(source)
     report(f"with the vocabulary of {tokenizer.vocab_size:,} tokens in {source}")
     if options.vocab_size not in (None, tokenizer.vocab_size):
-        raise TrainingError(
-            f"{source} has a vocabulary, but not of {options.vocab_size}; leave out --vocab-size, or name another --out"
-        )
+        other = "another --out" if options.tokenizer is None else "no --tokenizer"
+        raise TrainingError(f"{source} has a vocabulary, but not of {options.vocab_size}; leave out --vocab-size, or name {other}")
     if has_other_vocabulary(out, tokenizer):
         raise TrainingError(f"{out} has another vocabulary than {source}, which would be overwritten; choose another --out")
     check_no_tokenizer(out, tokenizer.files)

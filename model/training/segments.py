@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from model.training.deadline import check_minutes
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.progress import counted
@@ -27,8 +28,7 @@ class Changes:
         Recipe(**({"max_steps": 1} | self.recipe))  # type: ignore[arg-type]
         if fixed := next((name for name in FIXED if name in self.recipe), None):
             raise TrainingError(f"{fixed} cannot change in a run that goes on; leave it out, or train anew with another --out")
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise TrainingError(f"minutes is {self.minutes}; it must be above 0")
+        check_minutes(self.minutes)
 
     def applied(self, recipe: Recipe) -> Recipe:
         """A recipe with these changes, but for the number of its steps."""
