@@ -246,7 +246,7 @@ def test_what_cannot_be_is_told_in_a_line_that_names_the_option(complaint, argum
 
 def test_a_text_over_the_context_and_one_that_is_none_are_refused(complaint, monkeypatch):
     assert complaint("word " * 1100) == "the text: the number of tokens is 2202; it must be from 1 to 1024"
-    assert complaint("\udcff").startswith("the text: ")
+    assert complaint("\udcff") == "'\\udcff' is no UTF-8"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff"), encoding="utf-8"))
     assert complaint("-") == "standard input is no UTF-8 (byte 1)"
 

@@ -138,7 +138,6 @@ def recipe_fields(options: argparse.Namespace) -> dict[str, object]:
 def training_errors() -> Iterator[None]:
     """What the trainer refuses, and what the system refuses it, as CommandError; entered before the trainer is imported."""
     from model.checkpoint import CheckpointError
-    from model.device_errors import is_out_of_memory
     from model.tokenizer import TokenizerBroke
     from model.training.errors import TrainingError
 
@@ -153,6 +152,8 @@ def training_errors() -> Iterator[None]:
     except MemoryError as error:
         raise CommandError(f"{NO_MEMORY}; {KEPT}") from error
     except RuntimeError as error:
+        from model.device_errors import is_out_of_memory  # whose torch is there, if it has failed
+
         if not is_out_of_memory(error):
             raise
         raise CommandError(f"{NO_MEMORY}; {KEPT}") from error

@@ -22,7 +22,7 @@ from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.objective import can_compile
 from model.training.progress import read_log
-from model.training.recipe import Recipe
+from model.training.recipe import Recipe, option_of
 from model.training.run import train
 from model.training.run_directory import RunDirectory
 from model.training.trainer import Trainer
@@ -488,6 +488,7 @@ def test_a_recipe_is_read_as_it_was_written():
     ("name", "value", "words"),
     [
         ("max_steps", 0, "must be at least 1"),
+        ("batch_size", 1 << 21, "must be at most 1048576"),
         ("batch_size", -1, "must be at least 1"),
         ("accumulation", 0, "must be at least 1"),
         ("validate_every", 0, "must be at least 1"),
@@ -504,5 +505,5 @@ def test_a_recipe_is_read_as_it_was_written():
     ],
 )
 def test_a_wrong_number_is_refused(name, value, words):
-    with pytest.raises(TrainingError, match=f"{name} is {value}; it {words}"):
+    with pytest.raises(TrainingError, match=f"^{option_of(name)} is {value}; it {words}"):
         replace(RECIPE, **{name: value})
