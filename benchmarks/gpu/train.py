@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("out", type=Path, metavar="MODEL", help="directory of the new checkpoint")
     for name, text in SIZES.items():
         parser.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=text, default=DEFAULT_SIZES[name])
-    add_run_options(parser, minutes=f"{MINUTES:g}")
+    add_run_options(parser, "windows of the whole context", minutes=f"{MINUTES:g}")
     parser.add_argument("--until", type=float, metavar="TIME", help="end training then, in seconds since 1970")
     options = parser.parse_args()
     prepare_for_training()
