@@ -21,11 +21,11 @@ def translated_errors() -> Iterator[None]:
         raise
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """A device's, or the processor's own."""
     message = str(error)
-    on_device = isinstance(error, torch.OutOfMemoryError) or ("CUDA" in message and "out of memory" in message)
-    return on_device or "DefaultCPUAllocator: can't allocate memory" in message
+    is_told = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or ("CUDA" in message and "out of memory" in message)
+    return is_told or "DefaultCPUAllocator: can't allocate memory" in message
 
 
 def _answers() -> bool:

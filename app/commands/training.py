@@ -149,9 +149,7 @@ def training_errors() -> Iterator[None]:
         raise CommandError(f"{error.name} is missing; pip install 'gpt2-service[train]'") from error
     except (TrainingError, CheckpointError, TokenizerBroke) as error:
         raise CommandError(str(error)) from error
-    except MemoryError as error:
-        raise CommandError(f"{NO_MEMORY}; {KEPT}") from error
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         from model.device_errors import is_out_of_memory  # whose torch is there, if it has failed
 
         if not is_out_of_memory(error):
