@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from app.errors import CommandError
 from model.files import written_if_possible
 from model.machine import NO_TORCH, has_torch
+from model.training.recipe import option_of
 
 if TYPE_CHECKING:  # torch takes a second to import: not for --help and wrong options
     from model.training.run import Shown
@@ -62,9 +63,7 @@ def add_run_options(
     duration.add_argument("--steps", type=int, metavar="N", dest="max_steps", help="how many steps to train, in place of --minutes")
     group.add_argument("--optimizer", choices=("muon", "adamw"), help=f"of the blocks' matrices (default: {optimizer})")
     for name, kind, text in RECIPE_OPTIONS:
-        group.add_argument(
-            "--" + name.replace("_", "-"), type=kind, metavar="N" if kind is int else "X", help=text.format(rows=rows)
-        )
+        group.add_argument(option_of(name), type=kind, metavar="N" if kind is int else "X", help=text.format(rows=rows))
     group.add_argument(
         "--precision", choices=("float32", "bfloat16"), help="of matrix products (default: what the device does fast)"
     )
@@ -107,8 +106,9 @@ def check_run_options(options: argparse.Namespace, fixed: Iterable[str], data: s
         raise CommandError(f"name the {data} to train on, or --resume alone")
     cannot_change = [*fixed, *(name for name in ("batch_size", "optimizer", "seed") if getattr(options, name) is not None)]
     if options.resume and cannot_change:
-        option = "--" + cannot_change[0].replace("_", "-")
-        raise CommandError(f"{option} cannot change in a run that goes on; leave it out, or train anew with another --out")
+        raise CommandError(
+            f"{option_of(cannot_change[0])} cannot change in a run that goes on; leave it out, or train anew with another --out"
+        )
     if options.tensorboard and find_spec("tensorboard") is None:
         raise CommandError("--tensorboard needs a package more; pip install 'gpt2-service[tensorboard]'")
 
