@@ -25,6 +25,7 @@ from model.choice import Foreseen
 from model.config import GPT2Config
 from model.hub import NotFetched
 from model.memory import Needs
+from tests.ports import free_port
 from tests.system_files import lay_out
 from tests.test_cli import UNNEEDED, imported
 
@@ -237,10 +238,8 @@ def test_clocks_are_told(system, source, is_synchronised, built, level, words):
 
 
 def test_who_holds_the_port_is_named():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         finding = door.address(Settings(port=port, _env_file=None), has_keys=False)
     assert finding.level == "problem"
     assert finding.text.startswith(f"GPT2_PORT: port {port} of 127.0.0.1 is in use already")

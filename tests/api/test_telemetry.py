@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -15,6 +15,7 @@ from app.telemetry import open_tracing
 from tests.api.conftest import PATIENCE_SECONDS
 from tests.api.test_log_lines import CANARY, with_canaries
 from tests.api.test_shutdown import Process
+from tests.ports import unanswered_address
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra `otel` is not installed")
 
@@ -95,14 +96,19 @@ def test_a_console_can_take_the_place_of_a_collector(serve, monkeypatch, capfd):
     assert '"name": "GET /info"' in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("answers", [True, False], ids=["refuses", "hangs"])
-def test_a_collector_that_is_not_there_stops_nothing_and_is_told_of_in_a_line(serve, monkeypatch, answers):
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
+@contextmanager
+def silent_address():
+    """Where connections are taken and never answered."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()
+
+
+@pytest.mark.parametrize("collector", [unanswered_address, silent_address], ids=["refuses", "hangs"])
+def test_a_collector_that_is_not_there_stops_nothing_and_is_told_of_in_a_line(serve, monkeypatch, collector):
+    with collector() as (host, port):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{host}:{port}")
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
         monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
-        if answers:
-            listener.close()  # nobody listens there any more
         process = serve()
         for _ in range(20):
             assert httpx.post(process.url + "/generate", json=BODY).status_code == 200

@@ -1,7 +1,6 @@
 """The load generator: what it sends when, what it counts as a token, and how each way to fail is told."""
 
 import json
-import socket
 from itertools import pairwise
 
 import pytest
@@ -10,6 +9,7 @@ from app.bench.dialects import DIALECTS, Arrival, Asked
 from app.bench.exchange import Endpoint
 from app.bench.load import Answer, ClosedLoop, OpenLoop, run_load
 from tests.bench.raw import HEAD, json_answer, stream
+from tests.ports import unanswered_address
 
 TOKEN = {"index": 1, "token": {"id": 1, "text": "a", "logprob": -1.0, "special": False}, "generated_text": None, "details": None}
 LAST = TOKEN | {
@@ -98,9 +98,9 @@ def test_an_answer_that_fails_says_how(answer, kind, message, answer_to):
 
 
 def test_a_server_that_is_not_there_is_told_by_its_address():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    (answer,) = run_load(Endpoint(url), DIALECTS["generate"], [{}], ClosedLoop(1)).answers
+    with unanswered_address() as (host, port):
+        url = f"http://{host}:{port}"
+        (answer,) = run_load(Endpoint(url), DIALECTS["generate"], [{}], ClosedLoop(1)).answers
     assert answer.failure.kind == "no connection"
     assert url in str(answer.failure)
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import BinaryIO
 import httpx
 
 from tests.chaos.service import PATIENCE_SECONDS, tiny_checkpoint
+from tests.ports import free_port
 
 NUM_REQUESTS = 100  # whose lines fill a pipe of a page twice
 OUTPUTS = ("a full disk", "a pipe that has closed", "a pipe that nobody reads")
@@ -52,9 +52,8 @@ def _standard_error(output: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _service(stream: BinaryIO) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """On a port that is free now, since its address would be in the log."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    """On a port by its number, since its address would be in the log."""
+    port = free_port()
     settings = {"GPT2_MODEL": str(tiny_checkpoint()), "GPT2_PORT": str(port), "GPT2_DEVICE": "cpu", "GPT2_LOG_FORMAT": "console"}
     process = subprocess.Popen([sys.executable, "-m", "app", "serve"], env=os.environ | settings, stdout=stream, stderr=stream)
     try:

@@ -18,6 +18,7 @@ from app.settings import Settings
 from tests.chaos.service import ServiceProcess, service, until
 from tests.deploy.nginx import MISSING, NGINX, Config, Proxy, get, post, proxy, running_nginx
 from tests.deploy.stubs import OK, refusal, stubs
+from tests.ports import unanswered_address
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason=MISSING)
 
@@ -165,9 +166,7 @@ def test_a_service_that_says_nothing_is_given_up() -> None:
 
 
 def test_where_no_service_is_clients_are_told_when_to_come_again() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        address = gone.getsockname()
-    with proxy([address]) as front, front.client() as client:
+    with unanswered_address() as address, proxy([address]) as front, front.client() as client:
         response = client.post("/generate", json=SHORT)
     assert (response.status_code, response.json()["error_type"]) == (502, "not_ready")
     assert response.headers["retry-after"] == "5"
@@ -268,10 +267,8 @@ def test_its_log_has_no_query_and_no_body(front: Proxy) -> None:
 
 
 def test_what_fails_is_logged_by_its_status_without_what_was_asked() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        address = gone.getsockname()
     canaries = dict.fromkeys(("host", "referer", "authorization"), "canary")
-    with proxy([address]) as front, front.client() as client:
+    with unanswered_address() as address, proxy([address]) as front, front.client() as client:
         assert client.post("/generate?canary", json=SHORT, headers=canaries).status_code == 502
         front.directory.joinpath("body").rmdir()  # as on a disk that takes nothing more
         large = json.dumps({"inputs": "canary " * 20_000})
