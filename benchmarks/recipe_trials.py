@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from app.environment import prepare_for_training
 from benchmarks.machine import RESULTS, write_result
@@ -27,11 +28,13 @@ from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.tokenizer import Tokenizer
 from model.training.data.corpus import documents, read_corpus
+from model.training.data.examples import IGNORED
 from model.training.data.shards import TokenShards
 from model.training.data.source import Batch
 from model.training.data.windows import WindowData
 from model.training.distributed import Processes
 from model.training.evaluation import evaluate
+from model.training.fused import linear_cross_entropy
 from model.training.objective import NextTokenLoss
 from model.training.precision import compare_products
 from model.training.recipe import Recipe
@@ -67,9 +70,16 @@ class Trial:
     offsets: bool = False  # of positions, while windows are short: drawn for each row
     zero_projections: bool = False
     growth: bool = False  # half the batch in the first third of the tokens, as many steps more
+    foresight: float | None = None  # the weight of the loss by which the token after the next is foretold, too
     epochs: bool = False
 
 
+def rates_of(factor: float) -> dict[str, object]:
+    usual = Recipe(max_steps=1)
+    return {name: factor * getattr(usual, name) for name in ("learning_rate", "muon_learning_rate")}
+
+
+WHOLE_WINDOWS: dict[str, object] = {"windows": ((0.0, 1),)}
 TRIALS = (
     Trial("baseline", {}),
     Trial("baseline, another seed", {"seed": 1}),
@@ -81,13 +91,18 @@ TRIALS = (
     Trial("position offsets", {}, offsets=True),
     Trial("residual projections of zero", {}, zero_projections=True),
     Trial("batch grows", {}, growth=True),
+    Trial("two tokens foretold", {}, foresight=0.3),
     Trial("epochs: baseline", {}, epochs=True),
     Trial("epochs: decay 0.4", {"weight_decay": 0.4}, epochs=True),
     Trial("epochs: decay 0.8", {"weight_decay": 0.8}, epochs=True),
     Trial("epochs: decay 0.8, rising from 0", {}, decay=lambda share: 0.8 * share, epochs=True),
     Trial("epochs: decay 0.8, falling to 0", {}, decay=lambda share: 0.8 * (1 - share), epochs=True),
     Trial("epochs: dropout 0.1", {"dropout": 0.1}, epochs=True),
-    Trial("whole windows from the start", {"windows": ((0.0, 1),)}),
+    Trial("whole windows from the start", WHOLE_WINDOWS),
+    Trial("whole windows from the start, constant, cooled down in the last 40 %", WHOLE_WINDOWS, rates=cooled_from(0.6)),
+    Trial("rates of 1.6 times", rates_of(1.6)),
+    Trial("constant, cooled down in the last 40 %, rates of 0.6 times", rates_of(0.6), rates=cooled_from(0.6)),
+    Trial("constant, cooled down in the last 60 %", {}, rates=cooled_from(0.4)),
 )
 
 
@@ -109,6 +124,27 @@ class _OffsetLoss(NextTokenLoss):
         rows, length = tokens.shape
         positions = torch.randint(CONTEXT - length + 1, (rows, 1)) + torch.arange(length)
         return self._blocks(self.model.embed(tokens, positions))
+
+
+class _ForesightLoss(NextTokenLoss):
+    """The loss, and `weight` times that of the token after the next, foretold from the same hidden state through a head of its own.
+
+    Multi-token prediction (Gloeckle et al. 2024, section 2); the head is a linear map before the shared embedding, and is dropped
+    after training.
+    """
+
+    def __init__(self, model: GPT2, head: nn.Linear, bfloat16: bool, weight: float) -> None:
+        super().__init__(model, bfloat16, compiled=False)
+        self._head, self._weight = head, weight
+
+    def forward(self, *part: Tensor) -> Tensor:
+        tokens, targets = part
+        after_next = F.pad(targets[:, 1:], (0, 1), value=IGNORED)
+        hidden = self._hidden_states(tokens)
+        further = hidden + self._head(hidden.float()).to(hidden.dtype)
+        embedding = self.model.wte.weight
+        loss = linear_cross_entropy(hidden, embedding, targets.flatten(), False)
+        return loss + self._weight * linear_cross_entropy(further, embedding, after_next.flatten(), False)
 
 
 class _GrowingData:
@@ -151,10 +187,15 @@ class _Run(Trainer):
         if trial.zero_projections:
             for name, parameter in model.named_parameters():
                 parameter.data.mul_(0 if name.endswith("c_proj.weight") else 1)
+        if trial.foresight:
+            model.foresight = nn.Linear(WIDTH, WIDTH, bias=False)  # of the model, so that the optimiser finds it
+            nn.init.zeros_(model.foresight.weight)
         data = WindowData(shards, CONTEXT, recipe, Processes())
         super().__init__(model, _GrowingData(data, num_batches) if trial.growth else data, recipe, _Nobody())
         if trial.offsets:
             self._loss = self._parallel = _OffsetLoss(model, bfloat16, compiled=False)
+        if trial.foresight:
+            self._loss = self._parallel = _ForesightLoss(model, model.foresight, bfloat16, trial.foresight)
         self._trial, self._average = trial, [parameter.detach().clone() for parameter in model.parameters()]
 
     def to_the_end(self) -> None:

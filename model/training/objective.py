@@ -70,7 +70,8 @@ class NextTokenLoss(Objective):
 
     `bfloat16` multiplies matrices in it, by autocast; weights, sums and the residual stream stay float32. `compiled` fuses what
     lies between the products by torch.compile: half a minute at the start of each length of windows, for a fifth of a step's time.
-    On a GPU it fuses the loss too, whose float32 logits would cost a tenth of a step, and validation stays as it is: it is short.
+    On a GPU it fuses the loss too, whose float32 logits would cost a tenth of a step. Validation stays as it is: it is short, and
+    would be compiled for each length once more.
     `checkpointed` blocks keep their input alone for the backward pass, which computes the rest again.
     """
 
@@ -88,10 +89,13 @@ class NextTokenLoss(Objective):
 
     def forward(self, *part: Tensor) -> Tensor:
         tokens, targets = part
-        if self._fused or (self.training and self.device.type == "cpu"):  # where all logits of a part would be most of its memory
+        if not self.training:
+            return self._measured(tokens, targets)
+        if self.device.type == "cpu":  # where all logits of a part would be most of its memory
             return linear_cross_entropy(self._hidden_states(tokens), self.model.wte.weight, targets.flatten(), self._fused)
-        if self.training:
-            return self._learned(tokens, targets)
+        return self._learned(tokens, targets)
+
+    def _measured(self, tokens: Tensor, targets: Tensor) -> Tensor:
         rows = max(1, MEASURED_TOKENS // tokens.shape[1]) if self.device.type == "cpu" else len(tokens)
         parts = zip(torch.split(tokens, rows), torch.split(targets, rows), strict=True)
         return torch.stack([self._loss(*part) for part in parts]).sum()
@@ -108,7 +112,8 @@ class NextTokenLoss(Objective):
 
     def _hidden_states(self, tokens: Tensor) -> Tensor:
         """Of all tokens (B, T) in one row: (N, C)."""
-        return self._blocks(self.model.embed(tokens, torch.arange(tokens.shape[1], device=tokens.device)))
+        transform = self._blocks if self.training else self._transform
+        return transform(self.model.embed(tokens, torch.arange(tokens.shape[1], device=tokens.device)))
 
     def _transform(self, x: Tensor) -> Tensor:
         with self._autocast():
@@ -124,7 +129,7 @@ class NextTokenLoss(Objective):
 
     def _attention(self) -> Attention:
         dropout = self.model.attention_dropout if self.training else 0.0
-        return FusedAttention() if self._fused and not dropout else CausalAttention(dropout)
+        return FusedAttention() if self._fused and self.training and not dropout else CausalAttention(dropout)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16)

@@ -108,6 +108,16 @@ def test_a_compiled_network_has_the_loss_and_the_gradients_of_a_plain_one():
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
 
 
+def test_what_is_measured_is_compiled_for_no_length_of_its_own():
+    plain, compiled = (GPT2(TINY).init_weights(torch.Generator().manual_seed(0)) for _ in range(2))
+    losses = [NextTokenLoss(model, False, how).eval() for model, how in ((plain, False), (compiled, True))]
+    for shape in ((3, 16), (2, 8)):
+        tokens = torch.randint(40, shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad(), torch.compiler.set_stance("fail_on_recompile"):
+            expected, actual = (loss(tokens, tokens.roll(-1, 1)) for loss in losses)
+        assert torch.equal(actual, expected)
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_the_loss_compiled_with_the_network_has_the_gradients_of_a_plain_one():
     if not torch.cuda.is_available():
