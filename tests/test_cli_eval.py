@@ -59,22 +59,30 @@ def test_it_prints_what_the_model_gives_the_text(measure, tiny_checkpoint, tmp_p
     assert output["tokens_per_second"] == pytest.approx(output["tokens"] / output["seconds"], rel=0.5)
 
 
-def test_lines_of_the_end_token_are_no_part_of_the_text(measure, tmp_path):
+@pytest.fixture
+def of_two_documents(tiny_checkpoint):
+    """Bits per byte of FIRST and SECOND, an end token between them: as they stand in a text that is trained on."""
+    tokenizer, model = load_tokenizer(tiny_checkpoint), load_model(tiny_checkpoint)
+    token_ids = [*tokenizer.encode(FIRST), model.config.eos_token_id, *tokenizer.encode(SECOND)]
+    return pytest.approx(evaluate(model, token_ids, len((FIRST + SECOND).encode())).bits_per_byte, rel=1e-6)
+
+
+def test_marks_part_documents_and_are_no_part_of_the_text(measure, tmp_path, of_two_documents):
     marked = measure(write(tmp_path, "marked.txt", f"{FIRST}<|endoftext|>\n{SECOND}<|endoftext|>\n"))
-    plain = measure(write(tmp_path, "plain.txt", FIRST + SECOND))
-    assert marked["bits_per_byte"] == plain["bits_per_byte"]
-    assert marked["bytes"] == len((FIRST + SECOND).encode())
+    assert marked["bits_per_byte"] == of_two_documents
+    assert (marked["documents"], marked["bytes"]) == (2, len((FIRST + SECOND).encode()))
 
 
-def test_files_and_folders_follow_each_other(measure, tmp_path):
+def test_files_of_folders_and_records_are_documents_too(measure, tmp_path, of_two_documents):
     folder = tmp_path / "texts"
     folder.mkdir()
     write(folder, "a.txt", FIRST)
     write(folder, "b.txt.xz", lzma.compress(SECOND.encode()))
     write(folder, "no_text.png", b"\x89PNG\0")
-    whole = measure(write(tmp_path, "whole.txt", FIRST + SECOND))
-    assert measure(folder)["bits_per_byte"] == whole["bits_per_byte"]
-    assert measure(folder / "a.txt", folder / "b.txt.xz")["bits_per_byte"] == whole["bits_per_byte"]
+    records = write(tmp_path, "records.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in (FIRST, SECOND)))
+    for paths in ([folder], [folder / "a.txt", folder / "b.txt.xz"], [records]):
+        measured = measure(*paths)
+        assert (measured["documents"], measured["bits_per_byte"]) == (2, of_two_documents)
 
 
 def test_max_bytes_takes_the_beginning_and_no_half_character(measure, tmp_path):
@@ -83,6 +91,14 @@ def test_max_bytes_takes_the_beginning_and_no_half_character(measure, tmp_path):
     assert measure(file, "--max-bytes", cut_in_ï)["bytes"] == cut_in_ï - 1
     assert measure(file, "--max-bytes", cut_in_ï + 1)["bytes"] == cut_in_ï + 1
     assert measure(file, "--max-bytes", 10**9)["bytes"] == len(FIRST.encode())
+
+
+def test_max_bytes_may_end_at_a_document_or_in_the_next_one(measure, tmp_path):
+    files = write(tmp_path, "a.txt", FIRST), write(tmp_path, "b.txt", SECOND)
+    size = len(FIRST.encode())
+    for num_bytes, num_documents in ((size - 1, 1), (size, 1), (size + 1, 2)):
+        measured = measure(*files, "--max-bytes", num_bytes)
+        assert (measured["bytes"], measured["documents"]) == (num_bytes, num_documents)
 
 
 def test_max_bytes_reads_no_further_file_than_it_needs(measure, tmp_path):

@@ -20,8 +20,9 @@ def add_command(commands: Any) -> None:  # argparse's subparsers, whose type is 
         "eval",
         help="measure how well a checkpoint predicts a text",
         description="Print, as JSON, a checkpoint's perplexity and bits per byte on a text: less is better.",
-        epilog="The whole text is scored, without its marks <|endoftext|>, in windows of the model's context; each begins half a "
-        "context after the one before. Bits per byte compare models of any vocabulary, perplexities those of one alone.",
+        epilog="Documents (parted by files, records and marks <|endoftext|>) follow each other behind end tokens, as they are "
+        "trained. All is scored, in windows of the model's context; each begins half a context after the one before. Bits per byte "
+        "compare models of any vocabulary, perplexities those of one alone.",
     )
     parser.set_defaults(run=_evaluate)
     parser.add_argument("paths", nargs="+", type=named_path, metavar="PATH", help=TEXTS)
@@ -63,16 +64,20 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
         load_model(directory).to(device),
         load_tokenizer(directory),
     )  # before the text: one that is no model is soon told
-    text = _read_text(data_options(options), options.max_bytes)
-    token_ids = tokenizer.encode(text, WITHIN_TEXT)
+    documents = _read_documents(data_options(options), options.max_bytes)
+    token_ids = list(tokenizer.encode(documents[0], WITHIN_TEXT))
+    for document in documents[1:]:
+        token_ids += [model.config.eos_token_id, *tokenizer.encode(document, WITHIN_TEXT)]
+    num_bytes = sum(len(document.encode()) for document in documents)
     with tqdm(total=len(token_ids), unit="token", desc="evaluating", leave=False, disable=None) as bar:
-        result = evaluate(model, token_ids, len(text.encode()), bfloat16, bar.update)
+        result = evaluate(model, token_ids, num_bytes, bfloat16, bar.update)
     return {
         "model": options.model,
         "device": str(device),
         "precision": options.precision,
         "context": result.context,
         "stride": result.stride,
+        "documents": len(documents),
         "bytes": result.num_bytes,
         "tokens": result.num_tokens,
         "perplexity": result.perplexity,
@@ -82,12 +87,12 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def _read_text(options: "DataOptions", max_bytes: int | None) -> str:
+def _read_documents(options: "DataOptions", max_bytes: int | None) -> list[str]:
     from model.training.data.corpus import beginning
     from model.training.data.selection import select
     from model.training.errors import TrainingError
 
-    text = beginning(select(options), max_bytes, report)
-    if not text:
+    documents = beginning(select(options), max_bytes, report)
+    if not documents:
         raise TrainingError(f"there is no text to measure in {', '.join(map(str, options.paths))}; name files that are not empty")
-    return text
+    return documents

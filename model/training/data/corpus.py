@@ -4,6 +4,7 @@ A document ends at a mark `<|endoftext|>`, at the end of its record or at the en
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -101,8 +102,12 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
 
 def documents(file: Path, skip_bad: bool = False) -> Iterator[str]:
     """The documents of one file, in order; raises TrainingError for what is no text, nor records with a `text` field."""
+    yield from _joined(document_parts(file, Leftovers(skip_bad)))
+
+
+def _joined(parts: Iterable[Part]) -> Iterator[str]:
     document: list[str] = []
-    for begins, text in document_parts(file, Leftovers(skip_bad)):
+    for begins, text in parts:
         if begins and document:
             yield "".join(document)
             document = []
@@ -111,27 +116,37 @@ def documents(file: Path, skip_bad: bool = False) -> Iterator[str]:
         yield "".join(document)
 
 
-def beginning(selection: Selection, max_bytes: int | None, report: Callable[[str], None]) -> str:
-    """All documents one after another, or their first `max_bytes` bytes, less a character that these would cut; files are read no
-    further than that.
-    """
-    contents = bytearray()
+def beginning(selection: Selection, max_bytes: int | None, report: Callable[[str], None]) -> list[str]:
+    """All documents, or the first `max_bytes` bytes of them, less a character that these would cut; files are read no further."""
+    found: list[str] = []
+    left = sys.maxsize if max_bytes is None else max_bytes
     for file in selection.files:
-        size = len(contents)
         try:
-            for part in document_parts(file, selection.leftovers):
-                contents += part.text.encode()
-                if max_bytes is not None and len(contents) >= max_bytes:
-                    break
+            parts, size = _first_parts(file, selection.leftovers, left)
         except TrainingError as error:
             selection.leftovers.bad_file(error)
-            del contents[size:]
-        if max_bytes is not None and len(contents) >= max_bytes:
+            continue
+        found += _joined(parts)
+        left -= size
+        if left <= 0:
             break
     selection.leftovers.check_bad()
     for line in selection.leftovers.lines():
         report(line)
-    return contents[:max_bytes].decode(errors="ignore")
+    if left < 0:
+        found[-1] = found[-1].encode()[:left].decode(errors="ignore")
+    return list(filter(None, found))
+
+
+def _first_parts(file: Path, leftovers: Leftovers, num_bytes: int) -> tuple[list[Part], int]:
+    """Parts until there are so many bytes, and how many these are."""
+    parts, size = [], 0
+    for part in document_parts(file, leftovers):
+        parts.append(part)
+        size += len(part.text.encode())
+        if size >= num_bytes:
+            break
+    return parts, size
 
 
 def document_parts(file: Path, leftovers: Leftovers) -> Iterator[Part]:
