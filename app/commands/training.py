@@ -26,6 +26,11 @@ RECIPE_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("muon_learning_rate", float, "Muon's, at its peak"),
     ("weight_decay", float, "of matrices"),
     ("warmup_steps", int, "steps over which the learning rates rise, a tenth of the run at most"),
+    (
+        "cooldown",
+        float,
+        "share of a run, its last, over which learning rates fall to zero (default: 0.4; in fine-tuning half a cosine over it all)",
+    ),
     ("max_grad_norm", float, "to which gradients are clipped"),
     ("dropout", float, "rate of all dropouts"),
     ("validate_every", int, "steps between validations"),

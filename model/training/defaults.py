@@ -21,6 +21,7 @@ from model.training.recipe import Recipe
 from model.training.trainer import MAX_SAVING_SHARE
 
 DEFAULT_MINUTES = 15.0
+RATE_BESIDE_MUON = 6e-3  # AdamW's: twice what it takes where it updates the matrices of the blocks as well
 MEASURED_SECONDS = 5.0
 VALIDATION_SPEED = 3  # times that of training: no gradients
 SAVING_SECONDS = 5e-8  # a parameter, for the state and the model: 0.7 s for 14 M
@@ -146,8 +147,10 @@ def _step_of(
 ) -> Recipe:
     """What is given, and the rest of what makes up one step."""
     num_shares = processes.num * int(str(given.get("accumulation", 1)))
-    chosen = {"max_steps": 1, "batch_size": default_batch_size(config.n_positions, train_tokens, num_shares)} | given
-    recipe = Recipe(**chosen)  # type: ignore[arg-type]
+    chosen: dict[str, object] = {"max_steps": 1, "batch_size": default_batch_size(config.n_positions, train_tokens, num_shares)}
+    if given.get("optimizer", "muon") == "muon":
+        chosen["learning_rate"] = RATE_BESIDE_MUON
+    recipe = Recipe(**(chosen | given))  # type: ignore[arg-type]
     recipe.check_shares(processes.num, " windows")
     if "bfloat16" not in given:
         recipe = replace(recipe, bfloat16=choose_bfloat16(device, config.n_embd, processes, report))

@@ -30,6 +30,9 @@ class Recipe:
     muon_learning_rate: float = 0.02
     weight_decay: float = 0.1  # on matrices alone
     warmup_steps: int = 100
+    # The last part of a run, over which the rates fall to zero, at their peak until then (Hu et al. 2024, "MiniCPM", section 4).
+    # None is half a cosine over all of it, with which fine-tuning's rates were found.
+    cooldown: float | None = 0.4
     max_grad_norm: float = 1.0
     dropout: float = 0.0
     # Short windows first: attention costs less, and the first words are learned from a few neighbours (Press et al. 2021,
@@ -61,6 +64,8 @@ class Recipe:
         """What has an upper one as well, and choices that go together."""
         if self.batch_size > MAX_BATCH_SIZE:
             raise self._refused("batch_size", f"be at most {MAX_BATCH_SIZE}")
+        if self.cooldown is not None and not 0 < self.cooldown <= 1:
+            raise self._refused("cooldown", "be above 0 and at most 1, the whole run")
         if not 0 <= self.dropout < 1:
             raise self._refused("dropout", "be at least 0 and below 1")
         if not 0 <= self.seed < 1 << 31:
@@ -88,7 +93,7 @@ class Recipe:
         return min(self.warmup_steps, max(num_steps // 10, min(2, num_steps // 2)))
 
     def learning_rate_factor(self, step: int, share: float | None = None) -> float:
-        """What all learning rates are multiplied by at this step: linear warm-up, then a cosine down to zero.
+        """What all learning rates are multiplied by at this step: linear warm-up, 1, then down to zero by `cooldown`.
 
         `share` is how much of the run is over where that is not a matter of steps, but of a deadline.
         """
@@ -98,7 +103,9 @@ class Recipe:
             return (step + 1) / warmup
         if share is None:
             share = (step - warmup) / max(1, num_steps - warmup)
-        return 0.5 * (1 + math.cos(math.pi * share))
+        if self.cooldown is None:
+            return 0.5 * (1 + math.cos(math.pi * share))
+        return min(1.0, (1 - share) / self.cooldown)
 
     def window_length(self, step: int, context: int) -> int:
         """Tokens that see each other at this step: the context, or a part of it that divides it."""
@@ -113,6 +120,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: dict[str, object]) -> "Recipe":
+        values = {"cooldown": None} | values  # as it was before it could be chosen
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         known["windows"] = tuple((begin, divisor) for begin, divisor in known["windows"])  # type: ignore[attr-defined]
         return cls(**known)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from model.training.trainer import Progress
 
 # The order of the data follows from the batches and the seed, the averages that are kept from the optimizer.
 FIXED = ("batch_size", "optimizer", "seed")
-RATES = ("learning_rate", "muon_learning_rate", "warmup_steps")
+RATES = ("learning_rate", "muon_learning_rate", "warmup_steps", "cooldown")
 VALIDATIONS = 20  # of what is added, at most, where their distance was not named
 
 

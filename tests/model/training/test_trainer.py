@@ -456,14 +456,30 @@ def test_dropout_differs_by_step_and_follows_from_the_seed(run):
     assert logs[0] == logs[1] != logs[2]
 
 
-def test_windows_grow_and_the_learning_rate_rises_and_falls():
-    recipe = replace(RECIPE, max_steps=1000, warmup_steps=50)
-    factors = [recipe.learning_rate_factor(step) for step in range(1000)]
-    assert factors[0] == 1 / 50
-    assert max(factors) == factors[49] == 1
-    assert factors[:50] == sorted(factors[:50])
-    assert factors[50:] == sorted(factors[50:], reverse=True)
-    assert factors[-1] < 1e-4
+def factors_of(recipe):
+    return [recipe.learning_rate_factor(step) for step in range(recipe.max_steps)]
+
+
+def test_the_rates_rise_stay_and_fall_over_the_cooldown():
+    factors = factors_of(replace(RECIPE, max_steps=1050, warmup_steps=50, cooldown=0.25))
+    assert factors[:50] == [pytest.approx(step / 50) for step in range(1, 51)]
+    assert factors[50:801] == 751 * [1]
+    assert factors[801:] == [pytest.approx(step / 250) for step in range(249, 0, -1)]
+
+
+def test_without_a_cooldown_the_rates_fall_by_half_a_cosine_over_all_of_a_run():
+    factors = factors_of(replace(RECIPE, max_steps=1050, warmup_steps=50, cooldown=None))
+    assert factors[:50] == [pytest.approx(step / 50) for step in range(1, 51)]
+    assert factors[50:] == [pytest.approx(0.5 + 0.5 * math.cos(math.pi * step / 1000)) for step in range(1000)]
+
+
+def test_a_clock_tells_how_far_the_cooldown_is():
+    recipe = replace(RECIPE, max_steps=1000, warmup_steps=0, cooldown=0.5)
+    assert [recipe.learning_rate_factor(1, share) for share in (0.1, 0.5, 0.75, 1.0)] == [1, 1, 0.5, 0]
+
+
+def test_windows_grow():
+    recipe = replace(RECIPE, max_steps=1000)
     assert [recipe.window_length(step, 512) for step in (0, 299, 300, 599, 600, 999)] == [128, 128, 256, 256, 512, 512]
     assert all(100 % recipe.window_length(step, 100) == 0 for step in (0, 300, 600))
     assert [recipe.window_length(step, 7) for step in (0, 300, 600)] == [7, 7, 7]
@@ -484,6 +500,11 @@ def test_a_recipe_is_read_as_it_was_written():
     assert Recipe.from_json(recipe.to_json() | {"of_a_later_version": 1}) == recipe
 
 
+def test_a_run_of_an_earlier_version_goes_on_by_the_cosine_that_it_began_with():
+    earlier = {name: value for name, value in RECIPE.to_json().items() if name != "cooldown"}
+    assert Recipe.from_json(earlier) == replace(RECIPE, cooldown=None)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -498,6 +519,9 @@ def test_a_recipe_is_read_as_it_was_written():
         ("max_grad_norm", -1.0, "must be above 0"),
         ("weight_decay", -0.1, "must be at least 0"),
         ("warmup_steps", -1, "must be at least 0"),
+        ("cooldown", 0.0, "must be above 0 and at most 1"),
+        ("cooldown", 1.1, "must be above 0 and at most 1"),
+        ("cooldown", math.nan, "must be above 0 and at most 1"),
         ("dropout", 1.0, "must be at least 0 and below 1"),
         ("patience", 0, "must be at least 1"),
         ("seed", -1, "must lie between 0 and 2147483647"),
