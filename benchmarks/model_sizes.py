@@ -29,7 +29,7 @@ from model.training.precision import compare_products
 from model.training.pretrain import PretrainOptions, learn_vocabulary, load_vocabulary, pretrain
 from model.training.recipe import Recipe
 
-CONTEXT, BATCH_SIZE, ROUNDS = 512, 16, 3
+CONTEXT, BATCH_SIZE, ROUNDS = 512, 16, 2
 CPU = torch.device("cpu")
 
 
@@ -71,6 +71,7 @@ def main() -> None:
         rates = _rates(corpus, tokenizers, Path(folder) / "tokens", recipe)
         rows = []
         for number, size in enumerate(SIZES):
+            torch.compiler.reset()  # what is compiled for a network is no other's, and eight of them are all that is kept
             steps = int(60 * options.minutes * rates[size] / (BATCH_SIZE * CONTEXT))
             given = {"max_steps": steps, "batch_size": BATCH_SIZE, "compiled": True, "validate_every": steps}
             out = Path(folder) / str(number)
@@ -96,6 +97,7 @@ def _rates(corpus: Corpus, tokenizers: dict[int, Path], tokens: Path, recipe: Re
     rates = dict.fromkeys(SIZES, 0.0)
     for _ in range(ROUNDS):
         for size in SIZES:
+            torch.compiler.reset()
             sampler = WindowSampler(shards.train, CONTEXT, seed=0)
             rates[size] = max(rates[size], measured_speed(size.config, sampler, recipe, CPU, num_processes=1).tokens_per_second)
             print(f"{size.name}: {rates[size]:,.0f} tokens/s", flush=True)

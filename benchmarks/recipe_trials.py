@@ -55,6 +55,11 @@ def linear(share: float) -> float:
     return 1 - share
 
 
+def cosine_from(begin: float) -> Rates:
+    """Constant, then down to zero by half a cosine."""
+    return lambda share: cosine(max(0.0, (share - begin) / (1 - begin)))
+
+
 def cooled_from(begin: float) -> Rates:
     """Constant, then linearly down to zero: warm-up, stable, decay (Hu et al. 2024, "MiniCPM")."""
     return lambda share: min(1.0, (1 - share) / (1 - begin))
@@ -74,11 +79,16 @@ class Trial:
     epochs: bool = False
 
 
+# Of the baseline, which is the recipe as it was before these trials: those of the optimisers, and `cosine`.
+RATES = {"learning_rate": 3e-3, "muon_learning_rate": 0.02}
+
+
 def rates_of(factor: float) -> dict[str, object]:
-    usual = Recipe(max_steps=1)
-    return {name: factor * getattr(usual, name) for name in ("learning_rate", "muon_learning_rate")}
+    return {name: factor * rate for name, rate in RATES.items()}
 
 
+DOUBLED: dict[str, object] = {"learning_rate": 6e-3}
+ADAMW: dict[str, object] = {"optimizer": "adamw"}
 WHOLE_WINDOWS: dict[str, object] = {"windows": ((0.0, 1),)}
 TRIALS = (
     Trial("baseline", {}),
@@ -100,9 +110,20 @@ TRIALS = (
     Trial("epochs: dropout 0.1", {"dropout": 0.1}, epochs=True),
     Trial("whole windows from the start", WHOLE_WINDOWS),
     Trial("whole windows from the start, constant, cooled down in the last 40 %", WHOLE_WINDOWS, rates=cooled_from(0.6)),
+    Trial("constant, cooled down in the last 60 %", {}, rates=cooled_from(0.4)),
     Trial("rates of 1.6 times", rates_of(1.6)),
     Trial("constant, cooled down in the last 40 %, rates of 0.6 times", rates_of(0.6), rates=cooled_from(0.6)),
-    Trial("constant, cooled down in the last 60 %", {}, rates=cooled_from(0.4)),
+    Trial("the embeddings' rate doubled", DOUBLED),
+    Trial("the embeddings' rate times four", {"learning_rate": 12e-3}),
+    Trial("Muon's rate doubled", {"muon_learning_rate": 0.04}),
+    Trial("constant, cooled down in the last 40 %, the embeddings' rate doubled", DOUBLED, rates=cooled_from(0.6)),
+    Trial("constant, cooled down in the last 40 %, Muon's rate doubled", {"muon_learning_rate": 0.04}, rates=cooled_from(0.6)),
+    Trial("constant, half a cosine in the last 30 %, the embeddings' rate doubled", DOUBLED, rates=cosine_from(0.7)),
+    Trial("constant, half a cosine in the last 40 %, the embeddings' rate doubled", DOUBLED, rates=cosine_from(0.6)),
+    Trial("constant, half a cosine in the last 50 %, the embeddings' rate doubled", DOUBLED, rates=cosine_from(0.5)),
+    Trial("AdamW alone", ADAMW),
+    Trial("AdamW alone, its rate doubled", ADAMW | DOUBLED),
+    Trial("AdamW alone, constant, half a cosine in the last 40 %", ADAMW, rates=cosine_from(0.6)),
 )
 
 
@@ -180,7 +201,7 @@ class _Run(Trainer):
 
     def __init__(self, trial: Trial, shards: TokenShards, num_batches: int, bfloat16: bool) -> None:
         num_steps = num_batches + num_batches // 3 if trial.growth else num_batches
-        recipe = _Recipe(max_steps=num_steps, rates=trial.rates, bfloat16=bfloat16, **trial.recipe)  # type: ignore[arg-type]
+        recipe = _Recipe(max_steps=num_steps, rates=trial.rates, bfloat16=bfloat16, **(RATES | trial.recipe))  # type: ignore[arg-type]
         sizes = {"n_positions": CONTEXT, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS}
         config = GPT2Config(vocab_size=VOCABULARY, eos_token_ids=(VOCABULARY - 1,), **sizes)
         model = GPT2(config, recipe.dropout).init_weights(torch.Generator().manual_seed(recipe.seed))
