@@ -1,6 +1,5 @@
 """Files of records as dictionaries: JSONL, arrays of JSON, and tables with a header. Knows no field by its name but `text`."""
 
-import csv
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -8,12 +7,12 @@ from itertools import count
 from pathlib import Path
 
 from model.input_files import cut
-from model.training.data.text_blocks import MAX_LINE_CHARS, bare_suffix, lines, text_blocks
+from model.training.data import tables
+from model.training.data.text_blocks import bare_suffix, lines, text_blocks
 from model.training.errors import TrainingError
 
 Record = dict[str, object]
 LINES = (".jsonl", ".ndjson", ".jsonlines")  # suffixes of files with a record a line
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 BLANKS = re.compile(r"[ \t\r\n]+")
 
 
@@ -23,7 +22,7 @@ def holds_records(file: Path) -> bool:
 
 
 def is_table(file: Path) -> bool:
-    return bare_suffix(file) in DELIMITERS
+    return bare_suffix(file) in tables.SUFFIXES
 
 
 def begins_with_record(text: str) -> bool:
@@ -70,7 +69,13 @@ def _jsonl(file: Path) -> Iterator[tuple[int, object]]:
         try:
             yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield number, TrainingError(f"{place(file, number)} is not JSON: {_cause(error, of_a_line=True)}")
+            cause = tables.LINES_OF_CR if _goes_on_behind_cr(line, error) else _cause(error, of_a_line=True)
+            yield number, TrainingError(f"{place(file, number)} is not JSON: {cause}")
+
+
+def _goes_on_behind_cr(line: str, error: ValueError | RecursionError) -> bool:
+    """Whether a line is a record, the end of a line of CR alone, and more."""
+    return isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and "\r" in line[: error.pos]
 
 
 def _json(file: Path) -> Iterator[tuple[int, object]]:
@@ -159,26 +164,19 @@ class _Array:
 
 
 def _table(file: Path) -> Iterator[tuple[int, object]]:
-    csv.field_size_limit(MAX_LINE_CHARS)
-    # Strictly: a quotation mark that nothing closes would swallow the rows behind it.
-    rows = csv.reader((line for _, line in lines(file)), delimiter=DELIMITERS[bare_suffix(file)], strict=True)
-    try:
-        header = next(rows, [])
-        if twice := next((name for name in header if name and header.count(name) > 1), None):  # unnamed ones are not read at all
-            raise TrainingError(f"{file} has the column {cut(twice)} twice; rename or delete one")
-        for row in rows:
-            if len(row) == len(header):
-                yield rows.line_num, dict(zip(header, row, strict=True))
-            elif row:
-                where = place(file, rows.line_num)
-                yield rows.line_num, TrainingError(f"{where} has {len(row)} fields, and the header {len(header)}")
-    except csv.Error as error:
-        raise TrainingError(f"{place(file, rows.line_num)}: the quotation marks are not as in a table: {error}") from error
+    rows = tables.rows(file)
+    _, header = next(rows, (0, []))
+    if twice := next((name for name in header if name and header.count(name) > 1), None):  # unnamed ones are not read at all
+        raise TrainingError(f"{file} has the column {cut(twice)} twice; rename or delete one")
+    for number, row in rows:
+        if len(row) == len(header):
+            yield number, dict(zip(header, row, strict=True))
+        else:
+            yield number, TrainingError(f"{place(file, number)} has {len(row)} fields, and the header {len(header)}")
 
 
 READERS: dict[str, Callable[[Path], Iterator[tuple[int, object]]]] = {
     **dict.fromkeys(LINES, _jsonl),
     ".json": _json,
-    ".csv": _table,
-    ".tsv": _table,
+    **dict.fromkeys(tables.SUFFIXES, _table),
 }

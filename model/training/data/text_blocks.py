@@ -31,6 +31,7 @@ BINARY = frozenset(
     (*REMEDIES, ".png", ".jpg", ".jpeg", ".gif", ".webp", ".ico", ".bmp", ".mp3", ".wav", ".ogg", ".mp4", ".mov", ".avi", ".webm")
 ) | frozenset((".so", ".o", ".a", ".dll", ".exe", ".pyc", ".bin", ".pt", ".npy", ".npz", ".safetensors", ".gguf", ".ttf", ".woff2"))
 REMEDY = "convert it, or leave it out (--skip-bad)"
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class NoText(TrainingError):
@@ -53,7 +54,9 @@ def text_blocks(file: Path) -> Iterator[str]:
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     line = 1
-    for block in _blocks(file):
+    for number, block in enumerate(_blocks(file)):
+        if not number and block.startswith(UTF_16):
+            raise NoText(f"{file} is UTF-16, which Windows calls Unicode", "save it as UTF-8, or leave it out (--skip-bad)")
         if (zero := block.find(b"\0")) >= 0:
             line += block.count(b"\n", 0, zero)
             raise NoText(f"{file} is binary: line {line} has a zero byte")

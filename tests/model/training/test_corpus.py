@@ -117,7 +117,12 @@ def test_files_without_text_are_refused(tmp_path, contents):
             "Müller\n".encode("latin-1"),
             "is not UTF-8 text (byte 0xfc in line 1); convert it, or leave it out (--skip-bad)",
         ),
-        ("a.txt", "text".encode("utf-16"), "is binary: line 1 has a zero byte; convert it, or leave it out (--skip-bad)"),
+        (
+            "a.txt",
+            "text".encode("utf-16"),
+            "is UTF-16, which Windows calls Unicode; save it as UTF-8, or leave it out (--skip-bad)",
+        ),
+        ("a.csv", b"\xfe\xff" + "text".encode("utf-16-be"), "is UTF-16, which Windows calls Unicode; save it as UTF-8"),
         ("a.txt", b"\x7fELF\0\0", "is binary: line 1 has a zero byte; convert it, or leave it out (--skip-bad)"),
         ("a.txt.xz", b"plain text", "is damaged, or not what its suffix says: "),
         ("a.txt.gz", b"plain text", "is damaged, or not what its suffix says: "),

@@ -1,5 +1,6 @@
 """Records: JSONL, arrays of JSON and tables give the same, and what is wrong with one is said with its place."""
 
+import csv
 import json
 from unittest.mock import patch
 
@@ -52,6 +53,41 @@ def test_a_row_of_a_table_is_a_record(tmp_path, suffix, delimiter):
     ]
 
 
+def test_a_table_of_semicolons_is_read_as_one(tmp_path):
+    """As spreadsheets write .csv where the comma is the decimal point; a comma in the header says that it is not."""
+    (tmp_path / "a.csv").write_text('prompt;completion\n"a; b";1,5\n')
+    (tmp_path / "b.csv").write_text("prompt,note;more\na;b,c\n")
+    assert [record for _, record in records(tmp_path / "a.csv")] == [{"prompt": "a; b", "completion": "1,5"}]
+    assert [record for _, record in records(tmp_path / "b.csv")] == [{"prompt": "a;b", "note;more": "c"}]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['"I am here,\t0', 'he said. Now go."\t1'] * 3,
+        ['"Hello," he said\t0', "a\tb"],
+        ['"Hello\t0', "a\tb"],
+        ['"Hello"\t0', 'he said "Hello"\t0'],
+        ['"I am here,\t0', 'he said."\t1', '"Hello," he said\t1'],
+    ],
+)
+def test_quotation_marks_of_a_corpus_of_tabs_are_its_texts(tmp_path, lines):
+    """They swallow no row, whether they happen to pair or not."""
+    (tmp_path / "a.tsv").write_text("\n".join(["text\tlabel", *lines]))
+    read = [tuple(line.split("\t")) for line in lines]
+    assert list(records(tmp_path / "a.tsv")) == [(i, {"text": a, "label": b}) for i, (a, b) in enumerate(read, start=2)]
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize("columns", [["text"], ["prompt", "completion"], ["id", "prompt", "completion"]])
+def test_quotation_marks_of_a_table_of_tabs_are_the_tables(tmp_path, columns, quoting):
+    """As spreadsheets and Python's csv write them: a tab, a mark or the end of a line may stand between two."""
+    rows = [[f"{column} {text}" for column in columns] for text in ("a", 'say "b"', "c\nd", "e\tf", "g\n\th\n", '"i"')]
+    with (tmp_path / "a.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t", quoting=quoting).writerows([columns, *rows])
+    assert [list(record.values()) for _, record in records(tmp_path / "a.tsv")] == rows
+
+
 def test_columns_without_a_name_may_be_many(tmp_path):
     """Spreadsheets write such behind the others."""
     (tmp_path / "a.csv").write_text("text,,\na,,\n")
@@ -83,11 +119,16 @@ def test_columns_without_a_name_may_be_many(tmp_path):
         ("a.csv", "text,label\na,b,c\n", "line 2 has 3 fields, and the header 2"),
         ("a.csv", "text,label,text\na,b,c\n", "has the column text twice; rename or delete one"),
         ("a.tsv", "id\tid\ttext\n", "has the column id twice; rename or delete one"),
-        ("a.csv", 'text\na\n"b\nc\n', "the quotation marks are not as in a table"),
+        ("a.csv", 'text\na\n"b\nc\n', "line 4: the quotation marks are not as in a table (unexpected end of data): a field with"),
+        ("a.csv", "text,label\ra,b\r", ": the lines end with CR alone, as on old Macs; save it with LF, or CR and LF"),
+        ("a.tsv", "text\tlabel\ra\tb\r", ": the lines end with CR alone"),
+        ("a.csv", "text,label\na,b\rc,d\n", "line 2: the lines end with CR alone"),
+        ("a.jsonl", '{"text": "a"}\r{"text": "b"}\r', "line 1 is not JSON: the lines end with CR alone, as on old Macs"),
+        ("a.tsv", 'text\tlabel\n"He said" so\t0\na\tb\tc\n', "line 3 has 3 fields, and the header 2"),
     ],
 )
 def test_what_is_no_record_is_refused_with_its_place(tmp_path, name, contents, words):
-    (tmp_path / name).write_text(contents)
+    (tmp_path / name).write_text(contents, newline="")
     with pytest.raises(TrainingError) as refused:
         list(records(tmp_path / name))
     assert str(refused.value).startswith(str(tmp_path / name))
