@@ -68,6 +68,8 @@ class ExampleEncoder:
     def __init__(self, tokenizer: Tokenizer, eos_token_id: int, find_writer: Callable[[], ChatWriter]) -> None:
         self._tokenizer, self._eos_token_id, self._find_writer = tokenizer, eos_token_id, find_writer
         self.writer: ChatWriter | None = None  # none before the first conversation
+        end = tokenizer.name(eos_token_id)
+        self.end = end if tokenizer.encode(end, CONTINUATION) == [eos_token_id] else ""  # "" where no text is read as that token
 
     def encode(self, example: Pair | Conversation) -> Example:
         if isinstance(example, Conversation):
@@ -88,7 +90,7 @@ def read_examples(
     teach answers to questions that nobody saw, or answers without an end. So are files that cannot be read and records that are
     no examples, with `skip_bad`; else they raise TrainingError.
     """
-    tally = Tally(skip_bad, "examples")
+    tally = Tally(skip_bad, "examples", end_token=encoder.end)
     examples = Examples.of(_fitting(files, encoder, context, tally))
     for line in tally.lines():
         report(line)
@@ -99,9 +101,11 @@ def read_examples(
 def _fitting(files: Sequence[Path], encoder: ExampleEncoder, context: int, tally: Tally) -> Iterator[Example]:
     def make(record: Record) -> Example:
         kind = kind_to_read(record)
-        read = kind.read(record)
+        read = kind.read(record).without_end(encoder.end)
         example = encoder.encode(read)
         tally.num_empty += read.says_nothing
+        tally.num_partly_empty += read.is_partly_silent
+        tally.num_with_end_token += read.has(encoder.end)
         tally.unwritten.update(encoder.unwritten(read))
         tally.unused.update(sorted(unused_fields(record, kind.fields)))
         return example

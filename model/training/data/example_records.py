@@ -9,7 +9,7 @@ which one is preferred. Knows no tokens.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model.input_files import cut
 from model.training.data.corpus import check_characters
@@ -40,6 +40,17 @@ class Pair:
     def says_nothing(self) -> bool:
         return not self.completion
 
+    @property
+    def is_partly_silent(self) -> bool:
+        return False
+
+    def without_end(self, end: str) -> "Pair":
+        """Without the end token, as text, where the completion ends with it: it is learned there anyway."""
+        return replace(self, completion=self.completion.removesuffix(end))
+
+    def has(self, text: str) -> bool:
+        return bool(text) and (text in self.prompt or text in self.completion)
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -55,6 +66,19 @@ class Conversation:
     @property
     def says_nothing(self) -> bool:
         return not any(self.messages[i]["content"] for i in self.learned())
+
+    @property
+    def is_partly_silent(self) -> bool:
+        """Whether some answers, though not all, are empty."""
+        return not self.says_nothing and not all(self.messages[i]["content"] for i in self.learned())
+
+    def without_end(self, end: str) -> "Conversation":
+        """Without the end token, as text, where the assistant's words end with it: the template or we write one there."""
+        ended = [m | {"content": m["content"].removesuffix(end)} if m["role"] == ASSISTANT else m for m in self.messages]
+        return replace(self, messages=ended)
+
+    def has(self, text: str) -> bool:
+        return bool(text) and any(text in message["content"] for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,16 @@ def read_preferences(
 
     With `skip_bad` files that cannot be read and records that are no pairs are left out too; else they raise TrainingError.
     """
-    tally = Tally(skip_bad, "pairs", learned="chosen answer")
+    tally = Tally(skip_bad, "pairs", learned="chosen answer", end_token=encoder.end)
     if text := next((file for file in files if not holds_records(file)), None):
         raise TrainingError(f"{text} is text; preferences are records with {', '.join(PREFERENCE)}, in a .jsonl, say")
 
     def make(record: Record) -> tuple[Example, Example]:
-        chosen, rejected = read_preference(record)
+        chosen, rejected = (answer.without_end(encoder.end) for answer in read_preference(record))
         pair = encoder.encode(chosen), encoder.encode(rejected)
         tally.num_empty += chosen.says_nothing
+        tally.num_partly_empty += chosen.is_partly_silent
+        tally.num_with_end_token += chosen.has(encoder.end) or rejected.has(encoder.end)
         tally.unwritten.update(encoder.unwritten(chosen) | encoder.unwritten(rejected))  # what they begin with alike counts once
         tally.unused.update(sorted(unused_fields(record, PREFERENCE)))
         return pair

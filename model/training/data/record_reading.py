@@ -25,6 +25,9 @@ class Tally(Leftovers):
     empty_files: list[str] = field(default_factory=list)  # without any record
     left_out: dict[str, list[str]] = field(default_factory=dict)  # where records are, by the reason
     num_empty: int = 0  # that teach to say nothing
+    num_partly_empty: int = 0  # of which some answers do, among others
+    end_token: str = ""  # as text
+    num_with_end_token: int = 0  # that have it elsewhere than at an answer's end
     unwritten: Counter[str] = field(default_factory=Counter)  # messages that the chat template leaves out, by their roles
 
     def leave_out(self, reason: str, where: str) -> None:
@@ -38,9 +41,16 @@ class Tally(Leftovers):
         for reason, where in self.left_out.items():
             lines.append(f"{len(where):,} of {self.num_read:,} {self.what} are left out: {reason}; the first is {where[0]}")
         if self.num_empty:
-            empty = f"{self.num_empty:,} of {self.num_read:,} {self.what} have an empty {self.learned}"
-            lines.append(f"{empty}, which teaches to say nothing")
+            lines.append(f"{self._share(self.num_empty)} an empty {self.learned}, which teaches to say nothing")
+        if self.num_partly_empty:
+            lines.append(f"{self._share(self.num_partly_empty)} an empty answer among others, which teaches to say nothing there")
+        if self.num_with_end_token:
+            share = self._share(self.num_with_end_token)
+            lines.append(f"{share} {self.end_token} inside: it is the end token there, too; take it out if no text ends there")
         return [*lines, *self._unwritten_lines(), *self.unused_lines()]
+
+    def _share(self, count: int) -> str:
+        return f"{count:,} of {self.num_read:,} {self.what} have"
 
     def _unwritten_lines(self) -> list[str]:
         if not self.unwritten:

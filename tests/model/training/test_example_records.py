@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model.training.data.conversations import ChatWriter
 from model.training.data.example_files import ExampleEncoder, hold_examples, read_examples
 from model.training.data.example_records import Conversation, Pair, kind_to_read, unused_fields
 from model.training.errors import TrainingError
-from tests.model.training.test_conversations import EOS, learned_of, message, template_of, text_of
+from tests.model.training.test_conversations import END, EOS, learned_of, message, template_of, text_of
 
 SYSTEM, USER, REPLY = message("system", "Be kind."), message("user", "Hello"), message("assistant", "Hi!")
 TALK = [SYSTEM, USER, REPLY]
@@ -150,6 +151,48 @@ def test_what_is_not_learned_is_counted_a_line_each(encoder, tmp_path):
         "2 of 4 examples have an empty completion, which teaches to say nothing",
         'fields that are not used, with the number of examples that have them: "label" (3), "id" (1)',
     ]
+
+
+@pytest.mark.parametrize(
+    ("ended", "plain"),
+    [
+        ({"prompt": "a ->", "completion": f" sea{END}"}, {"prompt": "a ->", "completion": " sea"}),
+        ({"messages": [USER, message("assistant", f"Hi!{END}"), USER, REPLY]}, {"messages": [USER, REPLY, USER, REPLY]}),
+        (
+            {"prompt": [USER, message("assistant", f"Hi!{END}"), USER], "completion": [message("assistant", f"Hi!{END}")]},
+            {"prompt": [USER, REPLY, USER], "completion": [REPLY]},
+        ),
+    ],
+)
+@pytest.mark.parametrize("template", ["plain", "dialogpt", "chatml"])
+def test_an_end_token_that_an_answer_brings_along_is_the_one_that_is_learned_there(
+    small_tokenizer, tmp_path, template, ended, plain
+):
+    encoder = ExampleEncoder(small_tokenizer, EOS, lambda: ChatWriter(template_of(template), small_tokenizer, EOS))
+    lines = []
+    examples = read_examples([write(tmp_path / "a.jsonl", ended, plain)], encoder, 128, lines.append)
+    (ids, plain_ids), (targets, plain_targets) = (tensor.tolist() for tensor in examples.rows(np.arange(2)))
+    assert (ids, targets) == (plain_ids, plain_targets)
+    assert lines == []
+
+
+def test_end_tokens_inside_examples_are_counted(encoder, tmp_path):
+    records = [
+        {"prompt": f"a{END}b", "completion": " c"},
+        {"prompt": "a", "completion": f" b{END}{END}"},
+        {"messages": [message("user", f"Hello{END}"), REPLY]},
+        {"prompt": "a", "completion": f" b{END}"},
+    ]
+    lines = []
+    read_examples([write(tmp_path / "a.jsonl", *records)], encoder, 64, lines.append)
+    assert lines == ["3 of 4 examples have <|endoftext|> inside: it is the end token there, too; take it out if no text ends there"]
+
+
+def test_answers_that_are_empty_among_others_are_counted(encoder, tmp_path):
+    records = [{"messages": [USER, message("assistant", ""), USER, REPLY]}, {"messages": [USER, REPLY]}]
+    lines = []
+    read_examples([write(tmp_path / "a.jsonl", *records)], encoder, 64, lines.append)
+    assert lines == ["1 of 2 examples have an empty answer among others, which teaches to say nothing there"]
 
 
 def test_messages_that_the_template_does_not_write_are_told_with_their_roles(small_tokenizer, tmp_path):

@@ -204,6 +204,15 @@ def test_a_pair_of_answers_to_different_questions_is_refused_with_its_line(small
     assert said == [f"left out: 1 bad record; the first: {refused.value}"]
 
 
+def test_an_end_token_that_an_answer_brings_along_is_not_learned_twice_and_one_inside_is_counted(read, tmp_path):
+    said = []
+    records = [("a", " b<|endoftext|>", " c"), ("a", " b", " c<|endoftext|>"), ("a", " b", "<|endoftext|>c")]
+    pairs = read(write(tmp_path / "a.jsonl", records), report=said.append)
+    _, targets, _ = pairs.part(np.arange(3))
+    assert (targets == EOS).sum(1).tolist() == [1, 1, 1, 1, 1, 2]
+    assert said == ["1 of 3 pairs have <|endoftext|> inside: it is the end token there, too; take it out if no text ends there"]
+
+
 def test_text_is_no_preference(read, tmp_path):
     (tmp_path / "a.txt").write_text("a text")
     with pytest.raises(TrainingError, match=r"a\.txt is text; preferences are records with prompt, chosen, rejected"):
