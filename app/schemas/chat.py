@@ -1,6 +1,5 @@
 """The body of `/v1/chat/completions`: messages, and OpenAI's and vLLM's fields around them."""
 
-import json
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Self
 
@@ -12,6 +11,7 @@ from app.generation import GenerationRequest
 from app.prompt import Prompt
 from app.schemas.fields import LenientModel, SomeText, Text
 from app.schemas.openai import REFUSED, OpenAIRequest
+from model.message_content import joined_text
 from model.tokenizer import Reading
 
 MAX_MESSAGES = 4096  # far more than fill any GPT-2's context, and few enough for a template's loops
@@ -20,23 +20,6 @@ FIXED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "c
 # Fields of a message that would change the answer, of which a GPT-2's template knows nothing.
 MESSAGE_FIELDS_REFUSED = ("tool_calls", "function_call", "tool_call_id", "audio")
 
-
-def _text_of(content: object) -> object:
-    """A message's parts as one text, a line each as in vLLM; whatever is no list is checked as it is."""
-    if not isinstance(content, list):
-        return content
-    texts = []
-    for number, part in enumerate(content):
-        if not isinstance(part, dict) or "type" not in part:
-            raise ValueError(f"part {number} is no object with a type")
-        if part["type"] != "text":
-            raise ValueError(f"part {number} is of the type {json.dumps(part['type']):.40}; GPT-2 reads text alone")
-        if not isinstance(part.get("text"), str):
-            raise ValueError(f"part {number} has no text")
-        texts.append(part["text"])
-    return "\n".join(texts)
-
-
 PART_SCHEMA = {
     "type": "object",
     "properties": {"type": {"type": "string", "const": "text"}, "text": {"type": "string"}},
@@ -44,7 +27,7 @@ PART_SCHEMA = {
 }
 Content = Annotated[
     Text,
-    BeforeValidator(_text_of),
+    BeforeValidator(joined_text),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": PART_SCHEMA}]}),
 ]
 

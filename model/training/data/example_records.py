@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from model.input_files import cut
+from model.message_content import joined_text
 from model.training.data.corpus import check_characters
 from model.training.data.leftovers import listed
 from model.training.errors import TrainingError
@@ -27,6 +28,8 @@ ROLES = {role: role for role in ("system", "developer", "user", ASSISTANT, "tool
 }
 PREFERENCE = ("prompt", "chosen", "rejected")
 MESSAGE_FIELDS = {"role", "from", "content", "value", "name"}
+NAMES = (("role", "from"), ("content", "value"))
+CALLS = ("tool_calls", "function_call")  # what no template writes: the assistant would be taught to say nothing in their place
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +116,12 @@ def read_preference(record: Record) -> tuple[Pair | Conversation, Pair | Convers
 
 
 def unused_fields(record: Record, fields: Collection[str]) -> set[str]:
-    """Names other than `fields`, of which it was made; those of messages behind their list's as in `messages.weight`."""
+    """Names other than `fields`, of which it was made; those of messages behind their list's as in `messages.weight`, unless null."""
     unused = record.keys() - set(fields)
     for name in record.keys() - unused:
         if isinstance(messages := record[name], list):
-            unused |= {f"{name}.{field}" for message in messages for field in message.keys() - MESSAGE_FIELDS}
+            said = ((field, value) for message in messages for field, value in message.items())
+            unused |= {f"{name}.{field}" for field, value in said if value is not None and field not in MESSAGE_FIELDS}
     return unused
 
 
@@ -199,9 +203,17 @@ def _messages(record: Record, name: str) -> list[Message]:
 def _message(message: object, where: str) -> Message:
     if not isinstance(message, dict):
         raise TrainingError(f"{where} is not an object")
-    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+    role, content = (message[name] if message.get(name) is not None else message.get(other) for name, other in NAMES)
+    if call := next((name for name in CALLS if message.get(name)), None):
+        raise TrainingError(
+            f'{where} has "{call}", and GPT-2 calls no tools; write the call as text, or leave the record out (--skip-bad)'
+        )
     if not isinstance(role, str):
         raise TrainingError(f'{where} has no "role", or "from", that is a string')
+    try:
+        content = joined_text(content)
+    except ValueError as error:
+        raise TrainingError(f"{where}: {error}") from error
     if not isinstance(content, str):
         raise TrainingError(f'{where} has no "content", or "value", that is a string')
     read = {"role": ROLES.get(role.strip().lower(), role), "content": content}

@@ -14,6 +14,7 @@ from tests.model.training.test_conversations import END, EOS, learned_of, messag
 
 SYSTEM, USER, REPLY = message("system", "Be kind."), message("user", "Hello"), message("assistant", "Hi!")
 TALK = [SYSTEM, USER, REPLY]
+CALL = {"tool_calls": [{"type": "function", "function": {"name": "now", "arguments": "{}"}}]}
 HELLO, HI = {"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi!"}
 
 
@@ -43,6 +44,13 @@ def write(file, *records):
         ({"messages": [message("USER", "Hello"), message("Model", "Hi!")]}, Conversation([USER, REPLY])),
         ({"conversations": [HELLO | {"from": "Human"}, HI | {"from": "bot"}]}, Conversation([USER, REPLY])),
         ({"messages": [message("Ann", "Hello"), REPLY]}, Conversation([message("Ann", "Hello"), REPLY])),
+        ({"messages": [USER, REPLY | {"tool_calls": None, "function_call": None}]}, Conversation([USER, REPLY])),
+        ({"messages": [HELLO | {"role": None, "content": None}, REPLY]}, Conversation([USER, REPLY])),
+        ({"messages": [USER, message("assistant", [{"type": "text", "text": "Hi!"}])]}, Conversation([USER, REPLY])),
+        (
+            {"messages": [message("user", [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]), REPLY]},
+            Conversation([message("user", "one\ntwo"), REPLY]),
+        ),
         ({"instruction": "Hello", "input": "", "output": "Hi!"}, Conversation([USER, REPLY])),
         ({"instruction": "Hello", "output": "Hi!"}, Conversation([USER, REPLY])),
         ({"instruction": "Say", "input": "Hello", "output": "Hi!"}, Conversation([message("user", "Say\n\nHello"), REPLY])),
@@ -82,6 +90,17 @@ def test_fields_that_are_not_used_are_named(record, unused):
         ({"messages": [USER, "Hi!"]}, '"messages", message 2 is not an object'),
         ({"messages": [{"content": "a"}]}, '"messages", message 1 has no "role", or "from", that is a string'),
         ({"messages": [{"role": "assistant", "content": None}]}, 'message 1 has no "content", or "value", that is a string'),
+        (
+            {"messages": [USER, message("assistant", "") | CALL]},
+            '"messages", message 2 has "tool_calls", and GPT-2 calls no tools; write',
+        ),
+        ({"messages": [USER, message("assistant", None) | CALL]}, 'message 2 has "tool_calls", and GPT-2 calls no tools'),
+        ({"messages": [USER, message("assistant", None) | {"function_call": {"name": "now"}}]}, 'message 2 has "function_call"'),
+        (
+            {"messages": [message("user", [{"type": "image_url"}]), REPLY]},
+            'message 1: part 0 is of the type "image_url"; GPT-2 reads',
+        ),
+        ({"messages": [message("user", ["Hello"]), REPLY]}, '"messages", message 1: part 0 is no object with a type'),
         ({"messages": [message("assistant", "\ud800")]}, "message 1 has half a surrogate pair"),
         ({"messages": [USER, REPLY], "system": 3}, 'no "system" field that is a string'),
         ({"instruction": "a"}, 'no "output" field that is a string'),
