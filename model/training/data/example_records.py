@@ -116,7 +116,7 @@ def read_preference(record: Record) -> tuple[Pair | Conversation, Pair | Convers
 
 
 def unused_fields(record: Record, fields: Collection[str]) -> set[str]:
-    """Names other than `fields`, of which it was made; those of messages behind their list's as in `messages.weight`, unless null."""
+    """Names other than `fields`, of which it was made; of messages, behind their list's as in `messages.weight`, those not null."""
     unused = record.keys() - set(fields)
     for name in record.keys() - unused:
         if isinstance(messages := record[name], list):
