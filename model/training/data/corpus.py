@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from model.training.data.example_records import learned_otherwise
 from model.training.data.leftovers import Leftovers, listed
 from model.training.data.options import DataOptions
-from model.training.data.records import Record, begins_with_record, holds_records, is_table, place, records
+from model.training.data.records import Record, begins_with_record, check_characters, holds_records, is_table, place, records
 from model.training.data.selection import Selection, select
 from model.training.data.text_blocks import NoText, text_blocks
 from model.training.errors import TrainingError
@@ -178,20 +179,14 @@ def _text_blocks(file: Path) -> Iterator[str]:
 def _text(file: Path, number: int, record: Record) -> str:
     if is_table(file) and "text" not in record:
         columns = listed([f'"{name}"' for name in record])
-        raise TrainingError(f'{file} has the columns {columns}; of a table of texts the column "text" is read: rename one')
+        remedy = learned_otherwise(record) or 'of a table of texts the column "text" is read: rename one'
+        raise TrainingError(f"{file} has the columns {columns}; {remedy}")
     text = record.get("text")
     if not isinstance(text, str):
-        raise TrainingError(f'{place(file, number)}: no "text" field that is a string')
+        missing = f'{place(file, number)}: no "text" field that is a string'
+        raise TrainingError("; ".join(filter(None, (missing, learned_otherwise(record)))))
     check_characters(text, f'{place(file, number)}: "text"')
     return text
-
-
-def check_characters(text: str, name: str) -> None:
-    """JSON can write half a surrogate pair, which no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TrainingError(f"{name} has half a surrogate pair, which is no character") from error
 
 
 def _parted(blocks: Iterable[str], leftovers: Leftovers) -> Iterator[str | None]:

@@ -8,16 +8,15 @@ which one is preferred. Knows no tokens.
 {"prompt", "chosen", "rejected"}       texts or, as trl has them, lists of messages; those may hold what the prompt does
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from model.input_files import cut
 from model.message_content import joined_text
-from model.training.data.corpus import check_characters
 from model.training.data.leftovers import listed
+from model.training.data.records import Record, check_characters
 from model.training.errors import TrainingError
 
-Record = Mapping[str, object]
 Message = dict[str, str]  # role, content and, where it is given, name
 
 ASSISTANT = "assistant"
@@ -27,6 +26,7 @@ ROLES = {role: role for role in ("system", "developer", "user", ASSISTANT, "tool
     **dict.fromkeys(("gpt", "chatgpt", "model", "bot", "ai"), ASSISTANT),
 }
 PREFERENCE = ("prompt", "chosen", "rejected")
+PREFERENCES = '"chosen" and "rejected" are preferences; gpt2 train dpo learns from these'
 MESSAGE_FIELDS = {"role", "from", "content", "value", "name"}
 NAMES = (("role", "from"), ("content", "value"))
 CALLS = ("tool_calls", "function_call")  # what no template writes: the assistant would be taught to say nothing in their place
@@ -88,16 +88,30 @@ class Conversation:
 class Kind:
     """A kind of record: told by any of `marks`, made an example of by `read`, which looks at `fields` alone."""
 
-    marks: frozenset[str]
+    marks: tuple[str, ...]
     fields: frozenset[str]
     read: Callable[[Record], Pair | Conversation]
 
 
 def kind_of(record: Record) -> Kind | None:
     """What a record teaches by; none where it has no field of any kind. Raises TrainingError for preferences."""
-    if {"chosen", "rejected"} <= record.keys():
-        raise TrainingError('"chosen" and "rejected" are preferences; gpt2 train dpo learns from these')
-    return next((kind for kind in KINDS if not kind.marks.isdisjoint(record)), None)
+    if _prefers(record):
+        raise TrainingError(PREFERENCES)
+    return next((kind for kind in KINDS if any(mark in record for mark in kind.marks)), None)
+
+
+def learned_otherwise(record: Record) -> str:
+    """Of a record that is no text: which command learns from such; "" for one that is of no kind."""
+    if _prefers(record):
+        return PREFERENCES
+    if (kind := kind_of(record)) is None:
+        return ""
+    names = " and ".join(f'"{mark}"' for mark in kind.marks)
+    return f"{names} are examples; gpt2 train finetune learns from files of these alone"
+
+
+def _prefers(record: Record) -> bool:
+    return {"chosen", "rejected"} <= record.keys()
 
 
 def kind_to_read(record: Record) -> Kind:
@@ -110,9 +124,16 @@ def read_preference(record: Record) -> tuple[Pair | Conversation, Pair | Convers
     if isinstance(record.get("chosen"), list) or isinstance(record.get("rejected"), list):
         return _preferred_conversations(record)
     if missing := next((name for name in PREFERENCE if not isinstance(record.get(name), str)), None):
-        raise TrainingError(f'no "{missing}" field that is a string; a pair has {", ".join(PREFERENCE)}')
+        fault = f'no "{missing}" field that is a string; a pair has {", ".join(PREFERENCE)}'
+        raise TrainingError("; ".join(filter(None, (fault, _learned_without_preference(record)))))
     prompt, chosen, rejected = (_text(record, name) for name in PREFERENCE)
     return Pair(prompt, chosen), Pair(prompt, rejected)
+
+
+def _learned_without_preference(record: Record) -> str:
+    if "chosen" in record or "rejected" in record:
+        return ""
+    return learned_otherwise(record) or ('"text" is what gpt2 train finetune learns from, too' if "text" in record else "")
 
 
 def unused_fields(record: Record, fields: Collection[str]) -> set[str]:
@@ -232,14 +253,14 @@ def _text(record: Record, name: str) -> str:
     return value
 
 
-def _kind(marks: set[str], further: set[str], read: Callable[[Record], Pair | Conversation]) -> Kind:
-    return Kind(frozenset(marks), frozenset(marks | further), read)
+def _kind(marks: tuple[str, ...], further: set[str], read: Callable[[Record], Pair | Conversation]) -> Kind:
+    return Kind(marks, frozenset(marks) | further, read)
 
 
-PROMPTED = _kind({"prompt", "completion"}, set(), _prompted)
+PROMPTED = _kind(("prompt", "completion"), set(), _prompted)
 KINDS = (
-    _kind({"messages"}, {"system"}, lambda record: _chat(record, "messages")),
-    _kind({"conversations"}, {"system"}, lambda record: _chat(record, "conversations")),
-    _kind({"instruction", "output"}, {"input", "system"}, _instruction),
+    _kind(("messages",), {"system"}, lambda record: _chat(record, "messages")),
+    _kind(("conversations",), {"system"}, lambda record: _chat(record, "conversations")),
+    _kind(("instruction", "output"), {"input", "system"}, _instruction),
     PROMPTED,
 )

@@ -21,7 +21,8 @@ def read_preferences(
     """
     tally = Tally(skip_bad, "pairs", learned="chosen answer", end_token=encoder.end)
     if text := next((file for file in files if not holds_records(file)), None):
-        raise TrainingError(f"{text} is text; preferences are records with {', '.join(PREFERENCE)}, in a .jsonl, say")
+        wanted = f"preferences are records with {', '.join(PREFERENCE)}, in a .jsonl, say"
+        raise TrainingError(f"{text} is text, which gpt2 train finetune learns from; {wanted}")
 
     def make(record: Record) -> tuple[Example, Example]:
         chosen, rejected = (answer.without_end(encoder.end) for answer in read_preference(record))

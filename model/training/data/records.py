@@ -34,6 +34,14 @@ def begins_with_record(text: str) -> bool:
         return False
 
 
+def check_characters(text: str, name: str) -> None:
+    """JSON can write half a surrogate pair, which no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TrainingError(f"{name} has half a surrogate pair, which is no character") from error
+
+
 def place(file: Path, number: int) -> str:
     """Where a record stands: in a line or, of an array, which item it is."""
     return f"{file}, {'item' if bare_suffix(file) == '.json' else 'line'} {number}"

@@ -133,6 +133,22 @@ def test_files_without_text_are_refused(tmp_path, contents):
         ("a.jsonl", '{"text": "a"}\n[1]', "line 2 is not a JSON object"),
         ("a.jsonl", "[" * 100_000, "line 1 is not JSON: "),
         ("a.jsonl", '{"content": "a"}', 'line 1: no "text" field that is a string'),
+        (
+            "a.jsonl",
+            '{"prompt": "a", "completion": "b"}',
+            'line 1: no "text" field that is a string; "prompt" and "completion" are examples',
+        ),
+        ("a.jsonl", '{"messages": []}', '; "messages" are examples; gpt2 train finetune learns from files of these alone'),
+        (
+            "a.jsonl",
+            '{"chosen": [], "rejected": []}',
+            '; "chosen" and "rejected" are preferences; gpt2 train dpo learns from these',
+        ),
+        (
+            "a.csv",
+            "instruction,output\na,b",
+            'columns "instruction", "output"; "instruction" and "output" are examples; gpt2 train finetune',
+        ),
         ("a.jsonl", '{"text": 1}', 'line 1: no "text" field that is a string'),
         ("a.jsonl", '{"text": "\\ud83d"}', 'line 1: "text" has half a surrogate pair, which is no character'),
     ],

@@ -215,14 +215,26 @@ def test_an_end_token_that_an_answer_brings_along_is_not_learned_twice_and_one_i
 
 def test_text_is_no_preference(read, tmp_path):
     (tmp_path / "a.txt").write_text("a text")
-    with pytest.raises(TrainingError, match=r"a\.txt is text; preferences are records with prompt, chosen, rejected"):
+    with pytest.raises(
+        TrainingError,
+        match=r"a\.txt is text, which gpt2 train finetune learns from; preferences are records with prompt, chosen, rejected",
+    ):
         read(tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": "a", "chosen": "b"}', 'line 1: no "rejected" field that is a string; a pair has prompt, chosen, rejected'),
+        ('{"prompt": "a", "chosen": "b"}', 'line 1: no "rejected" field that is a string; a pair has prompt, chosen, rejected$'),
+        (
+            '{"prompt": "a", "completion": "b"}',
+            'line 1: no "chosen" .*; "prompt" and "completion" are examples; gpt2 train finetune',
+        ),
+        (
+            '{"messages": []}',
+            'line 1: no "prompt" .*; "messages" are examples; gpt2 train finetune learns from files of these alone',
+        ),
+        ('{"text": "a"}', 'line 1: no "prompt" .*; "text" is what gpt2 train finetune learns from'),
         ('{"prompt": "a", "chosen": [{"role": "assistant", "content": "b"}]}', 'line 1: no "rejected" field that is a list'),
         ('{"prompt": "a", "rejected": [{"role": "assistant", "content": "b"}]}', 'line 1: no "chosen" field that is a list'),
         ('{"prompt": "a", "chosen": "b", "rejected": "\\ud800"}', 'line 1: "rejected" has half a surrogate pair'),
