@@ -2,7 +2,7 @@
 
 import hashlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,10 +114,19 @@ class Examples:
     def _places_by_hash(self) -> list[list[int]]:
         """The numbers of the examples, those that are the same together, in the order of their hashes."""
         places: dict[bytes, list[int]] = {}
-        for number, (begin, length) in enumerate(zip(self._begins, self.lengths, strict=True)):
-            contents = (values[begin : begin + length].tobytes() for values in (self.ids, self.targets))
-            places.setdefault(hashlib.blake2b(b"".join(contents), key=b"held out", digest_size=16).digest(), []).append(number)
+        for number, digest in enumerate(self._digests()):
+            places.setdefault(digest, []).append(number)
         return [places[digest] for digest in sorted(places)]
+
+    def num_among(self, others: "Examples") -> int:
+        """How many examples, read and learned alike, are also among others."""
+        known = set(others._digests())
+        return sum(digest in known for digest in self._digests())
+
+    def _digests(self) -> Iterator[bytes]:
+        for begin, length in zip(self._begins, self.lengths, strict=True):
+            contents = (values[begin : begin + length].tobytes() for values in (self.ids, self.targets))
+            yield hashlib.blake2b(b"".join(contents), key=b"held out", digest_size=16).digest()
 
     @cached_property
     def _begins(self) -> NDArray[np.int64]:

@@ -63,6 +63,10 @@ class Preferences:
         """The numbers of those to train on, and of about `num_held_out` for validation, by a hash of the preferred answers."""
         return self.chosen.split_places(num_held_out)
 
+    def num_among(self, others: "Preferences") -> int:
+        """How many pairs have a preferred answer that is also among others', to the same prompt."""
+        return self.chosen.num_among(others.chosen)
+
     def save(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, NDArray[np.int32] | NDArray[np.float32]] = {"reference": self.reference}

@@ -42,6 +42,8 @@ class Learned(Protocol):
 
     def split_places(self, num_held_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 
+    def num_among(self, others: Self) -> int: ...
+
     def save(self, file: Path) -> None: ...
 
     @classmethod
@@ -66,6 +68,9 @@ def save_splits(
     rows = sets[0] if len(sets) == 1 else sets[0].concatenated(*sets)  # which would copy them
     if selection.validation:
         kept, train, held_out = np.arange(len(rows)), rows, read(selection.validation, *how)
+        if known := held_out.num_among(train):
+            share = f"{known:,} of {len(held_out):,} records to validate on"
+            report(f"{share} are among those to train on, too: the figures tell in part what was learned by heart")
     else:
         kept, places = rows.split_places(_num_held_out(len(rows), options.validation_fraction))
         train, held_out = rows[kept], rows[places]

@@ -17,6 +17,7 @@ from model.training.data.encoding import PieceEncoder
 from model.training.data.held_out import HeldOut, pieces
 from model.training.data.options import DataOptions
 from model.training.data.shards import TokenShards, tokenize
+from model.training.dpo_loss import DPO
 from model.training.errors import TrainingError
 from model.training.tasks.prepared import prepare
 from model.training.tasks.text import choose_window
@@ -150,6 +151,24 @@ def test_the_text_that_decides_on_the_windows_is_named(base, tmp_path, num_words
     short.write_text("grey " * 20)
     prepare(DataOptions(paths=[train], validation=[short]), None, Base.load(str(base)), tmp_path / "tokens", lines.append)
     assert lines[-1].startswith(f"{which.format(short=short)} is short: all is learned in windows of ")
+
+
+@pytest.mark.parametrize("dpo", [None, DPO(beta=0.1)])
+@pytest.mark.parametrize(("validated", "known"), [([7, 3, 0], 2), ([7, 8], 0)])
+def test_records_to_validate_on_that_are_trained_on_are_counted(base, tmp_path, dpo, validated, known):
+    """Wherever they stand, and whatever else their lines have."""
+    answers = {"chosen": " a", "rejected": " b"} if dpo else {"completion": " a"}
+    files = {"train.jsonl": range(5), "validation.jsonl": validated}
+    for name, prompts in files.items():
+        rows = [{"file": name, "prompt": str(number), **answers} for number in prompts]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paths, validation = ([tmp_path / name] for name in files)
+    lines = []
+    prepare(DataOptions(paths=paths, validation=validation), dpo, Base.load(str(base)), tmp_path / "tokens", lines.append)
+    told = (
+        f"{known} of 3 records to validate on are among those to train on, too: the figures tell in part what was learned by heart"
+    )
+    assert [line for line in lines if "to validate on" in line] == [told] * bool(known)
 
 
 @pytest.mark.parametrize("which", ["train", "validation"])
