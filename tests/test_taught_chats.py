@@ -99,7 +99,7 @@ def test_what_is_chosen_for_conversations_is_said(base, talks, tmp_path):
     assert lines[1].startswith("the checkpoint has no chat template: conversations are written by the one named plain")
     lines.clear()
     train(base, tmp_path / "chatml", talks, lines.append, template="chatml", max_steps=1)
-    assert lines[1] == "the chat template writes <|im_start|>, <|im_end|>, no tokens of this vocabulary: they are learned as text"
+    assert "the chat template writes <|im_start|>, <|im_end|>, no tokens of this vocabulary: they are learned as text" in lines
     (tmp_path / "own.jinja").write_text(NAMED["alpaca"])
     train(base, tmp_path / "own", talks, template=str(tmp_path / "own.jinja"), max_steps=1)
     assert (tmp_path / "own" / "chat_template.jinja").read_text() == NAMED["alpaca"]

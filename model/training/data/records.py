@@ -77,7 +77,7 @@ def _jsonl(file: Path) -> Iterator[tuple[int, object]]:
         try:
             yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
-            cause = tables.LINES_OF_CR if _goes_on_behind_cr(line, error) else _cause(error, of_a_line=True)
+            cause = tables.LINE_OF_CR if _goes_on_behind_cr(line, error) else _cause(error, of_a_line=True)
             yield number, TrainingError(f"{place(file, number)} is not JSON: {cause}")
 
 

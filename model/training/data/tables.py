@@ -12,7 +12,7 @@ from model.training.data.text_blocks import MAX_LINE_CHARS, bare_suffix, lines
 from model.training.errors import TrainingError
 
 SUFFIXES = (".csv", ".tsv")
-LINES_OF_CR = "the lines end with CR alone, as on old Macs; save it with LF, or CR and LF"
+LINE_OF_CR = "a line ends with CR alone, as on old Macs; save it with LF, or CR and LF"
 MARK = '"'
 
 
@@ -24,7 +24,7 @@ def rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(MAX_LINE_CHARS)
     header = next((line for _, line in lines(file) if line.strip()), "").rstrip("\r\n")
     if "\r" in header:
-        raise TrainingError(f"{file}: {LINES_OF_CR}")
+        raise TrainingError(f"{file}: {LINE_OF_CR}")
     if bare_suffix(file) == ".tsv":
         yield from _quoted_rows(file, "\t") if _has_quoted_fields(file) else _plain_rows(file)
     else:  # semicolons are from spreadsheets in German or French, say, where the comma is the decimal point
@@ -39,7 +39,7 @@ def _quoted_rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     except csv.Error as error:
         where = f"{file}, line {reader.line_num}"
         if "new-line character" in str(error):
-            raise TrainingError(f"{where}: {LINES_OF_CR}") from error
+            raise TrainingError(f"{where}: {LINE_OF_CR}") from error
         remedy = f"a field with {MARK} in it stands between two, its own written twice"
         raise TrainingError(f"{where}: the quotation marks are not as in a table ({error}): {remedy}") from error
 
