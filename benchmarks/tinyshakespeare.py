@@ -30,7 +30,15 @@ from model.training.pretrain import PretrainOptions, pretrain
 PUBLISHED = 1.88
 SIZES = {"n_positions": 64, "n_embd": 128, "n_layer": 4, "n_head": 4}
 STEPS = 2000
-FIXED = {"max_steps": STEPS, "validate_every": STEPS, "batch_size": 12, "dropout": 0.0, "windows": ((0.0, 1),), "compiled": False}
+FIXED = {
+    "max_steps": STEPS,
+    "validate_every": STEPS,
+    "batch_size": 12,
+    "dropout": 0.0,
+    "windows": ((0.0, 1),),
+    "compiled": False,
+    "cooldown": None,
+}
 # The trainer's own; nanoGPT's is 1e-3, with a cosine down to 1e-4 where ours ends at zero.
 RATES = {"muon": {"learning_rate": 3e-3, "muon_learning_rate": 0.02}, "adamw": {"learning_rate": 3e-3}}
 

@@ -29,7 +29,8 @@ RECIPE_OPTIONS: tuple[tuple[str, type, str], ...] = (
     (
         "cooldown",
         float,
-        "share of a run, its last, over which learning rates fall to zero (default: 0.4; in fine-tuning half a cosine over it all)",
+        "share of a run, its last, over which learning rates fall to zero (default: half a cosine over all of it; 0.4 in "
+        "pre-training, but for Muon with batches of less than 4,096 tokens)",
     ),
     ("max_grad_norm", float, "to which gradients are clipped"),
     ("dropout", float, "rate of all dropouts"),

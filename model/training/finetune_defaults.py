@@ -54,7 +54,6 @@ def choose_recipe(
         "optimizer": "adamw",
         "learning_rate": default_learning_rate(config, lora),
         "weight_decay": 0.01,
-        "cooldown": None,
         "windows": ((0.0, 1),),  # the network knows the whole context already
         "patience": None if "max_steps" in given else PATIENCE,  # whoever names the steps is to have them
     }

@@ -31,8 +31,8 @@ class Recipe:
     weight_decay: float = 0.1  # on matrices alone
     warmup_steps: int = 100
     # The last part of a run, over which the rates fall to zero, at their peak until then (Hu et al. 2024, "MiniCPM", section 4).
-    # None is half a cosine over all of it, with which fine-tuning's rates were found.
-    cooldown: float | None = 0.4
+    # None is half a cosine over all of it.
+    cooldown: float | None = None
     max_grad_norm: float = 1.0
     dropout: float = 0.0
     # Short windows first: attention costs less, and the first words are learned from a few neighbours (Press et al. 2021,
@@ -120,7 +120,6 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: dict[str, object]) -> "Recipe":
-        values = {"cooldown": None} | values  # as it was before it could be chosen
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         known["windows"] = tuple((begin, divisor) for begin, divisor in known["windows"])  # type: ignore[attr-defined]
         return cls(**known)  # type: ignore[arg-type]

@@ -79,6 +79,23 @@ def test_a_batch_can_be_shared_out(num_parts):
         assert default_batch_size(context, num_tokens, num_parts) % num_parts == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "cooldown", "learning_rate"),
+    [
+        ({"batch_size": 64}, 0.4, 6e-3),
+        ({"batch_size": 63}, None, 3e-3),  # of fewer than 4,096 tokens
+        ({"batch_size": 63, "optimizer": "adamw"}, 0.4, 3e-3),
+        ({"batch_size": 64, "cooldown": 1.0, "learning_rate": 1e-3}, 1.0, 1e-3),
+    ],
+)
+def test_rates_stay_high_for_long_with_batches_that_are_large_enough(given, cooldown, learning_rate):
+    ids = np.zeros(100_000, dtype=np.uint16)
+    fixed = {"max_steps": 10, "bfloat16": False, "accumulation": 1, "compiled": False, **given}
+    config = GPT2Config(vocab_size=5, n_positions=64, n_embd=4, n_layer=1, n_head=1, eos_token_ids=(0,))
+    recipe = choose_recipe(fixed, None, config, TokenShards([ids], [ids], 1), CPU, Processes(), lambda line: None)
+    assert (recipe.cooldown, recipe.learning_rate) == (cooldown, learning_rate)
+
+
 def test_steps_fit_into_the_time_and_into_twenty_epochs():
     assert steps_within(60, 1000, 600, 10**6) == 100
     assert steps_within(60, 1000, 600, 1200) == 40

@@ -22,9 +22,9 @@ def test_a_finished_run_goes_on_by_a_schedule_that_begins_anew():
     assert (recipe.first_step, recipe.max_steps) == (1000, 1200)
     factors = [recipe.learning_rate_factor(step) for step in range(1000, 1200)]
     assert factors[0] == 1 / 20
-    assert factors[19:128] == 109 * [1]
-    assert factors[128:] == sorted(factors[128:], reverse=True)
-    assert factors[-1] == pytest.approx(1 / 72)
+    assert max(factors) == factors[19] == 1
+    assert factors[19:] == sorted(factors[19:], reverse=True)
+    assert factors[-1] < 1e-3
     assert {recipe.window_length(step, 512) for step in range(1000, 1200)} == {512}
     again = go_on(recipe, step=1200, max_steps=100)
     assert (again.first_step, again.max_steps) == (1200, 1300)
