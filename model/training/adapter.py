@@ -25,8 +25,8 @@ from model.input_files import CONFIG_BYTES, FileUnusable, cut, is_there, read_fi
 from model.network_files import load_model, save_checkpoint
 from model.training.errors import TrainingError
 from model.training.lora import TARGETS, LoRA, add_lora, lora_layers, merge
+from model.training.overwriting import check_no_checkpoint
 from model.training.run import SAVED_DTYPE
-from model.training.run_directory import check_no_checkpoint
 
 MAX_NUMBER = 1 << 20  # far beyond any rank
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -27,11 +27,12 @@ from model.training.deadline import Deadline, check_minutes
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.memory import check_room
+from model.training.overwriting import check_no_tokenizer
 from model.training.progress import clock, counted
 from model.training.recipe import Recipe
 from model.training.run import NOTHING_SHOWN, SAVED_DTYPE, Shown, train
 from model.training.run_context import Plan, Report, RunContext
-from model.training.run_directory import RunDirectory, check_no_tokenizer
+from model.training.run_directory import RunDirectory
 from model.training.sampling import Probes
 from model.training.segments import NO_CHANGES, Changes, Story
 from model.training.vocabulary import MIN_SIZE, check_size, has_other_vocabulary, has_vocabulary, learn_vocabulary, load_vocabulary

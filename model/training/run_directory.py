@@ -15,7 +15,7 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,8 +32,9 @@ from model.training import card
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.optimizer import Optimizers
+from model.training.overwriting import check_no_kind, check_no_tokenizer
 from model.training.progress import read_log
-from model.training.run_lock import check_name, check_not_trained_in, training_lock
+from model.training.run_lock import training_lock
 from model.training.trainer import EXACT_MATCH, Part, Progress, Score
 
 Planned = TypeVar("Planned")
@@ -44,41 +45,6 @@ NOTHING_SAVED = "the run ended before anything was saved: it begins again at its
 BEGINS_ANEW = "an earlier run here ended before anything was saved: this one begins anew"
 LOG_ROUNDING = 5e-5  # it has four digits
 EXPORTS = ("model.safetensors", "adapter_model.safetensors")
-# What says that a directory holds something already, of whichever program: writing over a part of it would lose the rest.
-KINDS = {
-    "adapter_model.safetensors": "an adapter",
-    "adapter_config.json": "an adapter",
-    "model.safetensors": "a checkpoint",
-    "model.safetensors.index.json": "a checkpoint",
-    "pytorch_model.bin": "a checkpoint",
-    "pytorch_model.bin.index.json": "a checkpoint",
-    "config.json": "a checkpoint",
-    "tokenizer.json": "a vocabulary",
-}
-# What is no part of these, but whoever reads a checkpoint takes for a part of it.
-TAKEN_IN = ("generation_config.json", "additional_chat_templates")
-
-
-def check_no_checkpoint(out: Path) -> None:
-    """Refuse to write over a checkpoint, an adapter or a tokenizer, or into a run."""
-    _check_no_kind(out)
-    check_no_tokenizer(out, {})
-    check_not_trained_in(out)
-
-
-def check_no_tokenizer(out: Path, files: Mapping[str, bytes], debris: Collection[str] = ()) -> None:
-    """Refuse to write a tokenizer of these files where those of another one would be written over or taken away."""
-    for name in VOCABULARY_FILES:
-        if name not in debris and (out / name).exists() and (out / name).read_bytes() != files.get(name):
-            raise TrainingError(f"{out / name} exists already and would be overwritten; choose another --out")
-
-
-def _check_no_kind(out: Path) -> None:
-    check_name(out)
-    if kind := next((kind for name, kind in KINDS.items() if (out / name).exists()), None):
-        raise TrainingError(f"{out} holds {kind} already, which would be overwritten; choose another --out")
-    if file := next((out / name for name in TAKEN_IN if (out / name).exists()), None):
-        raise TrainingError(f"{file} would become a part of a model that it was not made for; choose another --out")
 
 
 class RunDirectory:
@@ -100,7 +66,7 @@ class RunDirectory:
         """Refuse to train over another run or checkpoint, or over what is no run's."""
         if self.has_state:
             raise TrainingError(f"{self.out} holds an earlier run; go on with it by --resume, or choose another --out")
-        _check_no_kind(self.out)
+        check_no_kind(self.out)
         if self._has_begun:
             return
         whole_tokens = (self.tokens / "index.json").exists()  # which a killed run has left to the next one

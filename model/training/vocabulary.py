@@ -20,7 +20,7 @@ from model.tokenizer_files import read_tokenizer
 from model.training.data.corpus import Corpus
 from model.training.defaults import default_vocab_size
 from model.training.errors import TrainingError
-from model.training.run_directory import check_no_tokenizer
+from model.training.overwriting import check_no_tokenizer
 
 FILES = ("vocab.json", "merges.txt")
 MIN_SIZE = 257  # the bytes and the end token

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from model.training.errors import TrainingError
-from model.training.run_directory import check_no_checkpoint
+from model.training.overwriting import check_no_checkpoint
 from model.training.run_lock import check_not_trained_in, training_lock
 
 
