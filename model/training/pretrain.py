@@ -17,12 +17,11 @@ from model.network_files import save_checkpoint
 from model.training import defaults
 from model.training.card import Card, figures
 from model.training.data.corpus import survey
-from model.training.data.described import bits_per_nat, counts_of_text, data_story
+from model.training.data.described import counts_of_text, data_story
 from model.training.data.options import DataOptions
 from model.training.data.selection import select
 from model.training.data.shards import TokenShards, map_shards, tokenize
 from model.training.data.weighted_sets import weighted_sets, weights_line
-from model.training.data.windows import WindowData
 from model.training.deadline import Deadline, check_minutes
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
@@ -35,6 +34,7 @@ from model.training.run_context import Plan, Report, RunContext
 from model.training.run_directory import RunDirectory
 from model.training.sampling import Probes
 from model.training.segments import NO_CHANGES, Changes, Story
+from model.training.tasks.text import TextTask
 from model.training.vocabulary import MIN_SIZE, check_size, has_other_vocabulary, has_vocabulary, learn_vocabulary, load_vocabulary
 
 
@@ -142,21 +142,22 @@ class _Pretraining(RunContext):
 
     def _train(self, plan: PretrainPlan, deadline: Deadline | None = None, begun: Callable[[], None] | None = None) -> bool:
         config, recipe, directory = plan.config, plan.recipe, self.directory
-        tokenizer, shards = load_vocabulary(directory.out), map_shards(directory.tokens)
+        tokenizer, task = load_vocabulary(directory.out), TextTask(directory.tokens, config.n_positions)
         generator = torch.Generator().manual_seed(recipe.seed)
         model = GPT2(config, recipe.dropout).init_weights(generator).to(self.device)
-        data = WindowData(shards, config.n_positions, recipe, self.processes)
 
         def export() -> None:
             save_checkpoint(directory.out, model, tokenizer, SAVED_DTYPE)
 
-        bits = bits_per_nat(data, recipe, tokenizer)
+        bits = task.bits_per_nat(recipe, tokenizer)
         card = Card(
             title=directory.out.resolve().name, kind="pretrain", config=config, recipe=recipe, story=plan.story, bits_per_nat=bits
         )
         probes = Probes(tokenizer, plan.story.samples, seed=recipe.seed)
         watched = (self.shown.tensorboard, deadline, probes, card)
-        finished = train(model, data, recipe, directory, export, self.processes, *watched, begun=begun)
+        finished = train(
+            model, task.source(recipe, self.processes), recipe, directory, export, self.processes, *watched, begun=begun
+        )
         if finished:
             self.report(_outcome(directory, bits))
         return finished

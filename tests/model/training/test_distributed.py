@@ -1,6 +1,7 @@
 """Two processes that train together, as torchrun starts them, against one alone."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.timeout(900)  # five processes that import torch, maybe
 REPOSITORY = Path(__file__).parents[3]
 # Float32 and AdamW: Muon's bfloat16 would enlarge the rounding of another order of summation.
 OPTIONS = shlex.split(
-    "--device cpu --n-embd 16 --n-layer 1 --n-head 2 --n-positions 16 --vocab-size 257 --optimizer adamw --precision float32 "
+    "--device cpu --n-embd 16 --n-layer 1 --n-head 2 --n-positions 16 --vocab-size 300 --optimizer adamw --precision float32 "
     "--batch-size 8 --accumulation 2 --no-compile"
 )
 # What each rank has in the end, beside what the first has saved; and the threads that are left when Python ends.
@@ -54,7 +55,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture
 def folder(tmp_path, shakespeare):
-    (tmp_path / "text.txt").write_text(shakespeare[:8000])
+    (tmp_path / "text.txt").write_text(shakespeare[:4000] + "sun, moon and stars; " * 200)  # some tokens are longer
     (tmp_path / "keep.py").write_text(KEEP_WEIGHTS)
     return tmp_path
 
@@ -75,6 +76,13 @@ def finished(arguments, folder):
     return done
 
 
+def outcome(done):
+    """The loss and the bits per byte of the last line."""
+    return [
+        float(figure) for figure in re.search(r"validation loss (\S+), (\S+) bits per byte", done.stderr.splitlines()[-1]).groups()
+    ]
+
+
 def weights(folder, name):
     return load_file(folder / name)
 
@@ -87,9 +95,10 @@ def test_two_processes_end_with_the_weights_of_one(folder):
         assert "gloo" not in (folder / f"threads-{rank}.txt").read_text(), "a thread of gloo's lives on while Python ends"
     assert ranks[0].keys() == ranks[1].keys()
     assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
-    finished([sys.executable, "keep.py", *arguments, "--out", "one"], folder)
+    done_alone = finished([sys.executable, "keep.py", *arguments, "--out", "one"], folder)
     alone = weights(folder, "rank-0.safetensors")
     torch.testing.assert_close(ranks[0], alone, rtol=1e-5, atol=1e-5)
+    assert outcome(done) == pytest.approx(outcome(done_alone), abs=3e-4), "bits are those of all that was held out"
     assert done.stdout.splitlines() == ["gpt2 serve --model two"]
     lines = done.stderr.splitlines()
     assert len(lines) == len(set(lines)), "a line was printed by both"
