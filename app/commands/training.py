@@ -32,7 +32,7 @@ RECIPE_OPTIONS: tuple[tuple[str, type, str], ...] = (
         "share of a run, its last, over which learning rates fall to zero (default: half a cosine over all of it; 0.4 in "
         "pre-training, but for Muon with batches of less than 4,096 tokens)",
     ),
-    ("max_grad_norm", float, "to which gradients are clipped"),
+    ("max_grad_norm", float, "to which gradients are clipped, but for Muon's, whose steps have one size"),
     ("dropout", float, "rate of all dropouts"),
     ("validate_every", int, "steps between validations"),
     (

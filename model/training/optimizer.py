@@ -33,15 +33,17 @@ class Optimizers:
             self._optimizers.append(Muon(muon, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay, dtype=dtype))
         self._rates = [(group, group["lr"]) for optimizer in self._optimizers for group in optimizer.param_groups]
         # Muon's steps have the same size whatever the gradient's.
-        self._clipped = rest
+        self._clipped, self._orthogonalized = rest, muon
         self._max_grad_norm = recipe.max_grad_norm
 
     def step(self, learning_rate_factor: float) -> None:
         """Clip the gradients, update the parameters and forget the gradients. Raises Diverged where these are no numbers."""
         for group, rate in self._rates:
             group["lr"] = rate * learning_rate_factor
-        # What is no number in any layer reaches the embeddings, which are among these.
-        if not nn.utils.clip_grad_norm_(self._clipped, self._max_grad_norm).isfinite():
+        norm = nn.utils.clip_grad_norm_(self._clipped, self._max_grad_norm)
+        # By LoRA there may be no others than Muon's, so that these are looked at, too.
+        others = nn.utils.get_total_norm([p.grad for p in self._orthogonalized if p.grad is not None])
+        if not (norm + others).isfinite():
             raise Diverged("the gradients are no longer finite")
         for optimizer in self._optimizers:
             optimizer.step()

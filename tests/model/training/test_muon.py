@@ -6,6 +6,7 @@ import torch
 from model.config import GPT2Config
 from model.gpt2 import GPT2
 from model.training.errors import TrainingError
+from model.training.lora import LoRA, add_lora
 from model.training.muon import Muon, orthogonalize
 from model.training.optimizer import Optimizers
 from model.training.recipe import Recipe
@@ -142,11 +143,16 @@ def test_gradients_are_clipped_and_forgotten():
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_gradients_that_are_no_numbers_change_nothing(broken):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("where", ["wte.weight", "h.0.mlp.c_fc.weight", "lora"])
+def test_gradients_that_are_no_numbers_change_nothing(broken, optimizer, where):
     model = GPT2(CONFIG).init_weights()
+    if where == "lora":
+        add_lora(model, LoRA(2), torch.Generator())
+        where = "h.0.mlp.c_fc.lora_A"
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     with_gradients(model)
-    model.wte.weight.grad[3, 3] = broken
+    model.get_parameter(where).grad[1, 3] = broken
     with pytest.raises(TrainingError, match="the gradients are no longer finite; a smaller --learning-rate helps"):
-        Optimizers(model, Recipe(max_steps=1)).step(1.0)
+        Optimizers(model, Recipe(max_steps=1, optimizer=optimizer)).step(1.0)
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
