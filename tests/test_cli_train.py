@@ -257,7 +257,7 @@ def test_a_run_whose_text_is_gone_goes_on_and_one_whose_tokens_are_gone_says_so(
     shutil.rmtree("texts")
     assert gpt2("train pretrain --resume --out m --device cpu")[0] == 0
     shutil.rmtree("m/training/tokens")
-    assert "the tokenised text in m/training/tokens is damaged" in refusal("train pretrain --resume --out m --device cpu")
+    assert "m/training/tokens/index.json is missing; put back a copy" in refusal("train pretrain --resume --out m --device cpu")
 
 
 def started(line, folder, **options):

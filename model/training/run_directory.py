@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,6 +29,7 @@ from model.files import replace_file
 from model.gpt2 import GPT2
 from model.tokenizer_files import FILES as VOCABULARY_FILES
 from model.training import card
+from model.training.damage import REMEDY, damage_named
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.optimizer import Optimizers
@@ -40,7 +41,6 @@ from model.training.trainer import EXACT_MATCH, Part, Progress, Score
 Planned = TypeVar("Planned")
 
 WEIGHT, AVERAGE = "weight/", "average/"
-REMEDY = "; put back a copy of it, or train anew with another --out"
 NOTHING_SAVED = "the run ended before anything was saved: it begins again at its first step"
 BEGINS_ANEW = "an earlier run here ended before anything was saved: this one begins anew"
 LOG_ROUNDING = 5e-5  # it has four digits
@@ -148,13 +148,13 @@ class RunDirectory:
             if self._begun.exists():
                 raise TrainingError(f"the run in {self.out} ended before it was planned; begin it again without --resume")
             raise TrainingError(f"{self.out} holds no run to resume")
-        with _damage_named(self._plan):
+        with damage_named(self._plan):
             values = json.loads(self._plan.read_text())
             found = values["kind"]
         if found != kind:
             raise TrainingError(f"{self.out} holds a run of gpt2 train {found}; resume it by that command")
         self._check_state()
-        with _damage_named(self._plan):
+        with damage_named(self._plan):
             return read(values)
 
     @property
@@ -199,7 +199,7 @@ class RunDirectory:
         """Put the saved weights and averages into place; says where the run stands: at its beginning if nothing was saved."""
         if not self.has_state:
             return Progress()
-        with _damage_named(self._state), safe_open(self._state, framework="pt") as file:
+        with damage_named(self._state), safe_open(self._state, framework="pt") as file:
             progress = _progress(file.metadata())
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         weights, averages = _below(WEIGHT, tensors), _below(AVERAGE, tensors)
@@ -225,7 +225,7 @@ class RunDirectory:
         """Where the run stands, without its weights."""
         if not self.has_state:
             return Progress()
-        with _damage_named(self._state), safe_open(self._state, framework="pt") as file:
+        with damage_named(self._state), safe_open(self._state, framework="pt") as file:
             return _progress(file.metadata())
 
     def write_card(self, text: str) -> None:
@@ -233,16 +233,6 @@ class RunDirectory:
         file = self.out / card.NAME
         if not file.exists() or card.MARK in file.read_text(encoding="utf-8", errors="replace"):
             replace_file(file, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
-
-
-@contextlib.contextmanager
-def _damage_named(file: Path) -> Iterator[None]:
-    """Let whatever goes wrong in reading a file that a run has written say which one it is, and what helps."""
-    try:
-        yield
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise TrainingError(f"{file} is damaged: {what}{REMEDY}") from error
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from model.files import replace_file
+from model.training.damage import damage_named
 
 IGNORED = -100  # a target that is not to be learned, as in torch.nn.functional.cross_entropy
 Question = tuple[list[int], list[int]]  # a prompt's ids, and those of what is to follow it
@@ -139,4 +140,5 @@ class Examples:
 
     @classmethod
     def load(cls, file: Path) -> "Examples":
-        return cls(**load_file(file))
+        with damage_named(file):
+            return cls(**load_file(file))

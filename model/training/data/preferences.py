@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from model.files import replace_file
+from model.training.damage import damage_named
 from model.training.data.example_batches import ShuffledBatches, by_length
 from model.training.data.examples import Example, Examples
 from model.training.data.row_sets import RowSets
@@ -76,9 +77,10 @@ class Preferences:
 
     @classmethod
     def load(cls, file: Path) -> "Preferences":
-        arrays = load_file(file)
-        chosen, rejected = (Examples(*(arrays[f"{which}.{name}"] for name in ARRAYS)) for which in ("chosen", "rejected"))
-        return cls(chosen, rejected, arrays["reference"])
+        with damage_named(file):
+            arrays = load_file(file)
+            chosen, rejected = (Examples(*(arrays[f"{which}.{name}"] for name in ARRAYS)) for which in ("chosen", "rejected"))
+            return cls(chosen, rejected, arrays["reference"])
 
 
 class PreferenceData:

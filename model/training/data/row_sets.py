@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.files import replace_file
+from model.training.damage import damage_named
 from model.training.data.weighted_sets import WeightedSet, with_shares
 
 PASS_BITS = 32  # of a Philox key, for how often a set was gone through
@@ -41,8 +42,9 @@ class RowSets:
 
     @classmethod
     def load(cls, file: Path) -> "RowSets":
-        values = json.loads(file.read_text())
-        return cls(tuple(values["sizes"]), tuple(values["weights"]))
+        with damage_named(file):
+            values = json.loads(file.read_text())
+            return cls(tuple(map(int, values["sizes"])), tuple(map(float, values["weights"])))
 
 
 def _drawn(size: int, first: int, last: int, seeds: tuple[int, int]) -> NDArray[np.int64]:

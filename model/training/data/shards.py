@@ -14,12 +14,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.files import naming, replace_file
 from model.tokenizer import PLAIN_TEXT, Reading, Tokenizer
+from model.training.damage import damage_named
 from model.training.data.corpus import Corpus, Part
 from model.training.data.encoding import PieceEncoder
 from model.training.data.held_out import HeldOut, pieces
@@ -193,15 +195,21 @@ def _read_index(directory: Path) -> dict[str, object]:
 
 
 def map_shards(directory: Path) -> TokenShards:
-    """Map what `tokenize` made; raises TrainingError if it is not there whole."""
-    try:
-        index = json.loads((directory / "index.json").read_text())
-        splits: dict[str, list[Ids]] = {}
-        for name, sizes in index["shards"].items():
-            files = (directory / f"{name}-{number:05}.bin" for number in range(len(sizes)))
-            splits[name] = [
-                np.memmap(file, dtype=index["dtype"], mode="r", shape=(size,)) for file, size in zip(files, sizes, strict=True)
-            ]
-        return TokenShards(splits["train"], splits["validation"], index["num_bytes"], index["set_sizes"], index["weights"])
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(f"the tokenised text in {directory} is damaged ({error}); begin anew with another --out") from error
+    """Map what `tokenize` made; raises TrainingError naming the file that is missing or damaged."""
+    file = directory / "index.json"
+    with damage_named(file):
+        index = json.loads(file.read_text())
+        dtype = np.dtype(index["dtype"])
+        train, validation = ([int(size) for size in index["shards"][name]] for name in ("train", "validation"))
+        how = int(index["num_bytes"]), [int(size) for size in index["set_sizes"]], [float(weight) for weight in index["weights"]]
+    return TokenShards(_mapped(directory, "train", dtype, train), _mapped(directory, "validation", dtype, validation), *how)
+
+
+def _mapped(directory: Path, name: str, dtype: "np.dtype[Any]", sizes: Sequence[int]) -> list[Ids]:
+    """One split's shards, of so many ids each."""
+    found: list[Ids] = []
+    for number, size in enumerate(sizes):
+        file = directory / f"{name}-{number:05}.bin"
+        with damage_named(file):
+            found.append(np.memmap(file, dtype=dtype, mode="r", shape=(size,)))
+    return found
