@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         _complain(str(error))
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if str(error):  # a run that a second one has ended
+            _complain(str(error))
         return 130
     except BrokenPipeError:  # whoever read the output has enough of it
         _discard_output()

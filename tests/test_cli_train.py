@@ -299,6 +299,21 @@ def test_an_interrupt_saves_and_leaves_with_the_line_to_go_on_by(folder, gpt2):
     assert steps == list(range(1, len(steps) + 1))
 
 
+def test_a_second_interrupt_is_answered_by_one_line(folder, gpt2, monkeypatch):
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupt_twice(*of):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("model.training.run.ProgressLine.on_step", interrupt_twice)
+    code, printed, reported = gpt2(f"train pretrain texts --out m --steps 2 {TINY}")
+    signal.signal(signal.SIGINT, previous)
+    assert (code, printed) == (130, "")
+    last = reported.splitlines()[-1]
+    assert last == "gpt2: ended at once, before anything of the run was saved: --resume begins it again at its first step"
+
+
 def test_a_run_that_is_killed_early_goes_on_from_its_best_model_and_ends_as_if_it_had_not_been(folder):
     """Power fails in the first half minute: there is no state but that of the best model."""
     options = f"train pretrain texts --steps 600 --validate-every 100 {TINY} --out"

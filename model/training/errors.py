@@ -1,4 +1,4 @@
-"""What a user of the trainer did wrong, told in one line; the command line prints it and exits with 2."""
+"""What ends training, told in one line: by a user's fault, with which the command line exits with 2, or by a second Ctrl-C."""
 
 
 class TrainingError(ValueError):
@@ -15,3 +15,7 @@ class Diverged(TrainingError):
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(f"{what}; a smaller --learning-rate helps. What was saved before is kept")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was ended at once; the message says what of it is saved."""

@@ -1,6 +1,7 @@
 """One run from its first step to its last: trains, shows, records and saves, alone or as one of several processes."""
 
 import json
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from model.training.card import Card, figures, machine_name
 from model.training.data.source import DataSource
 from model.training.deadline import Deadline
 from model.training.distributed import Processes
-from model.training.errors import Diverged, TrainingError
+from model.training.errors import Diverged, Interrupted, TrainingError
 from model.training.objective import Objective
 from model.training.plot import PictureError, plot_losses, title_of
 from model.training.progress import EventLog, LossLog, ProgressLine, counted
@@ -65,6 +66,10 @@ def train(
         return finished
     except Diverged as error:
         raise _told(error, trainer.progress, card) from error
+    except KeyboardInterrupt as error:  # the second one
+        if not processes.is_first:
+            raise
+        raise Interrupted(_kept(directory, trainer.progress)) from error
     finally:
         if isinstance(observer, _Recorder):
             observer.close()
@@ -77,6 +82,16 @@ def _told(error: Diverged, progress: Progress, card: Card | None) -> TrainingErr
     return TrainingError(
         f"{error.what}, and nothing better than the base was saved; begin anew with a smaller --learning-rate, in another --out"
     )
+
+
+def _kept(directory: RunDirectory, progress: Progress) -> str:
+    """What is saved of a run that was ended at once, and what is not."""
+    if not directory.has_state:
+        return "ended at once, before anything of the run was saved: --resume begins it again at its first step"
+    saved = directory.read_progress().step
+    lost = f"; what came after it, {counted(progress.step - saved, 'step')}, is lost" if progress.step > saved else ""
+    unwritten = "; its model is not written yet, which --resume does" if math.isinf(directory.exported_loss()) else ""
+    return f"ended at once; the run is saved as it was at step {saved:,}, from where --resume goes on{lost}{unwritten}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +206,8 @@ class _Recorder:
 
     def on_checkpoint(self) -> None:
         self._save_state()
+        if self._trainer.is_stopping:  # before the picture, a second in which somebody may lose patience
+            self._line.write(f"saved at step {self._trainer.progress.step:,}")
         try:
             plot_losses(self._directory.log, self._directory.plot, title_of(self._trainer.model.config))
         except PictureError as error:

@@ -138,6 +138,7 @@ class Trainer:
         self._began_at, next_save = self.progress.step, time.monotonic() + save_seconds
         while not self.finished:
             if self._processes.any(self._stopping):
+                self._stopping = True
                 self._observer.on_checkpoint()
                 return False
             self._observer.on_step(self._step())
@@ -149,6 +150,11 @@ class Trainer:
                 next_save = now + max(save_seconds, took / MAX_SAVING_SHARE)
         self._observer.on_checkpoint()
         return True
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called, in this process or another."""
+        return self._stopping
 
     @property
     def finished(self) -> bool:

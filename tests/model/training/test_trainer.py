@@ -320,19 +320,60 @@ def test_a_run_under_nohup_outlives_its_terminal(run, hang_up):
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-@pytest.mark.usefixtures("interrupts_as_in_a_terminal")
-def test_a_second_signal_ends_the_run_at_once_and_saves_nothing(run):
-    one = run(validate_every=12)
+def interrupt_twice(*ignored):
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
 
-    def interrupt_twice(step):
-        if step == 6:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        one.go_on(interrupt_twice)
-    assert "state.safetensors" not in one.files()
+def ended_at_once(one, on_step=lambda step: None):
+    with pytest.raises(KeyboardInterrupt) as ended:
+        one.go_on(on_step)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return str(ended.value)
+
+
+@pytest.mark.usefixtures("interrupts_as_in_a_terminal")
+def test_a_second_signal_ends_the_run_at_once_and_says_that_nothing_was_saved(run):
+    one = run(validate_every=12)
+    said = ended_at_once(one, lambda step: interrupt_twice() if step == 6 else None)
+    assert said == "ended at once, before anything of the run was saved: --resume begins it again at its first step"
+    assert "state.safetensors" not in one.files()
+
+
+@pytest.mark.usefixtures("interrupts_as_in_a_terminal")
+def test_a_second_signal_says_where_the_run_was_saved(run):
+    one = run()
+    said = ended_at_once(one, lambda step: interrupt_twice() if step == 7 else None)
+    assert (
+        said
+        == "ended at once; the run is saved as it was at step 5, from where --resume goes on; what came after it, 2 steps, is lost"
+    )
+    assert one.directory.read_progress().step == 5
+
+
+@pytest.mark.usefixtures("interrupts_as_in_a_terminal")
+def test_a_second_signal_before_the_first_model_is_written_says_that_it_is_yet_to_come(run, monkeypatch):
+    one = run()
+    with monkeypatch.context() as patched:
+        patched.setattr(one, "export", interrupt_twice)
+        said = ended_at_once(one)
+    assert said.endswith("as it was at step 5, from where --resume goes on; its model is not written yet, which --resume does")
+    one.go_on(interrupt_at(5))
+    assert "model.safetensors" in one.files()
+
+
+@pytest.mark.usefixtures("interrupts_as_in_a_terminal")
+def test_a_run_that_is_stopped_says_that_it_is_saved_before_it_draws_its_curves(run, monkeypatch, capsys):
+    drawn_after = []
+
+    def draw(*of):
+        drawn_after.append(capsys.readouterr().err)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("model.training.run.plot_losses", draw)
+    said = ended_at_once(run(validate_every=12), interrupt_at(6))
+    assert drawn_after[0].endswith("saved at step 7\n")
+    assert said.startswith("ended at once; the run is saved as it was at step 7, from where --resume goes on")
 
 
 def test_a_finished_run_says_so_and_trains_no_further(run, capsys):
