@@ -46,7 +46,10 @@ def add_tuning_options(parser: argparse.ArgumentParser, rows: str, fuses: bool =
     """What is alike whatever is learned: where from, where to, LoRA, the run, as `add_run_options` has it."""
     parser.add_argument("--out", type=named_path, required=True, metavar="DIR", help="directory of the new checkpoint")
     parser.add_argument(
-        "--model", metavar="CHECKPOINT", help="directory, or name on the hub (default: the checkpoint that comes with the service)"
+        "--model",
+        metavar="CHECKPOINT",
+        help="directory, or name on the hub (default: the checkpoint that comes with the service); with --resume, where the one "
+        "that the run began with is now",
     )
     parser.add_argument("--resume", action="store_true", help=RESUME_HELP)
     _add_lora_options(parser)
@@ -78,7 +81,7 @@ def tune(options: argparse.Namespace, kind: str, beta: float | None = None) -> i
     """Train a checkpoint on by the command `kind`; `beta` as given for preferences."""
     fixed = [
         name
-        for name in ("model", "lora", "keep_adapter", "beta")
+        for name in ("lora", "keep_adapter", "beta")
         if (value := getattr(options, name, None)) is not None and value is not False
     ]
     check_run_options(options, [*fixed, *(f"lora_{name}" for name in _given_lora(options)), *given_data(options)], "data")
@@ -92,7 +95,7 @@ def tune(options: argparse.Namespace, kind: str, beta: float | None = None) -> i
 
         processes, device = join_processes(), training_device(options.device)
         if options.resume:
-            finished = resume(options.out, device, processes, report, shown(options), changes(options), kind)
+            finished = resume(options.out, device, processes, report, shown(options), changes(options), kind, options.model)
         else:
             given = {"model": str(DEFAULT_MODEL)} | _given(options)
             if kind == "dpo":

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from model.checkpoint import CheckpointError
 from model.gpt2 import GPT2
 from model.training.adapter import save_adapter
 from model.training.base import Base
@@ -45,9 +46,13 @@ def resume(
     shown: Shown = NOTHING_SHOWN,
     changes: Changes = NO_CHANGES,
     kind: str = "finetune",
+    model: str | None = None,
 ) -> bool:
-    """Go on with a run of this kind: its base, its data and, but for the changes, its recipe are those it began with."""
-    return _Finetuning(RunDirectory(out), device, processes, report, shown).resume(changes, kind)
+    """Go on with a run of this kind: its base, its data and, but for the changes, its recipe are those it began with.
+
+    `model` is where its base is now, if that has moved.
+    """
+    return _Finetuning(RunDirectory(out), device, processes, report, shown).resume(changes, kind, model)
 
 
 class _Finetuning(RunContext):
@@ -119,22 +124,21 @@ class _Finetuning(RunContext):
         )
         return trial, loss
 
-    def resume(self, changes: Changes, kind: str) -> bool:
+    def resume(self, changes: Changes, kind: str, model: str | None) -> bool:
         with self.directory.locked(self.processes):
-            return self._resume(changes, kind)
+            return self._resume(changes, kind, model)
 
-    def _resume(self, changes: Changes, kind: str) -> bool:
+    def _resume(self, changes: Changes, kind: str, model: str | None) -> bool:
         read = self.directory.read_plan(kind, FinetunePlan.from_json) if self.processes.is_first else None
         plan = self.processes.agree(read)
         assert plan is not None
-        base = Base.load(plan.base)
-        if base.fingerprint != plan.base_fingerprint:
-            raise TrainingError(f"{plan.base} is no longer what this run began with; put it back, or begin anew with another --out")
+        base = _base_of(plan, model)
+        has_moved, plan = base.name != plan.base, replace(plan, base=base.name)
         task = prepared(self.directory.tokens, plan.window, plan.dpo)
         if changes:
             _check_changes(changes, plan, task)
             plan = self.changed(plan, changes, partial(self._steps_of, plan, changes, base, task))
-        begun = partial(self.write, plan) if changes else None
+        begun = partial(self.write, plan) if changes or has_moved else None
         plan = self.going_on(plan, base.config.n_embd)
         return self._train(plan, base, base.network(plan.lora, plan.recipe, self.device), task, begun)
 
@@ -194,6 +198,24 @@ class _Finetuning(RunContext):
             f"{before} before; {after} at step {progress.best_step}, the best that was learned, which was kept: the base "
             f"{better}; more data or a smaller --learning-rate helps"
         )
+
+
+def _base_of(plan: FinetunePlan, model: str | None) -> Base:
+    """What the run began with, from `model` if that is where it is now."""
+    try:
+        base = Base.load(model or plan.base)
+    except CheckpointError as error:
+        if model is not None:
+            raise
+        raise TrainingError(f"{error}; it is the base of this run: say by --model where it is now") from error
+    if base.fingerprint == plan.base_fingerprint:
+        return base
+    if model is not None:
+        raise TrainingError(f"--model {model} is not what this run began with, which was {plan.base}; the weights are others")
+    raise TrainingError(
+        f"{plan.base} is no longer what this run began with; put it back, say by --model where it is now, or begin anew with "
+        "another --out"
+    )
 
 
 def _check_changes(changes: Changes, plan: FinetunePlan, task: Task) -> None:

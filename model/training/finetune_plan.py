@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from model.config import GPT2Config
@@ -51,9 +52,14 @@ def check_for_preferences(recipe: Mapping[str, object]) -> None:
         raise TrainingError("pairs make batches of many shapes, each of which would be compiled anew; leave out --compile")
 
 
+DEFAULT = (Path(__file__).parents[1] / "default").resolve()  # the checkpoint that comes with the service
+# How a plan names it: neither a folder's absolute path, which another installation does not have, nor a name on the hub.
+THE_DEFAULT = "the default checkpoint"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetunePlan(Plan):
-    base: str
+    base: str  # a checkpoint's directory, or its name on the hub
     base_fingerprint: str
     base_loss: float  # on the data held out
     window: int | None  # tokens that text is cut into; None for examples and pairs
@@ -68,13 +74,16 @@ class FinetunePlan(Plan):
         return "finetune" if self.dpo is None else "dpo"
 
     def to_json(self) -> dict[str, object]:
-        return {"kind": self.kind, **asdict(self)}
+        base = THE_DEFAULT if Path(self.base) == DEFAULT else self.base
+        return {"kind": self.kind, **asdict(self), "base": base}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "FinetunePlan":
         if (match := values.get("base_exact_match")) is not None:  # its name when examples alone had a score
             values["base_score"] = (EXACT_MATCH, match)
         values = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        if values["base"] == THE_DEFAULT:
+            values["base"] = str(DEFAULT)
         if (lora := values["lora"]) is not None:
             values["lora"] = LoRA(**lora | {"targets": tuple(lora["targets"])})
         if (dpo := values.get("dpo")) is not None:
