@@ -22,11 +22,11 @@ from model.checkpoint import CheckpointError, load_tokenizer, read_inherited, re
 from model.files import all_or_none, replace_file
 from model.gpt2 import GPT2
 from model.input_files import CONFIG_BYTES, FileUnusable, cut, is_there, read_file, read_json, shown
-from model.network_files import load_model, save_checkpoint
+from model.network_files import save_checkpoint
 from model.training.errors import TrainingError
 from model.training.lora import TARGETS, LoRA, add_lora, lora_layers, merge
 from model.training.overwriting import check_no_checkpoint
-from model.training.run import SAVED_DTYPE
+from model.training.stored import load_stored
 
 MAX_NUMBER = 1 << 20  # far beyond any rank
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -123,7 +123,7 @@ def load_adapter(directory: Path) -> Adapter:
 
 
 def merge_adapter(adapter_directory: Path, base: str | None, out: Path) -> None:
-    """Write the checkpoint that an adapter makes of its base: the one called `base` or, if that is None, the one it names."""
+    """Write what an adapter makes of its base, in the type of that: the one called `base` or, if that is None, the one it names."""
     adapter = load_adapter(adapter_directory)
     check_no_checkpoint(out)
     name = base or adapter.base
@@ -131,11 +131,11 @@ def merge_adapter(adapter_directory: Path, base: str | None, out: Path) -> None:
         raise TrainingError(f"{adapter_directory} does not say what its base is; name it by --model")
     try:
         directory = resolve_model(name)
-        tokenizer, model, inherited = load_tokenizer(directory), load_model(directory), read_inherited(directory)
+        tokenizer, (model, dtype), inherited = load_tokenizer(directory), load_stored(directory), read_inherited(directory)
     except CheckpointError as error:
         raise TrainingError(f"{error}{'' if base else f'; it is the base of {adapter_directory}: name it by --model'}") from error
     tokenizer.files.update(adapter.files)
-    save_checkpoint(out, merge(adapter.put_on(model, name)), tokenizer, SAVED_DTYPE, inherited)
+    save_checkpoint(out, merge(adapter.put_on(model, name)), tokenizer, dtype, inherited)
 
 
 def is_adapter(directory: Path) -> bool:

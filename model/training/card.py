@@ -29,6 +29,7 @@ class Card:
 
     title: str
     kind: str  # of `gpt2 train`
+    stored: torch.dtype  # of the weights that are written
     config: GPT2Config
     recipe: Recipe
     story: Story
@@ -75,7 +76,10 @@ class Card:
     def _sizes(self) -> list[tuple[str, str]]:
         config = self.config
         sizes = {"layers": config.n_layer, "heads": config.n_head, "width": config.n_embd, "context": config.n_positions}
-        return [(name, f"{size:,}") for name, size in {**sizes, "vocabulary": config.vocab_size}.items()]
+        rounded = "" if self.stored == torch.float32 else ", to which they were rounded after they were measured"
+        weights = f"{str(self.stored).removeprefix('torch.')}{rounded}"
+        rows = [(name, f"{size:,}") for name, size in {**sizes, "vocabulary": config.vocab_size}.items()]
+        return [*rows, ("weights", weights)]
 
     def _figures(self, progress: Progress) -> list[tuple[str, str]]:
         at = f"at step {progress.best_step:,}; the run has made {progress.step:,} of {self.recipe.max_steps:,}"

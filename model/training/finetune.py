@@ -160,7 +160,7 @@ class _Finetuning(RunContext):
                 base.save(out, model)
 
         bits, questions = task.bits_per_nat(plan.recipe, base.tokenizer), task.questions()
-        card = self._card(plan, model, bits, len(questions))
+        card = self._card(plan, model, base.dtype, bits, len(questions))
         probes = Probes(base.tokenizer, plan.story.samples, questions, plan.recipe.seed)
         source = task.source(plan.recipe, self.processes)
         watched = (self.shown.tensorboard, None, probes, card, task.objective(model, plan.recipe))
@@ -169,7 +169,8 @@ class _Finetuning(RunContext):
             self.report(self._outcome(plan, bits))
         return finished
 
-    def _card(self, plan: FinetunePlan, model: GPT2, bits: float | None, num_questions: int) -> Card:
+    def _card(self, plan: FinetunePlan, model: GPT2, dtype: torch.dtype, bits: float | None, num_questions: int) -> Card:
+        is_adapter = plan.lora is not None and plan.keep_adapter
         return Card(
             title=self.directory.out.resolve().name,
             kind=plan.kind,
@@ -178,7 +179,8 @@ class _Finetuning(RunContext):
             story=plan.story,
             base=plan.base,
             lora=plan.lora,
-            is_adapter=plan.lora is not None and plan.keep_adapter,
+            is_adapter=is_adapter,
+            stored=torch.float32 if is_adapter else dtype,
             bits_per_nat=bits,
             num_questions=num_questions,
             dpo=plan.dpo,

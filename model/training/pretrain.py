@@ -29,13 +29,15 @@ from model.training.memory import check_room
 from model.training.overwriting import check_no_tokenizer
 from model.training.progress import clock, counted
 from model.training.recipe import Recipe
-from model.training.run import NOTHING_SHOWN, SAVED_DTYPE, Shown, train
+from model.training.run import NOTHING_SHOWN, Shown, train
 from model.training.run_context import Plan, Report, RunContext
 from model.training.run_directory import RunDirectory
 from model.training.sampling import Probes
 from model.training.segments import NO_CHANGES, Changes, Story
 from model.training.tasks.text import TextTask
 from model.training.vocabulary import MIN_SIZE, check_size, has_other_vocabulary, has_vocabulary, learn_vocabulary, load_vocabulary
+
+SAVED_DTYPE = torch.bfloat16  # two bytes a weight; what rounding costs is far below what another seed would
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,13 @@ class _Pretraining(RunContext):
 
         bits = task.bits_per_nat(recipe, tokenizer)
         card = Card(
-            title=directory.out.resolve().name, kind="pretrain", config=config, recipe=recipe, story=plan.story, bits_per_nat=bits
+            title=directory.out.resolve().name,
+            kind="pretrain",
+            stored=SAVED_DTYPE,
+            config=config,
+            recipe=recipe,
+            story=plan.story,
+            bits_per_nat=bits,
         )
         probes = Probes(tokenizer, plan.story.samples, seed=recipe.seed)
         watched = (self.shown.tensorboard, deadline, probes, card)

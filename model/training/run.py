@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from textwrap import indent
 from types import FrameType
 
-import torch
-
 from model.gpt2 import GPT2
 from model.training.card import Card, figures, machine_name
 from model.training.data.source import DataSource
@@ -24,8 +22,6 @@ from model.training.recipe import Recipe
 from model.training.run_directory import RunDirectory
 from model.training.sampling import Probes
 from model.training.trainer import REWARD_ACCURACY, Progress, Score, Step, Trainer, Validation
-
-SAVED_DTYPE = torch.bfloat16  # two bytes a weight; what rounding costs is far below what another seed would
 
 
 def train(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from model.checkpoint import load_config
@@ -22,6 +23,7 @@ from model.training.finetune import finetune
 from model.training.finetune_plan import FinetuneOptions
 from model.training.lora import LoRA
 from tests.model.tokenizer_directories import BERT, DIALOGUE, GPT2_FILES, KINDS, SIZES, USER_AND_BOT, bpe_file, write_directory
+from tests.tiny import BASE, small_vocabulary
 
 SHORT = {"max_steps": 1, "validate_every": 1, "batch_size": 2, "learning_rate": 1e-3, "bfloat16": False}
 TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}"
@@ -57,17 +59,11 @@ TEXTS = st.lists(
 def make_base(directory, files, **config):
     """A small random network in a directory as somebody else wrote it."""
     sizes = GPT2Config(**SIZES, eos_token_ids=(8191,))
-    save_checkpoint(directory, GPT2(sizes).init_weights(torch.Generator().manual_seed(0)), no_vocabulary(), torch.float32)
+    save_checkpoint(directory, GPT2(sizes).init_weights(torch.Generator().manual_seed(0)), small_vocabulary(), torch.float32)
     written = json.loads((directory / "config.json").read_text())
     for name in ("vocab.json", "merges.txt"):
         (directory / name).unlink(missing_ok=True)
     return write_directory(directory, files, **written | CONFIG | config)
-
-
-def no_vocabulary():
-    from tests.tiny import small_vocabulary
-
-    return small_vocabulary()
 
 
 def run(base, out, text, lora=None, keep_adapter=False):
@@ -116,7 +112,7 @@ def test_transformers_reads_the_result_as_it_reads_the_base(base, made, request)
 def test_what_a_base_says_of_itself_is_kept(base, made, request):
     out = request.getfixturevalue(made)
     before, after = (json.loads((directory / "config.json").read_text()) for directory in (base, out))
-    assert after == before | {"dtype": "bfloat16"}
+    assert after == before | {"dtype": "float32"}
     assert after["somebody's own field"] == [1, None, "ü"]
     assert json.loads((out / "generation_config.json").read_text()) == GENERATION
     assert load_config(out).eos_token_ids == load_config(base).eos_token_ids == (8191, 8193)
@@ -142,7 +138,29 @@ def test_how_other_weights_were_stored_is_not_kept(tmp_path):
     after = json.loads((run(base, tmp_path / "out", DIALOGUES) / "config.json").read_text())
     assert "torch_dtype" not in after
     assert "auto_map" not in after
-    assert (after["architectures"], after["dtype"], after["eos_token_id"]) == (["GPT2LMHeadModel"], "bfloat16", 8191)
+    assert (after["architectures"], after["dtype"], after["eos_token_id"]) == (["GPT2LMHeadModel"], "float32", 8191)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_are_written_in_the_type_of_the_base_so_that_no_change_is_rounded_away(tmp_path, dtype):
+    network = GPT2(BASE).init_weights(torch.Generator().manual_seed(0))
+    save_checkpoint(tmp_path / "base", network, small_vocabulary(), dtype)
+    run(tmp_path / "base", tmp_path / "out", DIALOGUES)
+    merge_adapter(run(tmp_path / "base", tmp_path / "adapter", DIALOGUES, LoRA(), keep_adapter=True), None, tmp_path / "merged")
+    for made in ("out", "merged"):
+        weights = load_file(tmp_path / made / "model.safetensors").values()
+        assert {weight.dtype for weight in weights} == {dtype}, made
+        assert load_config(tmp_path / made) == load_config(tmp_path / "base")
+    card = (tmp_path / "out" / "README.md").read_text()
+    name = str(dtype).removeprefix("torch.")
+    assert f"| weights | {name}{', to which they were rounded after they were measured' * (dtype != torch.float32)} |" in card
+
+
+def test_a_base_of_several_types_becomes_float32(tmp_path):
+    save_checkpoint(tmp_path, GPT2(BASE).init_weights(), small_vocabulary(), torch.float16)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {"transformer.wpe.weight": tensors["transformer.wpe.weight"].bfloat16()}, tmp_path / "model.safetensors")
+    assert Base.load(str(tmp_path)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("where", ["config.json", "generation_config.json", "tokenizer_config.json"])
