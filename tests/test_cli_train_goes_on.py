@@ -171,7 +171,7 @@ def test_each_model_has_a_card(folder, gpt2):
         "bytes of text",
         "| layers | 1 |",
         "bits per byte",
-        "gpt2 serve --model m",
+        "In the directory of this file:\n\n    gpt2 serve --model .\n",
     ):
         assert words in body
     assert "at step 4; the run has made 4 of 4" in body
@@ -185,6 +185,7 @@ def test_each_model_has_a_card(folder, gpt2):
     assert "`m`, a GPT-2 of" in body
     assert "LoRA of rank 8" in body
     assert "26 examples" in body
+    assert "    gpt2 train merge --adapter . --out ../MERGED\n" in body
     assert "muon" not in body
     assert "`windows`" not in body
     assert "exact match" in body
@@ -235,7 +236,7 @@ def test_a_card_names_what_has_blanks_and_line_breaks_so_that_it_can_be_pasted(f
     assert "- `my text.txt`" in body
     commands = [" ".join(line) for line in pasted(body)]
     assert f"gpt2 train pretrain my\ntext.txt --out my\nfirst model --steps 2 {TINY}" in commands
-    assert "gpt2 serve --model my\nfirst model" in commands
+    assert "gpt2 serve --model ." in commands
 
 
 def pasted(body):

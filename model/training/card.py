@@ -1,7 +1,6 @@
 """A model card in the form of Hugging Face's hub: what a model was made of, how, and how good it was found to be."""
 
 import platform
-import shlex
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -105,9 +104,8 @@ class Card:
         return rows if recipe.windows == ((0.0, 1),) else [*rows, ("`windows`", _windows(recipe))]
 
     def _use(self) -> str:
-        name = shlex.quote(self.title)
-        command = f"gpt2 train merge --adapter {name} --out MERGED" if self.is_adapter else f"gpt2 serve --model {name}"
-        return f"{_code(command)}\n\nWritten on {time.strftime('%Y-%m-%d')}."
+        command = "gpt2 train merge --adapter . --out ../MERGED" if self.is_adapter else "gpt2 serve --model ."
+        return f"In the directory of this file:\n\n{_code(command)}\n\nWritten on {time.strftime('%Y-%m-%d')}."
 
 
 def figures(loss: float, bits_per_nat: float | None, score: Score | None) -> str:
