@@ -46,6 +46,7 @@ def _find(setting: str, base: Base) -> ChatTemplate | None:
 
 def keep_template(writer: ChatWriter | None, setting: str | None, directory: Path, report: Callable[[str], None]) -> None:
     """Into the directory, if conversations were written."""
+    (directory / FILE).unlink(missing_ok=True)  # of a run that ended before it began
     if writer is None:
         if setting is not None:
             raise TrainingError(f"--template {setting} is for conversations, and there are none in the data; leave it out")

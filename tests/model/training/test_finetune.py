@@ -243,6 +243,13 @@ def test_an_example_that_two_weighted_files_share_is_not_both_trained_on_and_hel
     assert not contents[0] & contents[1]
 
 
+def test_a_chat_template_that_a_killed_run_left_behind_is_not_the_next_models(base, pairs, tmp_path):
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "chat_template.jinja").write_text("{{ messages }}")
+    task = prepare(DataOptions(paths=[pairs]), None, Base.load(str(base)), tmp_path / "tokens", lambda line: None)
+    assert task.tokenizer_files == {}
+
+
 @pytest.mark.parametrize("dpo", [None, DPO()], ids=["examples", "pairs"])
 def test_weights_of_records_hold_in_each_batch_of_a_run_and_when_it_is_resumed(base, tmp_path, dpo):
     many, few = tmp_path / "many.jsonl", tmp_path / "few.jsonl"
