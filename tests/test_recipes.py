@@ -88,6 +88,16 @@ def test_a_recipe_runs_to_its_end(
     assert f"| {name} | {result['trained_on']} |" in shown
 
 
+def test_what_is_given_in_place_of_a_recipes_own_steps_and_held_out_share_counts(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (validation := tmp_path / "more.txt").write_text((TEXTS / "novels.txt").read_text(encoding="utf-8"), encoding="utf-8")
+    chosen = ["--out", tmp_path / "out", "--model", tiny_checkpoint, "--tests", 6, *GIVEN["story"], "--batch-size", 4]
+    result = run(recipe("story"), capsys, monkeypatch, *chosen, "--minutes=0.01", "--validation", validation)
+    assert result["steps"] is None, "as many as the minutes had room for"
+    assert json.loads((tmp_path / "out" / "model" / "training" / "run.json").read_text())["recipe"]["max_steps"] >= 1
+
+
 def test_a_recipe_is_a_script_that_prints_its_result_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
     arguments = ["--out", tmp_path / "out", "--model", tiny_checkpoint, "--steps", "1", "--tests", "2", "--batch-size", "4"]
     command = [sys.executable, "-X", "utf8", "-W", "error", RECIPES / "translation.py", *arguments]

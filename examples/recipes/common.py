@@ -107,9 +107,22 @@ def gpt2(*arguments: object) -> str:
 
 def finetune(options: argparse.Namespace, data: Path, out: Path, *how: object) -> None:
     """As the recipe says or, where the user's further options say otherwise, as these: the last of two counts."""
-    validations = ("--validate-every", max(1, options.steps // 5), "--validation-fraction", 0.05)
-    chosen = ("--model", options.model, "--out", out, "--steps", options.steps, *validations, *how, *options.further)
+    held_out = () if gives(options, "--validation") else ("--validation-fraction", 0.05)
+    chosen = ("--model", options.model, "--out", out, *length(options, 5), *held_out, *how, *options.further)
     gpt2("train", "finetune", data, *chosen)
+
+
+def length(options: argparse.Namespace, validations: int) -> tuple[object, ...]:
+    """How long the recipe trains, and how often it measures on the way; nothing where the user gives minutes in place of steps."""
+    if gives(options, "--minutes"):
+        options.steps = None  # which are for the trainer to choose
+        return ()
+    return ("--steps", options.steps, "--validate-every", max(1, options.steps // validations))
+
+
+def gives(options: argparse.Namespace, name: str) -> bool:
+    """Whether this one is among the user's further options."""
+    return any(word.partition("=")[0] == name for word in options.further)
 
 
 def bits_per_byte(model: str | Path, text: Path) -> float:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import TESTS, Result, describe, generate, gpt2, log_probabilities, main, share, write_text
+from common import TESTS, Result, describe, generate, gpt2, length, log_probabilities, main, share, write_text
 from poems_baseline import CharacterModel
 from poems_text import FORMS, Poem, form, lines, read_poems, share_of_copied_lines, split
 
@@ -59,8 +59,8 @@ def pretrain(options: argparse.Namespace, data: Path) -> Path:
     vocabulary, model = options.out / "vocabulary", options.out / "model"
     kind = () if options.pieces else ("--characters",)
     gpt2("train", "tokenizer", data, *kind, "--vocab-size", options.vocab_size, "--out", vocabulary)
-    run = ("--steps", options.steps, "--validate-every", max(1, options.steps // 10))
-    gpt2("train", "pretrain", data, "--tokenizer", vocabulary, "--out", model, *SIZES, *HOW, *run, *options.further)
+    run = (*SIZES, *HOW, *length(options, 10), *options.further)
+    gpt2("train", "pretrain", data, "--tokenizer", vocabulary, "--out", model, *run)
     return model
 
 
