@@ -396,6 +396,19 @@ def test_a_run_without_improvement_says_that_it_ended_early(run, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("steps", "validated"), [(10, [4, 8, 10]), (9, [4, 8, 9]), (8, [4, 8])])
+def test_validations_are_at_each_interval_and_at_the_end(run, steps, validated):
+    one = run(max_steps=steps, validate_every=4)
+    one.go_on()
+    assert [int(row["step"]) for row in one.log() if row["validation_loss"]] == validated
+
+
+def test_no_validation_is_right_before_the_last_one(run):
+    one = run(max_steps=11, validate_every=5)
+    one.go_on()
+    assert [int(row["step"]) for row in one.log() if row["validation_loss"]] == [5, 11]
+
+
 def test_patience_begins_when_the_rates_have_risen(run):
     """With the first small steps nothing can become better yet."""
     one = run(max_steps=100, validate_every=2, patience=2, warmup_steps=10, learning_rate=1e-9)
