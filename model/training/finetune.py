@@ -232,9 +232,11 @@ def _check_changes(changes: Changes, plan: FinetunePlan, task: Task) -> None:
 
 def _describe(plan: FinetunePlan, model: GPT2, task: Task) -> str:
     recipe, material = plan.recipe, task.material
+    kind, blank, further = task.rows.partition(" ")
+    rows = f"{counted(material.num_rows, kind.removesuffix('s'))}{blank}{further}"
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return (
-        f"{material.num_rows:,} {task.rows} to train on; {num_trained:,} of {model.config.num_parameters:,} parameters; "
+        f"{rows} to train on; {num_trained:,} of {model.config.num_parameters:,} parameters; "
         f"{counted(recipe.max_steps, 'step')} of {recipe.batch_size}, {material.epochs(recipe):.1f} epochs, "
         f"{'bfloat16' if recipe.bfloat16 else 'float32'}{', compiled' if recipe.compiled else ''}; "
         f"validation loss now {plan.base_loss:.4f}"

@@ -201,6 +201,13 @@ def test_a_run_that_makes_things_worse_says_so(base, pairs, tmp_path):
     assert "the base predicts these texts better" in lines[-1]
 
 
+def test_one_example_is_one(base, tmp_path):
+    (tmp_path / "two.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
+    lines = []
+    run(base, tmp_path / "two.jsonl", tmp_path / "out", max_steps=1, batch_size=1, report=lines.append)
+    assert any(line.startswith("1 example to train on; ") for line in lines)
+
+
 def test_a_short_text_is_learned_in_shorter_windows(base, text, tmp_path):
     few = tmp_path / "few.txt"
     few.write_text(text.read_text()[:1800])
