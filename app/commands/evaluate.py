@@ -12,6 +12,7 @@ from app.errors import CommandError
 from app.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:  # torch takes a second to import: not for --help and wrong options
+    from model.tokenizer import Tokenizer
     from model.training.data.options import DataOptions
 
 
@@ -54,20 +55,15 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
 
     from model.checkpoint import load_tokenizer, resolve_model
     from model.network_files import load_model
-    from model.tokenizer import WITHIN_TEXT
     from model.training.distributed import training_device
     from model.training.evaluation import evaluate
 
     device, bfloat16 = training_device(options.device), options.precision == "bfloat16"
     directory = resolve_model(options.model)
-    model, tokenizer = (
-        load_model(directory).to(device),
-        load_tokenizer(directory),
-    )  # before the text: one that is no model is soon told
+    # Before the text: one that is no model is soon told.
+    model, tokenizer = load_model(directory).to(device), load_tokenizer(directory)
     documents = _read_documents(data_options(options), options.max_bytes)
-    token_ids = list(tokenizer.encode(documents[0], WITHIN_TEXT))
-    for document in documents[1:]:
-        token_ids += [model.config.eos_token_id, *tokenizer.encode(document, WITHIN_TEXT)]
+    token_ids = _token_ids(documents, tokenizer, model.config.eos_token_id)
     num_bytes = sum(len(document.encode()) for document in documents)
     with tqdm(total=len(token_ids), unit="token", desc="evaluating", leave=False, disable=None) as bar:
         result = evaluate(model, token_ids, num_bytes, bfloat16, bar.update)
@@ -85,6 +81,16 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
         "seconds": round(result.seconds, 3),
         "tokens_per_second": round(result.tokens_per_second, 1),
     }
+
+
+def _token_ids(documents: list[str], tokenizer: "Tokenizer", eos_token_id: int) -> list[int]:
+    """Those of all documents, an end token between two; the one before the first is the evaluation's."""
+    from model.tokenizer import WITHIN_TEXT
+
+    token_ids = list(tokenizer.encode(documents[0], WITHIN_TEXT))
+    for document in documents[1:]:
+        token_ids += [eos_token_id, *tokenizer.encode(document, WITHIN_TEXT)]
+    return token_ids
 
 
 def _read_documents(options: "DataOptions", max_bytes: int | None) -> list[str]:

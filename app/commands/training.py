@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from app.errors import CommandError
 from model.files import written_if_possible
 from model.machine import NO_TORCH, has_torch
-from model.training.recipe import option_of
+from model.training.recipe import FIXED, option_of
 
 if TYPE_CHECKING:  # torch takes a second to import: not for --help and wrong options
     from model.training.run import Shown
@@ -110,7 +110,7 @@ def check_run_options(options: argparse.Namespace, fixed: Iterable[str], data: s
         raise CommandError("--resume goes on with the data the run began with: leave the paths out")
     if not options.paths and not options.resume:
         raise CommandError(f"name the {data} to train on, or --resume alone")
-    cannot_change = [*fixed, *(name for name in ("batch_size", "optimizer", "seed") if getattr(options, name) is not None)]
+    cannot_change = [*fixed, *(name for name in FIXED if getattr(options, name) is not None)]
     if options.resume and cannot_change:
         raise CommandError(
             f"{option_of(cannot_change[0])} cannot change in a run that goes on; leave it out, or train anew with another --out"

@@ -6,6 +6,9 @@ from typing import Literal
 
 from model.training.errors import TrainingError
 
+# What cannot change in a run that goes on: the order of the data follows from the batches and the seed, the averages that are kept
+# from the optimizer.
+FIXED = ("batch_size", "optimizer", "seed")
 MAX_BATCH_SIZE = 1 << 20  # rows: more than any machine's memory has indices of
 
 

@@ -8,11 +8,9 @@ from model.training.deadline import check_minutes
 from model.training.distributed import Processes
 from model.training.errors import TrainingError
 from model.training.progress import counted
-from model.training.recipe import Recipe
+from model.training.recipe import FIXED, Recipe
 from model.training.trainer import Progress
 
-# The order of the data follows from the batches and the seed, the averages that are kept from the optimizer.
-FIXED = ("batch_size", "optimizer", "seed")
 RATES = ("learning_rate", "muon_learning_rate", "warmup_steps", "cooldown")
 VALIDATIONS = 20  # of what is added, at most, where their distance was not named
 
